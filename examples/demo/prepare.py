@@ -1,0 +1,123 @@
+"""From the shipped corpus to fairseq's data: split, SentencePiece, binarize.
+
+Leaves in OUT: text/{train,valid,test}.PAIR.{en,XX}, spm.model, dict.txt and data-bin/. What is
+done already is skipped.
+"""
+
+import argparse
+import csv
+import lzma
+import shutil
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # preprocess/ is not installed
+
+from examples.demo.split import Split, split_strings, words  # noqa: E402
+from preprocess import binarize, sentencepiece_model  # noqa: E402
+from preprocess.stages import run_stage  # noqa: E402
+from preprocess.text_files import write_lines  # noqa: E402
+
+CORPUS = Path(__file__).parent / "corpus" / "demo.tsv.xz"
+LANGUAGES = ("de", "ru", "zh")
+PAIRS = tuple(f"en-{language}" for language in LANGUAGES)
+VOCAB_SIZE = 6000
+SPLIT_SETTINGS = {
+    "num_valid": 200,
+    "num_test": 250,
+    "max_neighbours": 8,  # dropping more costs training text, fewer leaves only odd sentences
+    "seed": 1,
+}
+# ten minutes do not suffice to learn long sentences, and short ones are the commonest
+MAX_TRAIN_WORDS = 12
+HELD_OUT_WORDS = range(4, 13)
+
+
+def read_corpus(path: Path) -> Dict[str, Dict[str, str]]:
+    """Map every English string to its translations by language."""
+    with lzma.open(path, "rt", encoding="utf-8", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE, lineterminator="\n")
+        return {
+            row["en"]: {language: row[language] for language in LANGUAGES if row[language]}
+            for row in rows
+        }
+
+
+def choose_split(corpus: Dict[str, Dict[str, str]]) -> Split:
+    trainable = [english for english in corpus if len(english.split()) <= MAX_TRAIN_WORDS]
+    eligible = {
+        english
+        for english, translations in corpus.items()
+        if len(translations) == len(LANGUAGES)
+        and len(english.split()) in HELD_OUT_WORDS
+        and len(words(english)) >= HELD_OUT_WORDS.start
+    }
+    return split_strings(trainable, eligible, **SPLIT_SETTINGS)
+
+
+def write_text(folder: Path) -> None:
+    """Write the raw text of all pairs and splits into folder."""
+    corpus = read_corpus(CORPUS)
+    split = choose_split(corpus)
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"dropped {len(split.dropped)} training strings near held-out sentences", file=sys.stderr)
+    for name, strings in (("train", split.train), ("valid", split.valid), ("test", split.test)):
+        for language in LANGUAGES:
+            translated = [string for string in strings if language in corpus[string]]
+            prefix = f"{name}.en-{language}"
+            write_lines(folder / f"{prefix}.en", translated)
+            write_lines(folder / f"{prefix}.{language}", [corpus[s][language] for s in translated])
+            print(f"{prefix}: {len(translated)} sentence pairs", file=sys.stderr)
+
+
+def text_files(folder: Path, splits: Sequence[str]) -> List[Path]:
+    return [
+        folder / f"{split}.{pair}.{side}"
+        for split in splits
+        for pair in PAIRS
+        for side in pair.split("-")
+    ]
+
+
+def prepare(out: Path) -> None:
+    text, data = out / "text", out / "data-bin"
+    model, dictionary = out / "spm.model", out / "dict.txt"
+    stamps = out / "stages"
+    run_stage(
+        stamps / "split.txt",
+        lambda: write_text(text),
+        settings={"languages": LANGUAGES, "max_train_words": MAX_TRAIN_WORDS, **SPLIT_SETTINGS},
+        inputs=[CORPUS],
+        outputs=text_files(text, binarize.SPLITS),
+    )
+    # English once: its sentences are nearly the same in every pair
+    training = ["en=" + str(text / "train.en-de.en")]
+    training += [f"{language}={text / f'train.en-{language}.{language}'}" for language in LANGUAGES]
+    run_stage(
+        stamps / "sentencepiece.txt",
+        lambda: sentencepiece_model.main(
+            [*training, "--out", str(out), "--vocab-size", str(VOCAB_SIZE), "--overwrite"]
+        ),
+        settings={"vocab_size": VOCAB_SIZE},
+        inputs=text_files(text, ["train"]),
+        outputs=[model, dictionary],
+    )
+    run_stage(
+        stamps / "binarize.txt",
+        lambda: binarize.binarize(text, PAIRS, model, dictionary, data),
+        settings={"pairs": PAIRS},
+        inputs=[model, dictionary, *text_files(text, binarize.SPLITS)],
+        outputs=[data],
+    )
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write")
+    prepare(parser.parse_args(argv).out)
+
+
+if __name__ == "__main__":
+    main()

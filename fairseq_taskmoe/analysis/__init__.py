@@ -1,0 +1,1 @@
+"""What a model did with its experts: routing statistics, their figures, parameter reports."""

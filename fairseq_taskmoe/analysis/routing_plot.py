@@ -1,0 +1,147 @@
+"""Heat-maps of expert use, drawn from a file of routing statistics and never from a model.
+
+The figures 5-11 of the paper: rows are language pairs, columns are experts, one panel for each
+MoE layer and side. P language pairs, E experts.
+"""
+
+import logging
+import math
+import os
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple, Union
+
+import numpy as np
+
+from fairseq_taskmoe.errors import refuse
+
+LAYER_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
+PANELS_PER_ROW = 4
+COLOURS = "magma_r"
+
+
+class RoutingShares(NamedTuple):
+    """How much of its text each direction sent to each expert."""
+
+    lang_pairs: list[str]  # P
+    # by (side, index of the layer), encoder first; each (P, E), rows summing to 1, or to 0 for a
+    # direction of which nothing was routed
+    layers: dict[tuple[str, int], np.ndarray]
+
+
+def load_shares(path: Union[str, Path]) -> RoutingShares:
+    """Read an .npz with lang_pairs (P,) and encoder.layers.{i}, decoder.layers.{i} (P, E).
+
+    Other arrays in the file are passed over. Refuses what is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path):  # np.load would call every other file a pickle
+            pass
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {
+                name: archive[name]
+                for name in archive.files
+                if name == "lang_pairs" or LAYER_NAME.fullmatch(name)
+            }
+    except OSError as error:
+        refuse(f"cannot read {path}: {error.strerror or error}")
+    # a cut-off or damaged archive, or one of Python objects, which must not be unpickled
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+        refuse(f"{path} is not a routing file: {' '.join(str(error).split())}")
+
+    lang_pairs = arrays.pop("lang_pairs", None)
+    if lang_pairs is None or lang_pairs.ndim != 1 or lang_pairs.dtype.kind != "U":
+        refuse(f"{path} is not a routing file: it has no list of strings 'lang_pairs'")
+    if not arrays or not all(array.size for array in (lang_pairs, *arrays.values())):
+        refuse(f"{path}: nothing to draw, it lacks MoE layers, language pairs or experts")
+    layers = {}
+    for name, shares in arrays.items():
+        if shares.dtype.kind != "f" or shares.ndim != 2 or len(shares) != len(lang_pairs):
+            refuse(f"{path}: {name} is not an array of {len(lang_pairs)} rows of shares")
+        totals = shares.sum(axis=1, dtype=np.float64)
+        # isclose is false for NaN, so that NaN ends here too
+        if (shares < 0).any() or not (np.isclose(totals, 1, atol=1e-3) | (totals == 0)).all():
+            refuse(f"{path}: {name} has rows that are not shares summing to 1")
+        side, _, index = name.split(".")
+        layers[side, int(index)] = shares
+    encoder_first = sorted(layers, key=lambda layer: (layer[0] != "encoder", layer[1]))
+    return RoutingShares(lang_pairs.tolist(), {layer: layers[layer] for layer in encoder_first})
+
+
+def plot_routing(npz_path: Union[str, Path], out_path: Union[str, Path]) -> None:
+    """Draw every MoE layer of npz_path (see load_shares) into one figure at out_path.
+
+    The ending of out_path chooses the format (.png, .pdf, .svg, ...). Panels are named after
+    fairseq's layer indices, which count from 0: with --moe-freq 2 the first one is layer 1.
+    All share one colour scale from 0 to 1, on which colours follow the square root of the share:
+    even use of 32 experts is 0.03 and would otherwise look like no use.
+    Refuses an unreadable file, an unknown format, a folder that is not there, and a missing
+    matplotlib.
+    """
+    # importing fairseq sets the whole process to logging.DEBUG, and matplotlib debugs at length
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import PowerNorm
+        from matplotlib.figure import Figure
+    except ImportError:
+        refuse("figures need matplotlib: pip install fairseq-taskmoe[plot]")
+    lang_pairs, layers = load_shares(npz_path)
+    out_path = Path(out_path)
+    # pyplot would look for a display and keep every figure in memory
+    figure = Figure(layout="constrained")
+    formats = FigureCanvasAgg(figure).get_supported_filetypes()
+    file_format = out_path.suffix[1:].lower()
+    if file_format not in formats:
+        refuse(f"cannot draw {out_path}: its ending is none of {', '.join(sorted(formats))}")
+
+    # encoder and decoder never share a line of panels
+    lines = []
+    for side in ("encoder", "decoder"):
+        own = [layer for layer in layers if layer[0] == side]
+        lines += [own[i : i + PANELS_PER_ROW] for i in range(0, len(own), PANELS_PER_ROW)]
+    columns = max(map(len, lines))
+    experts = max(shares.shape[1] for shares in layers.values())
+    # inches: at least 0.16 a cell, as a label needs that, and room for titles and labels
+    panel_width = max(2.4, 0.16 * experts) + 0.9
+    panel_height = max(1.5, 0.16 * len(lang_pairs)) + 0.7
+    figure.set_size_inches(columns * panel_width + 0.9, len(lines) * panel_height)
+
+    panels = figure.subplots(len(lines), columns, squeeze=False)
+    norm = PowerNorm(0.5, vmin=0, vmax=1)
+    for line, axes in zip(lines, panels, strict=True):
+        for axis in axes[len(line) :]:
+            axis.set_axis_off()
+        for (side, index), axis in zip(line, axes, strict=False):
+            shares = layers[side, index]
+            axis.imshow(shares, norm=norm, cmap=COLOURS, aspect="auto")
+            axis.set_title(f"{side} layer {index}", fontsize=9)
+            step = math.ceil(shares.shape[1] / 16)
+            axis.set_xticks(range(0, shares.shape[1], step))
+            axis.set_yticks(range(len(lang_pairs)), lang_pairs)
+            axis.set_xlabel("expert", fontsize=8)
+            axis.tick_params(labelsize=7, length=0)
+            # white lines between the cells
+            axis.set_xticks(np.arange(0.5, shares.shape[1] - 1), minor=True)
+            axis.set_yticks(np.arange(0.5, len(lang_pairs) - 1), minor=True)
+            axis.grid(which="minor", color="white", linewidth=0.6)
+            axis.tick_params(which="minor", length=0)
+            axis.spines[:].set_visible(False)
+    scale = ScalarMappable(norm, COLOURS)
+    bar = figure.colorbar(
+        scale, ax=panels, ticks=[0, 0.05, 0.1, 0.25, 0.5, 0.75, 1], aspect=40, pad=0.02
+    )
+    bar.set_label("share of the direction's routed positions", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+    temporary = out_path.with_name(f".{out_path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format=file_format, dpi=150)
+        os.replace(temporary, out_path)
+    except OSError as error:
+        refuse(f"cannot write {out_path}: {error.strerror or error}")
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""The `taskmoe` command: one verb per tool.
+
+A verb is a module with a docstring (its description), add_arguments(parser) and run(args). Only
+the verb that was asked for is imported, and it imports torch and fairseq only inside run, so that
+--help answers at once.
+"""
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from typing import List, NamedTuple, NoReturn
+
+from .errors import refuse
+from .version import __version__
+
+
+class Verb(NamedTuple):
+    module: str
+    summary: str
+
+
+VERBS = {
+    "user-dir": Verb("user_dir", "print the folder for fairseq's --user-dir"),
+    "evaluate": Verb("evaluate", "translate and score all directions of a test set"),
+    "extract": Verb("extract", "cut a dense sub-network out of a checkpoint"),
+    "params": Verb("params", "count parameters, of a checkpoint or of an architecture"),
+    "routing": Verb("routing", "routing statistics and figures"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is answered with one line and without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parse_verb(words: List[str]) -> str:
+    """Return the verb that words begin with, or answer --help, --version or a mistake and exit."""
+    width = max(map(len, VERBS))
+    verbs = [f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    parser = Parser(
+        prog="taskmoe",
+        usage="taskmoe [--help] [--version] VERB ...",
+        description="Tools for Task-level Mixture-of-Experts translation models.",
+        epilog="\n".join(["verbs:", *verbs, "", "`taskmoe VERB --help` explains a verb."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"taskmoe {__version__}")
+    parser.add_argument("verb", metavar="VERB", choices=VERBS, help=argparse.SUPPRESS)
+    return parser.parse_args(words[:1]).verb
+
+
+def run_verb(words: List[str]) -> None:
+    verb = parse_verb(words)
+    module = import_module(f".verbs.{VERBS[verb].module}", __package__)
+    parser = Parser(
+        prog=f"taskmoe {verb}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a shortened flag would change its meaning when others are added
+    )
+    module.add_arguments(parser)
+    args = parser.parse_args(words[1:])
+    try:
+        module.run(args)
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package in ("", __package__):
+            raise
+        refuse(f"{verb} needs the Python package {package}, which is not installed")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        try:
+            run_verb(sys.argv[1:])
+        finally:
+            print(end="", flush=True)  # a closed pipe shows here, not when Python shuts down
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # as in `taskmoe params ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
+    except OSError as problem:  # missing file, no permission, full disk
+        named = f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem)
+        refuse(named)

@@ -1,0 +1,144 @@
+"""Label-smoothed cross entropy with the gate losses of mixture-of-experts layers.
+
+Shapes: B sentences, T target positions, N tasks, L MoE layers of one half, E experts.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Tuple
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+    label_smoothed_nll_loss,
+)
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+from ..modules.gate_losses import GateStats
+
+HALVES = ("encoder", "decoder")
+
+
+@dataclass
+class MoeLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    moe_gate_loss_wt: float = field(
+        default=0.01,
+        metadata={"help": "weight of the load-balancing loss, averaged over MoE layers"},
+    )
+    moe_z_loss_wt: float = field(
+        default=0.0, metadata={"help": "weight of the router z-loss, averaged over MoE layers"}
+    )
+
+
+@register_criterion(
+    "moe_label_smoothed_cross_entropy", dataclass=MoeLabelSmoothedCrossEntropyConfig
+)
+class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
+    """NLL (sum) + sample_size * (gate_loss_wt * balance + z_loss_wt * z).
+
+    The trainer divides the sum over ranks and micro-batches by the sum of sample sizes: what comes
+    out is the mean NLL plus the mean gate losses, weighted by the size of the micro-batches over
+    which they were taken.
+    """
+
+    def __init__(
+        self,
+        task: FairseqTask,
+        sentence_avg: bool,
+        label_smoothing: float,
+        moe_gate_loss_wt: float,
+        moe_z_loss_wt: float,
+        ignore_prefix_size: int = 0,
+        report_accuracy: bool = False,
+    ):
+        super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
+        self.gate_loss_weight = moe_gate_loss_wt
+        self.z_loss_weight = moe_z_loss_wt
+
+    def forward(
+        self, model: torch.nn.Module, sample: Dict[str, Any], reduce: bool = True
+    ) -> Tuple[Tensor, int, Dict[str, Any]]:
+        """Return the loss of a micro-batch, its sample size, and the sums to log."""
+        logits, extra = model(**sample["net_input"])
+        log_probs, target = self.get_lprobs_and_target(model, (logits, extra), sample)
+        token_loss, token_nll = label_smoothed_nll_loss(
+            log_probs, target.view(-1, 1), self.eps, ignore_index=self.padding_idx, reduce=False
+        )
+        nll_loss = token_nll.sum()
+        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        gate_stats: Dict[str, List[GateStats]] = {
+            "encoder": extra["encoder_gate_stats"], "decoder": extra["gate_stats"]
+        }
+        layers = [stats for half in HALVES for stats in gate_stats[half]]
+        loss = token_loss.sum()
+        if layers:
+            balance = sum(stats.balance for stats in layers) / len(layers)
+            z_loss = sum(stats.z_loss for stats in layers) / len(layers)
+            loss = loss + sample_size * (
+                self.gate_loss_weight * balance + self.z_loss_weight * z_loss
+            ).type_as(loss)
+        logging_output = {
+            "loss": loss.data,
+            "nll_loss": nll_loss.data,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["target"].size(0),
+            "sample_size": sample_size,
+        }
+        for half in HALVES:
+            logging_output.update(gate_logs(half, gate_stats[half], sample_size))
+        if self.report_accuracy:
+            n_correct, total = self.compute_accuracy(model, (logits, extra), sample)
+            logging_output["n_correct"], logging_output["total"] = n_correct.data, total.data
+        if not model.training and "task_ids" in sample["net_input"]:
+            logging_output.update(self._logs_by_task(token_nll, target, sample))
+        return loss, sample_size, logging_output
+
+    def _logs_by_task(
+        self, token_nll: Tensor, target: Tensor, sample: Dict[str, Any]
+    ) -> Dict[str, Tensor]:
+        """Return the sums of losses and of tokens (N,) of each task."""
+        task_ids = sample["net_input"]["task_ids"]
+        per_sentence = token_nll.view(task_ids.size(0), -1).sum(dim=1).float()
+        tokens = target.view(task_ids.size(0), -1).ne(self.padding_idx).sum(dim=1).float()
+        zeros = torch.zeros(len(self.task.task_table.lang_pairs), device=token_nll.device)
+        return {
+            "nll_loss_by_task": zeros.index_add(0, task_ids, per_sentence),
+            "ntokens_by_task": zeros.index_add(0, task_ids, tokens),
+        }
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
+        """Log the losses per token in bits, and for each half how its routing fares."""
+        super().reduce_metrics(logging_outputs)
+        for half in HALVES:
+            if not any(f"moe_{half}_load" in log for log in logging_outputs):
+                continue
+            size = sum(log["sample_size"] for log in logging_outputs)
+            if size == 0:  # only dummy batches
+                continue
+            for name in ("balance", "z_loss", "entropy", "overflow"):
+                total = sum(log[f"moe_{half}_{name}"] for log in logging_outputs)
+                metrics.log_scalar(f"moe_{half}_{name}", float(total) / float(size), size, round=3)
+            load = sum(log[f"moe_{half}_load"] for log in logging_outputs)
+            unused = (load == 0).float().sum(dim=1).mean()
+            metrics.log_scalar(f"moe_{half}_unused_experts", float(unused), size, round=1)
+
+
+def gate_logs(half: str, layers: List[GateStats], sample_size: int) -> Dict[str, Tensor]:
+    """Return what to log of the MoE layers of one half: sums, so that micro-batches add up.
+
+    Means over layers are multiplied by sample_size; `load` (L, E) stays apart by layer, since which
+    experts go unused shows only in the sum.
+    """
+    if not layers:
+        return {}
+    logs = {
+        f"moe_{half}_{name}": sample_size
+        * torch.stack([getattr(stats, name).detach().float() for stats in layers]).mean()
+        for name in ("balance", "z_loss", "entropy", "overflow")
+    }
+    logs[f"moe_{half}_load"] = torch.stack([stats.load for stats in layers])
+    return logs

@@ -1,0 +1,1 @@
+"""Task table, and datasets whose examples carry task ids."""

@@ -1,0 +1,102 @@
+"""The languages of a model: their joined dictionary, and how they are tagged in the text."""
+
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from fairseq.data import Dictionary
+from fairseq.data.multilingual.multilingual_utils import augment_dictionary
+
+from ..errors import refuse
+from .task_table import TaskTable
+
+
+class LanguageTags(NamedTuple):
+    """Which languages have tags in the dictionary, and where in the text tags stand."""
+
+    langs: Tuple[str, ...]  # in the order of the tags' ids
+    encoder_langtok: Optional[str]  # tag in front of the source: of its language `src`, or `tgt`
+    decoder_langtok: bool  # target language's tag in front of the target
+    style: str  # multilingual: __de__, mbart: [de]
+
+    @classmethod
+    def from_config(cls, cfg: Any, lang_pairs: Sequence[str]) -> "LanguageTags":
+        """Return the tags that the task's flags ask for."""
+        spoken = sorted({lang for pair in lang_pairs for lang in pair.split("-")})
+        langs = cfg.langs.split(",") if cfg.langs else spoken
+        for lang in spoken:
+            if lang not in langs:
+                refuse(f"--lang-pairs has the language {lang}, which --langs does not name")
+        return cls(tuple(langs), cfg.encoder_langtok, cfg.decoder_langtok, str(cfg.lang_tok_style))
+
+    def add_to(self, dictionary: Dictionary) -> None:
+        """Append the tags to a dictionary that does not have them."""
+        augment_dictionary(dictionary, list(self.langs), self.style)
+
+    def check_flags(self, cfg: Any) -> None:
+        """Refuse flags that contradict these tags, a checkpoint's."""
+        given = {
+            "langs": tuple(cfg.langs.split(",")) if cfg.langs else None,
+            "encoder_langtok": cfg.encoder_langtok,
+            "decoder_langtok": cfg.decoder_langtok or None,
+        }
+        for name, value in given.items():
+            stored = getattr(self, name)
+            if value is not None and value != stored:
+                flag = "--" + name.replace("_", "-")
+                refuse(f"{flag} {value} contradicts the checkpoint, trained with {stored}")
+
+    def state(self) -> Dict[str, Any]:
+        """Return the tags in types that any checkpoint may hold."""
+        return {**self._asdict(), "langs": list(self.langs)}
+
+    @classmethod
+    def from_state(cls, state: Dict[str, Any]) -> "LanguageTags":
+        """Return the tags that state() was taken of."""
+        return cls(**{**state, "langs": tuple(state["langs"])})
+
+
+def languages_from_config(cfg: Any) -> Tuple[TaskTable, LanguageTags]:
+    """Return the task table and the tags that the task's flags ask for in training."""
+    if not cfg.lang_pairs:
+        refuse("--lang-pairs is required: name all pairs to train on, as en-de,de-en")
+    pairs = cfg.lang_pairs
+    if os.path.isfile(pairs):  # as in fairseq, the list may be in a file
+        with open(pairs, encoding="utf-8") as file:
+            pairs = file.read().strip()
+    table = TaskTable.from_pairs(pairs.split(","))
+    return table, LanguageTags.from_config(cfg, table.trained)
+
+
+def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
+    """Return the one dictionary that all langs have in folder, refusing different ones."""
+    contents: Dict[str, bytes] = {}
+    for lang in langs:
+        path = os.path.join(folder, f"dict.{lang}.txt")
+        if not os.path.isfile(path):
+            refuse(f"{folder} has no dict.{lang}.txt: the language {lang} is not in this data")
+        with open(path, "rb") as file:
+            contents[path] = file.read()
+    first = next(iter(contents))
+    for path, content in contents.items():
+        if content != contents[first]:
+            refuse(
+                f"{path} differs from {first}: all languages share one dictionary; binarize with "
+                "fairseq-preprocess --joined-dictionary, or --srcdict and --tgtdict of one file"
+            )
+    return Dictionary.load(first)
+
+
+def check_symbols(dictionary: Dictionary, symbols: List[str]) -> None:
+    """Refuse a dictionary whose words are not those of a checkpoint, in the same order."""
+    own = dictionary.symbols
+    for i, (word, stored) in enumerate(zip(own, symbols, strict=False)):
+        if word != stored:
+            refuse(
+                f"the dictionary does not match the checkpoint: word {i} is {word!r}, the model "
+                f"was trained with {stored!r}"
+            )
+    if len(own) != len(symbols):
+        refuse(
+            f"the dictionary does not match the checkpoint: it has {len(own)} words, the model was "
+            f"trained with {len(symbols)}"
+        )

@@ -1,0 +1,77 @@
+"""One language pair's dataset, every example of which carries its task id."""
+
+import copy
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from fairseq.data import BaseWrapperDataset, LanguagePairDataset
+from torch import Tensor
+
+Example = Dict[str, Any]
+
+
+class TaskPairDataset(BaseWrapperDataset):
+    """A LanguagePairDataset whose batches tell each sentence's task.
+
+    The id is in the example, not in the dataset: fairseq collates a batch of several pairs with
+    the collater of the first, which would give its own id to every row.
+    """
+
+    def __init__(self, dataset: LanguagePairDataset, task_id: int):
+        super().__init__(dataset)
+        self.task_id = task_id
+
+    def __getitem__(self, index: int) -> Example:
+        return {**self.dataset[index], "task_id": self.task_id}
+
+    def collater(
+        self, samples: List[Example], pad_to_length: Optional[Dict[str, int]] = None
+    ) -> Dict[str, Any]:
+        """Return the base class's batch, with task_ids (B,) in net_input."""
+        # the base collater sorts by length: send positions through as ids to learn the order
+        numbered = [{**sample, "id": i} for i, sample in enumerate(samples)]
+        batch = self.dataset.collater(numbered, pad_to_length)
+        if batch:
+            order = batch["id"]
+            batch["id"] = torch.tensor([sample["id"] for sample in samples])[order]
+            task_ids = torch.tensor([sample["task_id"] for sample in samples])
+            batch["net_input"]["task_ids"] = task_ids[order]
+        return batch
+
+    def with_empty_sources(self, indices: np.ndarray) -> "TaskPairDataset":
+        """Return the dataset with the source text of some examples taken out."""
+        pair = copy.copy(self.dataset)
+        pair.src = _EmptiedDataset(pair.src, indices)
+        pair.src_sizes = pair.src_sizes.copy()
+        pair.src_sizes[indices] = 1
+        pair.sizes = pair.src_sizes
+        if pair.tgt_sizes is not None:
+            pair.sizes = np.stack([pair.src_sizes, pair.tgt_sizes], axis=1)
+        return TaskPairDataset(pair, self.task_id)
+
+    # fairseq's commands look for the two sides of a pair to print original text
+    @property
+    def src(self) -> Any:
+        return self.dataset.src
+
+    @property
+    def src_sizes(self) -> np.ndarray:
+        """Source lengths in tokens, with tag and end of sentence."""
+        return self.dataset.src_sizes
+
+    @property
+    def tgt(self) -> Any:
+        return self.dataset.tgt
+
+
+class _EmptiedDataset(BaseWrapperDataset):
+    """Sentences of which some have nothing left but their end."""
+
+    def __init__(self, dataset: Any, emptied: np.ndarray):
+        super().__init__(dataset)
+        self.emptied = frozenset(emptied.tolist())
+
+    def __getitem__(self, index: int) -> Tensor:
+        tokens = self.dataset[index]
+        return tokens[-1:] if index in self.emptied else tokens

@@ -1,0 +1,131 @@
+"""The task table: language pairs, their ids, and the groups that route together.
+
+A task is a language pair; its id is its row in the table. Ids depend on the set of trained pairs,
+not on the order in which they were given. The table is stored with the model.
+"""
+
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+import yaml
+
+from ..errors import refuse
+
+
+class TaskTable(NamedTuple):
+    """N trained pairs, sorted, then the pairs that are served without having been trained."""
+
+    trained: Tuple[str, ...]
+    unseen: Tuple[str, ...] = ()
+    groups: Tuple[Tuple[str, Tuple[str, ...]], ...] = ()  # name -> pairs or target languages
+
+    @classmethod
+    def from_pairs(cls, lang_pairs: Sequence[str]) -> "TaskTable":
+        """Return the table of pairs like "en-de", refusing what is none."""
+        for pair in lang_pairs:
+            if len(pair.split("-")) != 2 or not all(pair.split("-")):
+                refuse(f"--lang-pairs: {pair!r} is no language pair; write it as en-de")
+        if not lang_pairs:
+            refuse("--lang-pairs: name at least one language pair, as en-de,de-en")
+        return cls(tuple(sorted(set(lang_pairs))))
+
+    @property
+    def lang_pairs(self) -> Tuple[str, ...]:
+        """All pairs; a pair's position is its task id."""
+        return self.trained + self.unseen
+
+    def task_id(self, lang_pair: str) -> int:
+        """Return the id of a pair of the table."""
+        return self.lang_pairs.index(lang_pair)
+
+    def with_pairs(self, lang_pairs: Sequence[str]) -> "TaskTable":
+        """Return the table with more pairs to serve; ids of its own pairs stay as they are."""
+        new = tuple(sorted(set(lang_pairs) - set(self.lang_pairs)))
+        return self._replace(unseen=self.unseen + new)
+
+    def with_groups(self, groups: Dict[str, List[str]]) -> "TaskTable":
+        """Return the table with groups, name -> pairs or languages, for the router `group`."""
+        table = self._replace(groups=tuple((n, tuple(m)) for n, m in sorted(groups.items())))
+        for pair in self.trained:
+            names = [name for name, members in table.groups if table._is_member(pair, members)]
+            if len(names) != 1:
+                found = "no group" if not names else "more than one group: " + ", ".join(names)
+                refuse(f"--moe-task-groups: {pair} is in {found}; every pair needs exactly one")
+        return table
+
+    def group_names(self, kind: str) -> List[str]:
+        """Return the groups that a router of this kind tells apart, in the order of their ids.
+
+        kind is `source`, `target`, `pair` or `group`. Only trained pairs make groups.
+        """
+        return sorted({self._group_of(pair, kind) for pair in self.trained})
+
+    def group_ids(self, kind: str) -> List[int]:
+        """Return each pair's group, by task id."""
+        names = self.group_names(kind)
+        return [names.index(self._group_of(self.routed_as(pair, kind), kind))
+                for pair in self.lang_pairs]
+
+    def routed_as(self, lang_pair: str, kind: str) -> str:
+        """Return the trained pair whose route a pair takes, itself where it was trained.
+
+        A pair that was never trained takes the route of a trained pair with its source language
+        (router `source`) or with its target language (the others): of several, that whose other
+        language is in most trained pairs, the hub of the data. The paper does not say what it did.
+        """
+        if lang_pair in self.trained:
+            return lang_pair
+        side = 0 if kind == "source" else 1
+        language = lang_pair.split("-")[side]
+        candidates = [pair for pair in self.trained if pair.split("-")[side] == language]
+        if kind == "group":
+            names = [name for name, members in self.groups if self._is_member(lang_pair, members)]
+            candidates = [p for p in self.trained if self._group_of(p, kind) in names] or candidates
+        if not candidates:
+            refuse(
+                f"{lang_pair} was never trained, and no trained pair has the "
+                f"{'source' if side == 0 else 'target'} language {language}: routing by {kind} "
+                f"has no experts for it (trained: {', '.join(self.trained)})"
+            )
+        return max(candidates, key=lambda pair: self._degree(pair.split("-")[1 - side]))
+
+    def state(self) -> Dict[str, Any]:
+        """Return the trained part of the table, in types that any checkpoint may hold."""
+        groups = {name: list(members) for name, members in self.groups}
+        return {"lang_pairs": list(self.trained), "groups": groups}
+
+    @classmethod
+    def from_state(cls, state: Dict[str, Any]) -> "TaskTable":
+        """Return the table that state() was taken of."""
+        groups = tuple((name, tuple(members)) for name, members in state["groups"].items())
+        return cls(tuple(state["lang_pairs"]), (), groups)
+
+    def _group_of(self, trained_pair: str, kind: str) -> str:
+        source, target = trained_pair.split("-")
+        if kind == "group":
+            if not self.groups:
+                refuse("router `group`: --moe-task-groups names no groups")
+            return next(n for n, members in self.groups if self._is_member(trained_pair, members))
+        return {"source": source, "target": target, "pair": trained_pair}[kind]
+
+    @staticmethod
+    def _is_member(pair: str, members: Sequence[str]) -> bool:
+        return pair in members or pair.split("-")[1] in members
+
+    def _degree(self, language: str) -> int:
+        return sum(language in pair.split("-") for pair in self.trained)
+
+
+def load_task_groups(path: str) -> Dict[str, List[str]]:
+    """Return the groups of a YAML file: name -> language pairs, or languages."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            groups = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        refuse(f"--moe-task-groups {path}: {' '.join(str(error).split())}")
+    valid = isinstance(groups, dict) and all(
+        isinstance(members, list) and all(isinstance(member, str) for member in members)
+        for members in groups.values()
+    )
+    if not valid:
+        refuse(f"--moe-task-groups {path}: write `name: [en-de, en-nl]`, one group a line")
+    return {str(name): members for name, members in groups.items()}

@@ -1,0 +1,1 @@
+"""Translate all directions with one model, score them, tabulate the scores."""

@@ -1,0 +1,3 @@
+"""The task-aware mixture-of-experts transformer."""
+
+from . import transformer_task_moe  # noqa: F401

@@ -1,0 +1,115 @@
+"""From the flat configuration to the parts of one half of the model, `encoder` or `decoder`."""
+
+from typing import Any, Optional
+
+import torch
+import torch.nn as nn
+
+from ..data.task_table import TaskTable
+from ..errors import refuse
+from ..modules.experts import Experts
+from ..modules.fixed_routers import RandomRouter, StaticRouter
+from ..modules.moe_layer import MoELayer
+from ..modules.routers import RouterOptions, SentenceRouter, TaskRouter, TokenRouter
+from ..modules.transformer_layers import LayerShape
+from .config import TASK_ROUTERS
+
+
+def check_config(cfg: Any) -> None:
+    """Refuse a configuration that no model can be built from, naming the flag."""
+    if cfg.moe_expert_count == 0:
+        return
+    if cfg.moe_expert_count < 0:
+        refuse(f"--moe-expert-count {cfg.moe_expert_count}: give 0 for a dense model, or more")
+    if not 1 <= cfg.moe_top_k <= cfg.moe_expert_count:
+        refuse(
+            f"--moe-top-k {cfg.moe_top_k}: each token visits at least 1 and at most all of "
+            f"--moe-expert-count {cfg.moe_expert_count} experts"
+        )
+    for half in ("encoder", "decoder"):
+        router = getattr(cfg, f"{half}_moe_router")
+        if moe_freq(cfg, half) < 1:
+            refuse(f"--{half}-moe-freq {moe_freq(cfg, half)}: give 1 or more")
+        if router in ("token", "sentence"):
+            continue
+        for flag in ("moe_capacity_factor", "moe_eval_capacity_factor"):
+            if getattr(cfg, flag) > 0:
+                refuse(
+                    f"--{flag.replace('_', '-')} {getattr(cfg, flag)} with --{half}-moe-router "
+                    f"{router}: a whole task goes to the same experts, a capacity would drop most "
+                    "of its tokens in training and none at inference; leave it at 0"
+                )
+
+
+def moe_freq(cfg: Any, half: str) -> int:
+    """Return N where every N-th layer of a half is an MoE layer."""
+    own = getattr(cfg, f"{half}_moe_freq")
+    return cfg.moe_freq if own is None else own
+
+
+def is_moe_position(cfg: Any, half: str, layer: int) -> bool:
+    """Say whether layer i = 0, 1, ... is an MoE layer, or with router `dense` stands for one."""
+    return cfg.moe_expert_count > 0 and (layer + 1) % moe_freq(cfg, half) == 0
+
+
+def expert_dim(cfg: Any, half: str) -> int:
+    """Return the width of an expert."""
+    return cfg.moe_expert_ffn_dim or getattr(cfg, f"{half}_ffn_embed_dim")
+
+
+def dense_dim(cfg: Any, half: str, layer: int) -> int:
+    """Return the width of a layer's dense feed-forward network."""
+    if is_moe_position(cfg, half, layer):
+        return cfg.moe_top_k * expert_dim(cfg, half)
+    return getattr(cfg, f"{half}_ffn_embed_dim")
+
+
+def build_router(cfg: Any, half: str, layer: int, table: TaskTable) -> nn.Module:
+    """Build the router of one MoE layer."""
+    kind = str(getattr(cfg, f"{half}_moe_router"))
+    num_experts, top_k = cfg.moe_expert_count, cfg.moe_top_k
+    if kind == "static":
+        task_ids = torch.tensor(table.group_ids("pair"), device="cpu")
+        return StaticRouter(num_experts, top_k, task_ids)
+    if kind == "random":
+        return RandomRouter(num_experts, top_k, layer_seed=2 * layer + (half == "decoder"))
+    options = RouterOptions(
+        top_k=top_k,
+        second_expert_policy=str(cfg.moe_second_expert_policy),
+        jitter=cfg.moe_router_jitter,
+        capacity_factor=cfg.moe_capacity_factor,
+        eval_capacity_factor=cfg.moe_eval_capacity_factor,
+    )
+    embed_dim = getattr(cfg, f"{half}_embed_dim")
+    if kind == "token":
+        return TokenRouter(embed_dim, num_experts, options)
+    if kind == "sentence":
+        # a sentence in the decoder is known by its source
+        return SentenceRouter(cfg.encoder_embed_dim, num_experts, options)
+    assert kind in TASK_ROUTERS, kind
+    groups = torch.tensor(table.group_ids(kind), device="cpu")
+    return TaskRouter(embed_dim, num_experts, options, groups, len(table.group_names(kind)))
+
+
+def build_moe_layer(cfg: Any, half: str, layer: int, table: TaskTable) -> Optional[MoELayer]:
+    """Build the MoE layer at a position, or None where the layer is dense."""
+    if not is_moe_position(cfg, half, layer) or getattr(cfg, f"{half}_moe_router") == "dense":
+        return None
+    experts = Experts(
+        cfg.moe_expert_count, getattr(cfg, f"{half}_embed_dim"), expert_dim(cfg, half),
+        str(cfg.activation_fn), cfg.activation_dropout,
+    )
+    return MoELayer(build_router(cfg, half, layer, table), experts, cfg.moe_expert_count)
+
+
+def layer_shape(cfg: Any, half: str) -> LayerShape:
+    """Return what the layers of a half have in common."""
+    return LayerShape(
+        embed_dim=getattr(cfg, f"{half}_embed_dim"),
+        num_heads=getattr(cfg, f"{half}_attention_heads"),
+        normalize_before=getattr(cfg, f"{half}_normalize_before"),
+        activation_fn=str(cfg.activation_fn),
+        dropout=cfg.dropout,
+        attention_dropout=cfg.attention_dropout,
+        activation_dropout=cfg.activation_dropout,
+    )

@@ -1,0 +1,163 @@
+"""Configuration of transformer_task_moe, from flags and from hydra YAML alike, and its sizes."""
+
+from argparse import Namespace
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional
+
+from fairseq import utils
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
+
+TASK_ROUTERS = ("source", "target", "pair", "group")
+# `dense` is no routing: one feed-forward network of the width of K experts, with the same cost.
+# An extracted sub-network is made of those, and so is the dense baseline of equal computation.
+ROUTER_CHOICES = ChoiceEnum(["token", "sentence", *TASK_ROUTERS, "static", "random", "dense"])
+ROUTER_HELP = (
+    "what the {}'s MoE layers route by: each token, the sentence, the task (source or target "
+    "language, language pair, or a group of --moe-task-groups), static or random experts; dense: "
+    "one network as wide as the chosen experts"
+)
+
+
+@dataclass
+class TransformerTaskMoeConfig(FairseqDataclass):
+    # Flat, as in transformer_lm: fields of a nested config never reach the command line
+    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore
+        default="relu", metadata={"help": "activation function of the feed-forward networks"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
+    attention_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability for attention weights"}
+    )
+    activation_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability after the activation function"}
+    )
+    encoder_embed_dim: int = field(default=512, metadata={"help": "width of the encoder"})
+    encoder_ffn_embed_dim: int = field(
+        default=2048, metadata={"help": "width of the encoder's feed-forward networks"}
+    )
+    encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
+    encoder_attention_heads: int = field(default=8, metadata={"help": "heads in the encoder"})
+    encoder_normalize_before: bool = field(
+        default=False, metadata={"help": "apply layernorm before each encoder block"}
+    )
+    encoder_learned_pos: bool = field(
+        default=False, metadata={"help": "learn the encoder's positional embeddings"}
+    )
+    decoder_embed_dim: int = field(default=512, metadata={"help": "width of the decoder"})
+    decoder_ffn_embed_dim: int = field(
+        default=2048, metadata={"help": "width of the decoder's feed-forward networks"}
+    )
+    decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
+    decoder_attention_heads: int = field(default=8, metadata={"help": "heads in the decoder"})
+    decoder_normalize_before: bool = field(
+        default=False, metadata={"help": "apply layernorm before each decoder block"}
+    )
+    decoder_learned_pos: bool = field(
+        default=False, metadata={"help": "learn the decoder's positional embeddings"}
+    )
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "share decoder input and output embeddings"}
+    )
+    share_all_embeddings: bool = field(
+        default=False, metadata={"help": "share encoder, decoder and output embeddings"}
+    )
+    layernorm_embedding: bool = field(
+        default=False, metadata={"help": "apply layernorm to embeddings"}
+    )
+    no_scale_embedding: bool = field(
+        default=False, metadata={"help": "do not scale embeddings by the root of their width"}
+    )
+    checkpoint_activations: bool = field(
+        default=False,
+        metadata={"help": "recompute each layer's activations in backward, to save memory"},
+    )
+    max_source_positions: int = II("task.max_source_positions")
+    max_target_positions: int = II("task.max_target_positions")
+    moe_freq: int = field(default=2, metadata={"help": "every N-th layer is an MoE layer"})
+    encoder_moe_freq: Optional[int] = field(
+        default=None, metadata={"help": "--moe-freq of the encoder, where it differs"}
+    )
+    decoder_moe_freq: Optional[int] = field(
+        default=None, metadata={"help": "--moe-freq of the decoder, where it differs"}
+    )
+    moe_expert_count: int = field(
+        default=32, metadata={"help": "experts per MoE layer; 0 for a dense model"}
+    )
+    moe_top_k: int = field(default=2, metadata={"help": "experts that each token visits"})
+    moe_expert_ffn_dim: Optional[int] = field(
+        default=None, metadata={"help": "width of an expert (default: the layer's ffn-embed-dim)"}
+    )
+    encoder_moe_router: ROUTER_CHOICES = field(  # type: ignore
+        default="target", metadata={"help": ROUTER_HELP.format("encoder")}
+    )
+    decoder_moe_router: ROUTER_CHOICES = field(  # type: ignore
+        default="target", metadata={"help": ROUTER_HELP.format("decoder")}
+    )
+    moe_task_groups: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "YAML file for the router `group`: group name -> list of language pairs, or of "
+            "languages, which stand for all pairs into them"
+        },
+    )
+    moe_capacity_factor: float = field(
+        default=0.0,
+        metadata={
+            "help": "token and sentence routing: an expert takes at most this factor times tokens "
+            "/ experts in training; <= 0: nothing is dropped"
+        },
+    )
+    moe_eval_capacity_factor: float = field(
+        default=0.0,
+        metadata={
+            "help": "--moe-capacity-factor at evaluation; unless <= 0, a translation depends on "
+            "its neighbours in the batch"
+        },
+    )
+    moe_second_expert_policy: ChoiceEnum(["all", "random", "sampling"]) = field(  # type: ignore
+        default="all",
+        metadata={
+            "help": "in training, dispatch to all K experts, to the later ones at random by their "
+            "gate (GShard), or to later ones sampled from the gate's distribution"
+        },
+    )
+    moe_router_jitter: float = field(
+        default=0.0,
+        metadata={"help": "in training, multiply the gate's input by U(1 - jitter, 1 + jitter)"},
+    )
+
+
+TINY: Dict[str, Any] = {
+    "encoder_embed_dim": 64,
+    "encoder_ffn_embed_dim": 128,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_embed_dim": 64,
+    "decoder_ffn_embed_dim": 128,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "share_all_embeddings": True,
+    "moe_expert_count": 4,
+}
+# Paper section 4.1 and table 7: Transformer-Base, 32 experts in every other layer
+BASE: Dict[str, Any] = {"share_all_embeddings": True}
+# Paper section 5.1 and table 8: Transformer-Big of the web-scale model, 128 experts
+BIG: Dict[str, Any] = {
+    "encoder_embed_dim": 1024,
+    "encoder_ffn_embed_dim": 8192,
+    "encoder_attention_heads": 16,
+    "decoder_embed_dim": 1024,
+    "decoder_ffn_embed_dim": 8192,
+    "decoder_attention_heads": 16,
+    "share_all_embeddings": True,
+    "moe_expert_count": 128,
+}
+ARCHITECTURES = {"tiny": TINY, "base": BASE, "big": BIG}
+
+
+def apply_architecture(args: Namespace, sizes: Dict[str, Any]) -> None:
+    """Set in args what the command line left open."""
+    for name, value in sizes.items():
+        if not hasattr(args, name):
+            setattr(args, name, value)

@@ -1,0 +1,154 @@
+"""The decoder: target tokens so far, and the encoder's output, to the next tokens.
+
+Shapes: B sentences (hypotheses), S source and T target positions, C model width, V words.
+"""
+
+import math
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch.nn as nn
+from fairseq.data import Dictionary
+from fairseq.models import FairseqIncrementalDecoder
+from fairseq.modules import LayerNorm, PositionalEmbedding
+from fairseq.modules.fairseq_dropout import FairseqDropout
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..data.task_table import TaskTable
+from ..modules.routers import RoutingInputs
+from ..modules.transformer_layers import IncrementalState, TransformerDecoderLayer
+from .build_layers import build_moe_layer, dense_dim, layer_shape
+from .encoder import EncoderOut
+
+
+class TaskMoeDecoder(FairseqIncrementalDecoder):
+    """Transformer decoder with MoE layers."""
+
+    def __init__(
+        self, cfg: Any, dictionary: Dictionary, embed_tokens: nn.Embedding, table: TaskTable
+    ):
+        super().__init__(dictionary)
+        dim = cfg.decoder_embed_dim
+        self.padding_idx = dictionary.pad()
+        self.max_target_positions = cfg.max_target_positions
+        self.checkpoint_activations = cfg.checkpoint_activations
+        self.embed_tokens = embed_tokens
+        self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
+        self.embed_positions = PositionalEmbedding(
+            cfg.max_target_positions, dim, self.padding_idx, learned=cfg.decoder_learned_pos
+        )
+        self.layernorm_embedding = LayerNorm(dim) if cfg.layernorm_embedding else None
+        self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
+        shape = layer_shape(cfg, "decoder")
+        self.layers = nn.ModuleList(
+            TransformerDecoderLayer(
+                shape, dense_dim(cfg, "decoder", i), build_moe_layer(cfg, "decoder", i, table),
+                cfg.encoder_embed_dim,
+            )
+            for i in range(cfg.decoder_layers)
+        )
+        self.layer_norm = LayerNorm(dim) if cfg.decoder_normalize_before else None
+        self.output_projection = nn.Linear(dim, len(dictionary), bias=False)
+        if cfg.share_decoder_input_output_embed or cfg.share_all_embeddings:
+            self.output_projection.weight = embed_tokens.weight
+        else:
+            nn.init.normal_(self.output_projection.weight, mean=0, std=dim**-0.5)
+        self.need_attn = False
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncoderOut,
+        incremental_state: Optional[IncrementalState] = None,
+        features_only: bool = False,
+        full_context_alignment: bool = False,
+        alignment_layer: Optional[int] = None,
+        alignment_heads: Optional[int] = None,
+        **unused: Any,
+    ) -> Tuple[Tensor, Dict[str, List[Any]]]:
+        """Return logits (B, T, V), or features (B, T, C), and what came with them.
+
+        With incremental_state only the last of prev_output_tokens (B, T) is computed. The
+        dictionary holds `attn`, the mean weights (B, T, S) of one layer's attention to the source
+        where alignments are wanted, `inner_states`, and `gate_stats` of the MoE layers.
+        """
+        if full_context_alignment:
+            raise NotImplementedError("the decoder has no full-context alignment")
+        x, extra = self.extract_features(
+            prev_output_tokens, encoder_out, incremental_state, alignment_layer, alignment_heads
+        )
+        return (x if features_only else self.output_layer(x)), extra
+
+    def extract_features(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncoderOut,
+        incremental_state: Optional[IncrementalState] = None,
+        alignment_layer: Optional[int] = None,
+        alignment_heads: Optional[int] = None,
+    ) -> Tuple[Tensor, Dict[str, List[Any]]]:
+        """As forward, without the output layer."""
+        positions = self.embed_positions(prev_output_tokens, incremental_state=incremental_state)
+        if incremental_state is not None:
+            prev_output_tokens = prev_output_tokens[:, -1:]
+            positions = positions[:, -1:]
+        x = self.embed_scale * self.embed_tokens(prev_output_tokens) + positions
+        if self.layernorm_embedding is not None:
+            x = self.layernorm_embedding(x)
+        x = self.dropout(x)
+
+        memory = encoder_out["encoder_out"][0].transpose(0, 1)
+        padding = encoder_out["encoder_padding_mask"][0]
+        memory_mask = ~padding[:, None, None, :] if bool(padding.any()) else None
+        routing = RoutingInputs(
+            task_ids=next(iter(encoder_out["task_ids"]), None),
+            token_mask=prev_output_tokens.ne(self.padding_idx),
+            sentence_hashes=encoder_out["sentence_hashes"][0],
+            source_means=encoder_out["source_means"][0],
+        )
+        aligned = self._aligned_layer(alignment_layer)
+        attn, states, gate_stats = None, [x.transpose(0, 1)], []
+        for i, layer in enumerate(self.layers):
+            x, stats, weights = self._run(
+                layer, x, memory, memory_mask, routing, incremental_state, i == aligned
+            )
+            states.append(x.transpose(0, 1))
+            if stats is not None:
+                gate_stats.append(stats)
+            if weights is not None:
+                attn = weights[:alignment_heads].mean(dim=0)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return x, {"attn": [attn], "inner_states": states, "gate_stats": gate_stats}
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        """Project features (B, T, C) to logits (B, T, V)."""
+        return self.output_projection(features)
+
+    def max_positions(self) -> int:
+        """Return the number of tokens that a target may have."""
+        return min(self.max_target_positions, self.embed_positions.max_positions)
+
+    def make_generation_fast_(self, need_attn: bool = False, **unused: Any) -> None:
+        """Compute attention weights at generation where alignments are printed."""
+        self.need_attn = need_attn
+
+    def _aligned_layer(self, alignment_layer: Optional[int]) -> Optional[int]:
+        if alignment_layer is not None:
+            return alignment_layer
+        return len(self.layers) - 1 if self.need_attn and not self.training else None
+
+    def _run(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        memory: Tensor,
+        memory_mask: Optional[Tensor],
+        routing: RoutingInputs,
+        incremental_state: Optional[IncrementalState],
+        need_weights: bool,
+    ) -> Any:
+        args = (x, memory, memory_mask, routing, incremental_state, need_weights)
+        if self.checkpoint_activations and self.training:
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)

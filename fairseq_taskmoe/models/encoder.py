@@ -1,0 +1,124 @@
+"""The encoder: source tokens and task ids to representations, and the routing facts of the source.
+
+Shapes: B sentences, S source positions, C model width.
+"""
+
+import math
+from typing import Any, Dict, List, Optional
+
+import torch.nn as nn
+from fairseq.data import Dictionary
+from fairseq.models import FairseqEncoder
+from fairseq.modules import LayerNorm, PositionalEmbedding
+from fairseq.modules.fairseq_dropout import FairseqDropout
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..data.task_table import TaskTable
+from ..modules.fixed_routers import hash_sentences
+from ..modules.routers import RoutingInputs, masked_mean
+from ..modules.transformer_layers import TransformerEncoderLayer
+from .build_layers import build_moe_layer, dense_dim, layer_shape
+
+EncoderOut = Dict[str, List[Any]]
+
+
+class TaskMoeEncoder(FairseqEncoder):
+    """Transformer encoder with MoE layers."""
+
+    def __init__(
+        self, cfg: Any, dictionary: Dictionary, embed_tokens: nn.Embedding, table: TaskTable
+    ):
+        super().__init__(dictionary)
+        dim = cfg.encoder_embed_dim
+        self.padding_idx = dictionary.pad()
+        self.max_source_positions = cfg.max_source_positions
+        self.checkpoint_activations = cfg.checkpoint_activations
+        self.embed_tokens = embed_tokens
+        self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
+        self.embed_positions = PositionalEmbedding(
+            cfg.max_source_positions, dim, self.padding_idx, learned=cfg.encoder_learned_pos
+        )
+        self.layernorm_embedding = LayerNorm(dim) if cfg.layernorm_embedding else None
+        self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
+        shape = layer_shape(cfg, "encoder")
+        self.layers = nn.ModuleList(
+            TransformerEncoderLayer(
+                shape, dense_dim(cfg, "encoder", i), build_moe_layer(cfg, "encoder", i, table)
+            )
+            for i in range(cfg.encoder_layers)
+        )
+        self.layer_norm = LayerNorm(dim) if cfg.encoder_normalize_before else None
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        task_ids: Optional[Tensor] = None,
+        return_all_hiddens: bool = False,
+    ) -> EncoderOut:
+        """Encode src_tokens (B, S) of the tasks task_ids (B,); src_lengths follows from padding.
+
+        Returns fairseq's dictionary of lists. Beyond fairseq's keys: `task_ids`, `source_means`
+        and `sentence_hashes`, the facts that the decoder's routers read, one row a sentence, and
+        `gate_stats`, one GateStats for each MoE layer.
+        """
+        token_mask = src_tokens.ne(self.padding_idx)
+        key_mask = None if bool(token_mask.all()) else token_mask[:, None, None, :]
+        routing = RoutingInputs(task_ids, token_mask, hash_sentences(src_tokens, token_mask), None)
+        x, embedding = self.embed(src_tokens)
+        x = x * token_mask.unsqueeze(2)
+        states, gate_stats = [x] if return_all_hiddens else [], []
+        for layer in self.layers:
+            x, stats = self._run(layer, x, key_mask, routing)
+            if stats is not None:
+                gate_stats.append(stats)
+            if return_all_hiddens:
+                states.append(x)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return {
+            "encoder_out": [x.transpose(0, 1)],  # S x B x C, as everywhere in fairseq
+            "encoder_padding_mask": [~token_mask],  # B x S
+            "encoder_embedding": [embedding],  # B x S x C
+            "encoder_states": [state.transpose(0, 1) for state in states],  # List[S x B x C]
+            "src_tokens": [],
+            "src_lengths": [token_mask.sum(dim=1, keepdim=True).int()],  # B x 1
+            "task_ids": [] if task_ids is None else [task_ids],  # B
+            "source_means": [masked_mean(x, token_mask)],  # B x C
+            "sentence_hashes": [routing.sentence_hashes],  # B
+            "gate_stats": gate_stats,
+        }
+
+    def embed(self, src_tokens: Tensor) -> Any:
+        """Return the layers' input (B, S, C), and the scaled token embeddings alone."""
+        embedding = self.embed_scale * self.embed_tokens(src_tokens)
+        x = embedding + self.embed_positions(src_tokens)
+        if self.layernorm_embedding is not None:
+            x = self.layernorm_embedding(x)
+        return self.dropout(x), embedding
+
+    def _run(
+        self, layer: nn.Module, x: Tensor, key_mask: Optional[Tensor], routing: RoutingInputs
+    ) -> Any:
+        if self.checkpoint_activations and self.training:
+            return checkpoint(layer, x, key_mask, routing, use_reentrant=False)
+        return layer(x, key_mask, routing)
+
+    def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
+        """Return encoder_out with the sentences new_order (B',), which may repeat."""
+        time_first = ("encoder_out", "encoder_states")
+        reordered: EncoderOut = {}
+        for key, values in encoder_out.items():
+            if key == "gate_stats":  # of the batch, not of its sentences
+                reordered[key] = values
+            else:
+                dim = 1 if key in time_first else 0
+                reordered[key] = [value.index_select(dim, new_order) for value in values]
+        return reordered
+
+    def max_positions(self) -> int:
+        """Return the number of tokens that a source may have."""
+        return min(self.max_source_positions, self.embed_positions.max_positions)
+
+

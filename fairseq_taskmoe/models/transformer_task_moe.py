@@ -1,0 +1,81 @@
+"""transformer_task_moe: an encoder-decoder whose MoE layers route by token, sentence or task."""
+
+from functools import partial
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch.nn as nn
+from fairseq.models import (
+    ARCH_CONFIG_REGISTRY,
+    FairseqEncoderDecoderModel,
+    register_model,
+    register_model_architecture,
+)
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+from ..compat import without_tpu
+from ..errors import refuse
+from .build_layers import check_config
+from .config import ARCHITECTURES, TransformerTaskMoeConfig, apply_architecture
+from .decoder import TaskMoeDecoder
+from .encoder import TaskMoeEncoder
+
+
+@register_model("transformer_task_moe", dataclass=TransformerTaskMoeConfig)
+class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
+    """Transformer with Task-level Mixture-of-Experts (Kudugunta et al., 2021)."""
+
+    encoder: TaskMoeEncoder
+    decoder: TaskMoeDecoder
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: FairseqTask) -> "TransformerTaskMoeModel":
+        """Build the model of a configuration for a task's dictionary and task table."""
+        check_config(cfg)
+        if not hasattr(task, "task_table"):
+            refuse("--arch transformer_task_moe needs --task translation_task_moe")
+        if cfg.share_all_embeddings and cfg.encoder_embed_dim != cfg.decoder_embed_dim:
+            refuse(
+                f"--share-all-embeddings: --encoder-embed-dim {cfg.encoder_embed_dim} and "
+                f"--decoder-embed-dim {cfg.decoder_embed_dim} differ"
+            )
+        source, target = task.source_dictionary, task.target_dictionary
+        encoder_embedding = build_embedding(len(source), cfg.encoder_embed_dim, source.pad())
+        decoder_embedding = encoder_embedding
+        if not cfg.share_all_embeddings:
+            decoder_embedding = build_embedding(len(target), cfg.decoder_embed_dim, target.pad())
+        encoder = TaskMoeEncoder(cfg, source, encoder_embedding, task.task_table)
+        decoder = TaskMoeDecoder(cfg, target, decoder_embedding, task.task_table)
+        return cls(encoder, decoder)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        task_ids: Optional[Tensor] = None,
+        **kwargs: Any,
+    ) -> Tuple[Tensor, Dict[str, List[Any]]]:
+        """Score prev_output_tokens (B, T) against src_tokens (B, S) of the tasks task_ids (B,).
+
+        Returns logits (B, T, V), and the decoder's dictionary, with `encoder_gate_stats` added.
+        """
+        encoder_out = self.encoder(src_tokens, src_lengths, task_ids)
+        logits, extra = self.decoder(prev_output_tokens, encoder_out, **kwargs)
+        return logits, {**extra, "encoder_gate_stats": encoder_out["gate_stats"]}
+
+
+def build_embedding(num_words: int, dim: int, padding_idx: int) -> nn.Embedding:
+    """Return an embedding initialised as fairseq's transformer does."""
+    embedding = nn.Embedding(num_words, dim, padding_idx=padding_idx)
+    nn.init.normal_(embedding.weight, mean=0, std=dim**-0.5)
+    nn.init.zeros_(embedding.weight[padding_idx])
+    return embedding
+
+
+for _name, _sizes in ARCHITECTURES.items():
+    register_model_architecture("transformer_task_moe", f"transformer_task_moe_{_name}")(
+        without_tpu(partial(apply_architecture, sizes=_sizes))
+    )
+# register_model has registered the plain name, with a function that does nothing
+ARCH_CONFIG_REGISTRY["transformer_task_moe"] = without_tpu(lambda args: None)

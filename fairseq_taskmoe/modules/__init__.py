@@ -1,0 +1,1 @@
+"""The mixture-of-experts layer and the transformer layers around it."""

@@ -1,0 +1,70 @@
+"""Multi-head attention, batch first, over torch's fused kernel.
+
+Parameters have the names and shapes of fairseq's MultiheadAttention, so that checkpoints of one
+load into the other. Shapes: B sentences, T queries, S keys, C model width, H heads, D = C / H.
+"""
+
+from typing import Optional, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class MultiheadAttention(nn.Module):
+    """Attention in two steps, so that keys and values can be kept between decoding steps."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float, memory_dim: int):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.k_proj = nn.Linear(memory_dim, embed_dim)
+        self.v_proj = nn.Linear(memory_dim, embed_dim)
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as fairseq does: smaller where three maps of one input are one matrix."""
+        gain = 2**-0.5 if self.k_proj.in_features == self.q_proj.in_features else 1.0
+        for projection in (self.k_proj, self.v_proj, self.q_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=gain)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def keys_values(self, memory: Tensor) -> Tuple[Tensor, Tensor]:
+        """Return keys and values (B, H, S, D) of memory (B, S, C)."""
+        return self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
+
+    def attend(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Optional[Tensor] = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Return what x (B, T, C) reads (B, T, C) from keys and values (B, H, S, D).
+
+        mask (B, 1, 1, S) is True where a key may be read; causal lets query t read keys 0..t.
+        """
+        read = F.scaled_dot_product_attention(
+            self._split(self.q_proj(x)), keys, values, attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0, is_causal=causal,
+        )
+        return self.out_proj(read.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, keys: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        """Return the attention weights (H, B, T, S) of x (B, T, C), for alignments."""
+        queries = self._split(self.q_proj(x))
+        scores = torch.matmul(queries, keys.transpose(2, 3)) * queries.size(3) ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(dim=-1, dtype=torch.float32).transpose(0, 1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Return x (B, T, C) as heads (B, H, T, D)."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)

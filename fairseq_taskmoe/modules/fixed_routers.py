@@ -1,0 +1,87 @@
+"""Routers without a gate: baselines that say what learning to route is worth.
+
+Shapes as in routers.py. Both give their K experts equal gates.
+"""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from .routers import RouterOutput, RoutingInputs
+
+# The constants of splitmix64, as signed integers
+_MIX_1 = -0x40A7B892E31B1A47
+_MIX_2 = -0x6B2FB644ECCEEE15
+_GOLDEN = -0x61C8864680B583EB
+
+
+class StaticRouter(nn.Module):
+    """Task n takes the experts K n, ..., K n + K - 1 (modulo E); nothing is learned."""
+
+    task_experts: Tensor
+
+    def __init__(self, num_experts: int, top_k: int, task_groups: Tensor):
+        super().__init__()
+        first = task_groups.unsqueeze(1) * top_k
+        experts = (first + torch.arange(top_k)) % num_experts
+        # not saved: it follows from the task table
+        self.register_buffer("task_experts", experts, persistent=False)
+        self.num_experts = num_experts
+
+    def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
+        """Route x (B, S, C) by its sentences' tasks."""
+        assert inputs.task_ids is not None, "the task puts task_ids into every batch"
+        return equal_gates(self.task_experts[inputs.task_ids].unsqueeze(1), self.num_experts, x)
+
+
+class RandomRouter(nn.Module):
+    """Every sentence takes K experts at random.
+
+    Drawn anew in training. At evaluation the draw is a hash of the sentence's own source tokens and
+    of the layer: a translation depends neither on its neighbours in the batch nor on the run.
+    """
+
+    def __init__(self, num_experts: int, top_k: int, layer_seed: int):
+        super().__init__()
+        self.num_experts = num_experts
+        self.top_k = top_k
+        self.layer_seed = layer_seed
+
+    def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
+        """Route x (B, S, C) by chance."""
+        if self.training:
+            scores = torch.rand(x.size(0), self.num_experts, device=x.device)
+        else:
+            experts = torch.arange(1, self.num_experts + 1, device=x.device)
+            seeds = mix_bits(inputs.sentence_hashes.unsqueeze(1) + self.layer_seed)
+            scores = mix_bits(seeds + experts * _GOLDEN)
+        expert_ids = scores.topk(self.top_k, dim=-1).indices
+        return equal_gates(expert_ids.unsqueeze(1), self.num_experts, x)
+
+
+def equal_gates(expert_ids: Tensor, num_experts: int, x: Tensor) -> RouterOutput:
+    """Return the RouterOutput that sends each row of expert_ids (B, 1, K) there in equal parts."""
+    shape = expert_ids.shape
+    gates = torch.full(shape, 1 / shape[-1], dtype=x.dtype, device=x.device)
+    probs = torch.zeros(*shape[:-1], num_experts, device=x.device)
+    probs = probs.scatter(-1, expert_ids, gates.float())
+    return RouterOutput(expert_ids, gates, probs, torch.zeros(shape[:-1], device=x.device))
+
+
+def hash_sentences(tokens: Tensor, token_mask: Tensor) -> Tensor:
+    """Return a hash (B,) of each sentence in tokens (B, S), wherever its padding lies."""
+    position = token_mask.long().cumsum(dim=1)
+    mixed = mix_bits(tokens * _GOLDEN + position * _MIX_1)
+    return (mixed * token_mask).sum(dim=1)
+
+
+def mix_bits(x: Tensor) -> Tensor:
+    """Scatter the bits of x (int64): splitmix64's finaliser, in arithmetic modulo 2^64."""
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    # torch's >> on int64 copies the sign bit: mask what it brings in
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

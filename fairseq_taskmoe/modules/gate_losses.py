@@ -1,0 +1,48 @@
+"""What a layer's routing costs and looks like: auxiliary losses and statistics.
+
+They are returned by the layers, never parked on modules: with --checkpoint-activations a loss that
+is parked gets no gradient, silently.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .routers import RouterOutput
+
+
+class GateStats(NamedTuple):
+    """One MoE layer's routing of one micro-batch. Padding counts nowhere."""
+
+    balance: Tensor  # () E^2 mean_e(mean probability * share of first choices); 1 when balanced
+    z_loss: Tensor  # () mean squared log-sum-exp of the logits
+    entropy: Tensor  # () mean entropy of the gate's probabilities in nats
+    load: Tensor  # (E,) choices that each expert received, counted in tokens
+    overflow: Tensor  # () share of the tokens' choices that were dropped
+
+
+def gate_stats(routing: RouterOutput, token_mask: Tensor) -> GateStats:
+    """Return the statistics of routing for token_mask (B, S), True at real tokens.
+
+    A decision for a whole sentence counts once per token of the sentence. The balance loss is
+    GShard's over first choices, with Lingvo's factor E^2: the group is the micro-batch of a rank.
+    """
+    per_sentence = routing.probs.size(1) != token_mask.size(1)
+    counted = token_mask.sum(dim=1, keepdim=True) if per_sentence else token_mask
+    weights = counted.flatten().float()
+    num_tokens = weights.sum().clamp(min=1)
+    probs = routing.probs.flatten(0, 1)
+    num_experts = probs.size(1)
+    expert_ids = routing.expert_ids.flatten(0, 1)
+
+    mean_probs = weights @ probs / num_tokens
+    first_choices = torch.zeros_like(mean_probs).index_add(0, expert_ids[:, 0], weights)
+    balance = num_experts**2 * torch.mean(mean_probs * first_choices / num_tokens)
+    z_loss = (weights * routing.log_partition.flatten().square()).sum() / num_tokens
+    with torch.no_grad():
+        entropy = -(weights @ torch.special.xlogy(probs, probs)).sum() / num_tokens
+        chosen = weights.unsqueeze(1) * (routing.gates.flatten(0, 1) > 0)
+        load = torch.zeros_like(mean_probs).index_add(0, expert_ids.flatten(), chosen.flatten())
+        overflow = 1 - load.sum() / (num_tokens * expert_ids.size(1))
+    return GateStats(balance, z_loss, entropy, load, overflow)

@@ -1,0 +1,164 @@
+"""Routers: who decides which experts a token visits.
+
+Shapes, batch first: B sentences, S positions, C model width, G groups of tasks, E experts,
+K experts per token. A router that decides for whole sentences answers with one position (B, 1, ..)
+where a token router answers with S.
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .capacity import within_capacity
+
+
+class RoutingInputs(NamedTuple):
+    """What a router may look at besides its layer's input; the same for every layer of a half."""
+
+    task_ids: Optional[Tensor]  # (B,) int64, rows of the task table
+    token_mask: Tensor  # (B, S) bool, True at real tokens, False at padding
+    sentence_hashes: Tensor  # (B,) int64, of the source sentence's own tokens
+    source_means: Optional[Tensor]  # (B, C) mean encoder output; None inside the encoder
+
+
+class RouterOutput(NamedTuple):
+    """Who goes where: per token (B, S, ..), or per sentence (B, 1, ..)."""
+
+    expert_ids: Tensor  # (B, S or 1, K) int64, best first
+    gates: Tensor  # (B, S or 1, K), summing to 1 over K >= 2 choices; 0 where a choice is dropped
+    probs: Tensor  # (B, S or 1, E) float32, for the balance loss and the statistics
+    log_partition: Tensor  # (B, S or 1) float32, log-sum-exp of the logits, for the z-loss
+
+
+class RouterOptions(NamedTuple):
+    """How routers choose, whatever they look at."""
+
+    top_k: int = 2
+    second_expert_policy: str = "all"  # all | random | sampling; training only
+    jitter: float = 0.0  # in training the routing key is multiplied by U(1 - jitter, 1 + jitter)
+    capacity_factor: float = 0.0  # <= 0: nothing is ever dropped
+    eval_capacity_factor: float = 0.0
+
+
+class Router(nn.Module):
+    """Top-K gating over a routing key (paper section 3.1); subclasses choose the key."""
+
+    def __init__(self, embed_dim: int, num_experts: int, options: RouterOptions):
+        super().__init__()
+        self.gate = nn.Linear(embed_dim, num_experts, bias=False)
+        self.num_experts = num_experts
+        self.options = options
+
+    def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
+        """Return what the gate reads: (B, S, C), or (B, 1, C) to route sentences whole."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
+        """Route x (B, S, C): score the key, choose K experts, drop what exceeds the capacity."""
+        key = self.routing_key(x, inputs)
+        if self.training and self.options.jitter > 0:
+            key = key * torch.empty_like(key).uniform_(
+                1 - self.options.jitter, 1 + self.options.jitter
+            )
+        # float32: in half precision small differences between experts vanish
+        with torch.autocast(key.device.type, enabled=False):
+            logits = F.linear(key.float(), self.gate.weight.float())
+        probs = logits.softmax(dim=-1)
+        expert_ids = self.choose_experts(logits)
+        gates = probs.gather(-1, expert_ids)
+        if self.options.top_k > 1:  # a lone gate normalised to 1 would get no gradient
+            gates = gates / gates.sum(dim=-1, keepdim=True)
+        gates = self.drop_choices(expert_ids, gates, inputs.token_mask)
+        return RouterOutput(expert_ids, gates.type_as(x), probs, logits.logsumexp(dim=-1))
+
+    def choose_experts(self, logits: Tensor) -> Tensor:
+        """Return the experts (B, S or 1, K) for logits (B, S or 1, E), best first.
+
+        Policy `sampling` draws all but the first from the softmax of the rest (Gumbel noise), as
+        in Lingvo's Top2GatingOnLogits; at evaluation a translation must not depend on a draw.
+        """
+        k = self.options.top_k
+        if k == 1 or not self.training or self.options.second_expert_policy != "sampling":
+            return logits.topk(k, dim=-1).indices
+        first = logits.argmax(dim=-1, keepdim=True)
+        gumbel = -torch.empty_like(logits).exponential_().log()
+        others = (logits.detach() + gumbel).scatter(-1, first, float("-inf"))
+        return torch.cat([first, others.topk(k - 1, dim=-1).indices], dim=-1)
+
+    def drop_choices(self, expert_ids: Tensor, gates: Tensor, token_mask: Tensor) -> Tensor:
+        """Return gates (B, S or 1, K) with zeros where a choice is not dispatched.
+
+        Gates are normalised before and not after, as in GShard: who loses an expert keeps the
+        weight of the other. Policy `random` dispatches a later choice with probability 2 g (GShard
+        section 2.2). Experts beyond their capacity drop by position, first choices before second.
+        """
+        if self.training and self.options.second_expert_policy == "random":
+            kept = 2 * gates > torch.rand_like(gates)
+            kept[..., 0] = True
+            gates = gates * kept
+        factor = (
+            self.options.capacity_factor if self.training else self.options.eval_capacity_factor
+        )
+        if factor > 0:
+            per_token = gates.size(1) == token_mask.size(1)
+            sizes = token_mask.long() if per_token else token_mask.sum(1, keepdim=True)
+            kept = within_capacity(
+                expert_ids.flatten(0, 1), gates.flatten(0, 1) > 0, sizes.flatten(),
+                self.num_experts, factor,
+            )
+            gates = gates * kept.view_as(gates)
+        return gates
+
+
+class TokenRouter(Router):
+    """Every token chooses by its own representation."""
+
+    def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
+        return x
+
+
+class SentenceRouter(Router):
+    """Every sentence chooses once, by the mean of its tokens.
+
+    In the decoder that is the mean encoder output: the mean of the target would look into the
+    future, and would change from step to step.
+    """
+
+    def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
+        if inputs.source_means is not None:
+            return inputs.source_means.unsqueeze(1)
+        return masked_mean(x, inputs.token_mask).unsqueeze(1)
+
+
+class TaskRouter(Router):
+    """Every task chooses once: its experts are known before any text is seen.
+
+    task_groups (N,) says which tasks route together: each pair for itself, or by its source or
+    target language, or by a group of the user's. The gate reads a learned embedding of the group,
+    with a linear map of each layer's own (Lingvo's TaskTop2Gating).
+    """
+
+    task_groups: Tensor
+
+    def __init__(
+        self, embed_dim: int, num_experts: int, options: RouterOptions, task_groups: Tensor,
+        num_groups: int,
+    ):
+        super().__init__(embed_dim, num_experts, options)
+        # not saved: it follows from the task table, which grows by pairs that are only served
+        self.register_buffer("task_groups", task_groups, persistent=False)
+        self.embed_tasks = nn.Embedding(num_groups, embed_dim)
+
+    def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
+        assert inputs.task_ids is not None, "the task puts task_ids into every batch"
+        return self.embed_tasks(self.task_groups[inputs.task_ids]).unsqueeze(1)
+
+
+def masked_mean(x: Tensor, token_mask: Tensor) -> Tensor:
+    """Return the mean (B, C) of the real tokens of x (B, S, C)."""
+    weights = token_mask.type_as(x)
+    total = torch.bmm(weights.unsqueeze(1), x).squeeze(1)
+    return total / weights.sum(dim=1, keepdim=True).clamp(min=1)

@@ -1,0 +1,179 @@
+"""Transformer layers whose feed-forward network may be a mixture of experts.
+
+Batch first. Dense layers have the parameter names of fairseq's own layers. Shapes: B sentences,
+S source and T target positions, C model width.
+"""
+
+from typing import Dict, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from fairseq import utils
+from fairseq.incremental_decoding_utils import with_incremental_state
+from fairseq.modules import LayerNorm
+from fairseq.modules.fairseq_dropout import FairseqDropout
+from torch import Tensor
+
+from .attention import MultiheadAttention
+from .gate_losses import GateStats
+from .moe_layer import MoELayer
+from .routers import RoutingInputs
+
+IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
+
+
+class LayerShape(NamedTuple):
+    """What layers of one half have in common."""
+
+    embed_dim: int
+    num_heads: int
+    normalize_before: bool
+    activation_fn: str
+    dropout: float
+    attention_dropout: float
+    activation_dropout: float
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and a feed-forward network, dense of width ffn_dim or the given MoE layer.
+
+    Each is a residual block, normalised before (pre-norm) or after (post-norm).
+    """
+
+    def __init__(self, shape: LayerShape, ffn_dim: int, moe: Optional[MoELayer]):
+        super().__init__()
+        self.normalize_before = shape.normalize_before
+        self.self_attn = MultiheadAttention(
+            shape.embed_dim, shape.num_heads, shape.attention_dropout, shape.embed_dim
+        )
+        self.self_attn_layer_norm = LayerNorm(shape.embed_dim)
+        self.dropout = FairseqDropout(shape.dropout, module_name=self.__class__.__name__)
+        self.final_layer_norm = LayerNorm(shape.embed_dim)
+        self.moe = moe
+        if moe is None:
+            self.activation_fn = utils.get_activation_fn(shape.activation_fn)
+            self.activation_dropout = FairseqDropout(
+                shape.activation_dropout, module_name=self.__class__.__name__
+            )
+            self.fc1 = nn.Linear(shape.embed_dim, ffn_dim)
+            self.fc2 = nn.Linear(ffn_dim, shape.embed_dim)
+
+    def before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """Return what a residual block reads."""
+        return norm(x) if self.normalize_before else x
+
+    def after(self, norm: nn.Module, residual: Tensor, x: Tensor) -> Tensor:
+        """Return a residual block's output, given what it added."""
+        x = residual + self.dropout(x)
+        return x if self.normalize_before else norm(x)
+
+    def feed_forward(
+        self, x: Tensor, routing: Optional[RoutingInputs]
+    ) -> Tuple[Tensor, Optional[GateStats]]:
+        """Run the feed-forward block on x (B, S, C)."""
+        inner = self.before(self.final_layer_norm, x)
+        stats = None
+        if self.moe is not None:
+            inner, stats = self.moe(inner, routing)
+        else:
+            hidden = self.activation_fn(self.fc1(inner))
+            inner = self.fc2(self.activation_dropout(hidden))
+        return self.after(self.final_layer_norm, x, inner), stats
+
+
+class TransformerEncoderLayer(TransformerLayer):
+    """One layer of the encoder."""
+
+    def forward(
+        self, x: Tensor, key_mask: Optional[Tensor], routing: Optional[RoutingInputs]
+    ) -> Tuple[Tensor, Optional[GateStats]]:
+        """Encode x (B, S, C); key_mask (B, 1, 1, S) is True at tokens, None without padding."""
+        inner = self.before(self.self_attn_layer_norm, x)
+        keys, values = self.self_attn.keys_values(inner)
+        inner = self.self_attn.attend(inner, keys, values, key_mask)
+        x = self.after(self.self_attn_layer_norm, x, inner)
+        return self.feed_forward(x, routing)
+
+
+@with_incremental_state
+class TransformerDecoderLayer(TransformerLayer):
+    """One layer of the decoder: reads the past of the target, and the encoder's output."""
+
+    def __init__(
+        self, shape: LayerShape, ffn_dim: int, moe: Optional[MoELayer], memory_dim: int
+    ):
+        super().__init__(shape, ffn_dim, moe)
+        self.encoder_attn = MultiheadAttention(
+            shape.embed_dim, shape.num_heads, shape.attention_dropout, memory_dim
+        )
+        self.encoder_attn_layer_norm = LayerNorm(shape.embed_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        memory_mask: Optional[Tensor],
+        routing: Optional[RoutingInputs],
+        incremental_state: Optional[IncrementalState] = None,
+        need_weights: bool = False,
+    ) -> Tuple[Tensor, Optional[GateStats], Optional[Tensor]]:
+        """Decode x (B, T, C), or with incremental_state its last position (B, 1, C).
+
+        memory (B, S, C) is the encoder's output, memory_mask (B, 1, 1, S) True at its real tokens.
+        Returns the output, the routing's statistics and, when asked, the weights (H, B, T, S) of
+        attention to the memory.
+        """
+        inner = self.before(self.self_attn_layer_norm, x)
+        keys, values = self._past_keys_values(inner, incremental_state)
+        inner = self.self_attn.attend(inner, keys, values, causal=incremental_state is None)
+        x = self.after(self.self_attn_layer_norm, x, inner)
+
+        inner = self.before(self.encoder_attn_layer_norm, x)
+        keys, values = self._memory_keys_values(memory, incremental_state)
+        weights = self.encoder_attn.weights(inner, keys, memory_mask) if need_weights else None
+        inner = self.encoder_attn.attend(inner, keys, values, memory_mask)
+        x = self.after(self.encoder_attn_layer_norm, x, inner)
+
+        x, stats = self.feed_forward(x, routing)
+        return x, stats, weights
+
+    def _past_keys_values(
+        self, x: Tensor, incremental_state: Optional[IncrementalState]
+    ) -> Tuple[Tensor, Tensor]:
+        """Return self-attention's keys and values, those of earlier steps in front."""
+        keys, values = self.self_attn.keys_values(x)
+        if incremental_state is not None:
+            past = self.get_incremental_state(incremental_state, "past")  # type: ignore[attr-defined]
+            if past is not None:
+                keys = torch.cat([past["keys"], keys], dim=2)
+                values = torch.cat([past["values"], values], dim=2)
+            self.set_incremental_state(  # type: ignore[attr-defined]
+                incremental_state, "past", {"keys": keys, "values": values}
+            )
+        return keys, values
+
+    def _memory_keys_values(
+        self, memory: Tensor, incremental_state: Optional[IncrementalState]
+    ) -> Tuple[Tensor, Tensor]:
+        """Return the memory's keys and values, projected once for all decoding steps."""
+        if incremental_state is None:
+            return self.encoder_attn.keys_values(memory)
+        kept = self.get_incremental_state(incremental_state, "memory")  # type: ignore[attr-defined]
+        if kept is None:
+            keys, values = self.encoder_attn.keys_values(memory)
+            kept = {"keys": keys, "values": values}
+            self.set_incremental_state(  # type: ignore[attr-defined]
+                incremental_state, "memory", kept
+            )
+        return kept["keys"], kept["values"]
+
+    def reorder_incremental_state(
+        self, incremental_state: IncrementalState, new_order: Tensor
+    ) -> IncrementalState:
+        """Let hypotheses take their places in the beam: new_order (B,) are rows of before."""
+        for name in ("past", "memory"):
+            kept = self.get_incremental_state(incremental_state, name)  # type: ignore[attr-defined]
+            if kept is not None:
+                for key, value in kept.items():
+                    kept[key] = value.index_select(0, new_order)
+        return incremental_state

@@ -1,0 +1,6 @@
+"""Importing this registers the task, the model and the criterion with fairseq."""
+
+from . import criterions, models, tasks  # noqa: F401
+from .compat import allow_checkpoint_types
+
+allow_checkpoint_types()

@@ -1,0 +1,270 @@
+"""translation_task_moe: multilingual translation in which every sentence carries its task id."""
+
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from fairseq.data import (
+    Dictionary,
+    FairseqDataset,
+    LanguagePairDataset,
+    ListDataset,
+    PrependTokenDataset,
+    iterators,
+)
+from fairseq.logging import metrics
+from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks import FairseqTask, register_task
+from fairseq.utils import split_paths
+from torch import Tensor
+
+from ..data.dataset_manager import TaskDatasetManager, manager_namespace
+from ..data.languages import (
+    LanguageTags,
+    check_symbols,
+    languages_from_config,
+    load_joined_dictionary,
+)
+from ..data.task_pair_dataset import TaskPairDataset
+from ..data.task_table import TaskTable, load_task_groups
+from ..errors import refuse
+from .config import TranslationTaskMoeConfig
+from .inference import admit_sources, empty_hypothesis
+
+
+@register_task("translation_task_moe", dataclass=TranslationTaskMoeConfig)
+class TranslationTaskMoeTask(FairseqTask):
+    """Many language pairs, one joined dictionary, and a task table that is stored with the model.
+
+    In training the table follows from --lang-pairs. At inference languages, tags, ids and groups
+    come from the checkpoint (`task_state`), and flags that contradict it are refused.
+    """
+
+    def __init__(
+        self, cfg: TranslationTaskMoeConfig, dictionary: Dictionary, served: Sequence[str] = ()
+    ):
+        """Make the task that trains the pairs of cfg, or that serves the pairs served."""
+        super().__init__(cfg)
+        self.dictionary = dictionary
+        self.words = list(dictionary.symbols)  # without language tags
+        self.served = list(served)
+        if not served:
+            self._adopt(*languages_from_config(cfg))
+
+    @classmethod
+    def setup_task(cls, cfg: TranslationTaskMoeConfig, **kwargs: Any) -> "TranslationTaskMoeTask":
+        """Load the joined dictionary of the data folder."""
+        if not cfg.data:
+            refuse("name the folder of the binarized data")
+        if bool(cfg.source_lang) != bool(cfg.target_lang):
+            refuse("-s/--source-lang and -t/--target-lang go together")
+        served = [f"{cfg.source_lang}-{cfg.target_lang}"] if cfg.source_lang else []
+        pairs = served or languages_from_config(cfg)[0].trained
+        langs = sorted({lang for pair in pairs for lang in pair.split("-")})
+        return cls(cfg, load_joined_dictionary(split_paths(cfg.data)[0], langs), served)
+
+    def _adopt(self, table: TaskTable, tags: LanguageTags) -> None:
+        """Take over a table and tags: the flags' in training, the checkpoint's at inference."""
+        self.task_table = table
+        self.tags = tags
+        tags.add_to(self.dictionary)
+        pairs = self.served or list(table.trained)
+        settings = {
+            "data": self.cfg.data,
+            "lang_pairs": pairs,
+            "lang_tok_style": tags.style,
+            "langtoks": {"main": (tags.encoder_langtok, "tgt" if tags.decoder_langtok else None)},
+        }
+        for name in (
+            "dataset_impl", "max_source_positions", "max_target_positions", "sampling_method",
+            "sampling_temperature", "seed", "train_subset", "truncate_source",
+            "virtual_data_size", "virtual_epoch_size",
+        ):
+            settings[name] = getattr(self.cfg, name)
+        self.data_manager = TaskDatasetManager(
+            manager_namespace(settings), pairs, list(tags.langs), self.dictionary, table
+        )
+
+    # -- what is stored with the model
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Return what a checkpoint needs so that inference gives the same ids, tags and routes."""
+        return {
+            "task_table": self.task_table.state(),
+            "tags": self.tags.state(),
+            "words": self.words,
+            "word_counts": self.dictionary.count[: len(self.words)],
+        }
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Take over a checkpoint's languages, refusing flags and dictionaries that contradict."""
+        if "task_table" not in state_dict:
+            refuse("the checkpoint has no task table: it was not trained by translation_task_moe")
+        table = TaskTable.from_state(state_dict["task_table"])
+        tags = LanguageTags.from_state(state_dict["tags"])
+        if hasattr(self, "tags"):
+            if (table.trained, tags) != (self.task_table.trained, self.tags):
+                refuse("the checkpoint was trained on other language pairs or tags than these")
+        check_symbols(self.words, state_dict["words"])
+        if not self.served:
+            self.task_table = table
+            return
+        tags.check_flags(self.cfg)
+        for pair in (self.cfg.lang_pairs or "").split(","):
+            if pair and pair not in table.trained and pair not in self.served:
+                refuse(f"--lang-pairs {pair} contradicts the checkpoint, which never trained it")
+        for pair in self.served:
+            for lang in pair.split("-"):
+                if lang not in tags.langs:
+                    refuse(f"unknown language {lang}: the checkpoint has {', '.join(tags.langs)}")
+        self._adopt(table.with_pairs(self.served), tags)
+
+    def get_checkpoint_dict(self) -> Dict[str, Any]:
+        """Return what a resumed run must agree with: resume does not load task_state."""
+        return {type(self).__name__: {"task_table": self.task_table.state(),
+                                      "tags": self.tags.state()}}
+
+    def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
+        """Refuse to resume with other language pairs: the ids would mean other tasks."""
+        own = self.get_checkpoint_dict()[type(self).__name__]
+        if own != state:
+            trained = ", ".join(state["task_table"]["lang_pairs"])
+            refuse(
+                "--lang-pairs, --langs, tags or --moe-task-groups differ from those of the "
+                f"checkpoint to resume, which was trained on {trained}; to train on with others "
+                "use --finetune-from-model, or another --save-dir"
+            )
+
+    # -- data
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
+        """Build the model; a file of task groups is read once, then it is part of the table."""
+        if not hasattr(self, "task_table"):
+            refuse("--lang-pairs names the pairs to train on; -s and -t are for inference")
+        groups_file = getattr(cfg, "moe_task_groups", None)
+        if groups_file and not self.task_table.groups:
+            self.task_table = self.task_table.with_groups(load_task_groups(groups_file))
+        return super().build_model(cfg, from_checkpoint)
+
+    def has_sharded_data(self, split: str) -> bool:
+        return self.data_manager.has_sharded_data(split)
+
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
+    ) -> None:
+        """Load a split: all trained pairs, sampled where it is trained on, or the served pair."""
+        if split in self.datasets:
+            loaded = self.datasets.pop(split)
+            if self.cfg.virtual_epoch_size is not None and not loaded.load_next_shard:
+                self.datasets[split] = loaded
+                return
+        if self.served:
+            self.datasets[split] = self.data_manager.load_pair(split, self.served[0])
+        else:
+            self.datasets[split] = self.data_manager.load_split(split, True, epoch, combine)
+
+    def get_batch_iterator(
+        self,
+        dataset: FairseqDataset,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
+        required_batch_size_multiple: int = 1,
+        **kwargs: Any,
+    ) -> iterators.EpochBatchIterator:
+        """As in fairseq, but no sentence is lost.
+
+        fairseq drops the last batch when its size is no multiple of --required-batch-size-multiple:
+        the multiple is 1 here, always. Sources that are too long for the model are refused at
+        inference, or with --skip-invalid-size-inputs-valid-test translated to nothing; references
+        may have any length.
+        """
+        if self.served and max_positions is not None:
+            limit = max_positions[0] if isinstance(max_positions, tuple) else max_positions
+            dataset = admit_sources(dataset, limit, ignore_invalid_inputs)
+            max_positions = None
+        return super().get_batch_iterator(
+            dataset,
+            max_positions=max_positions,
+            ignore_invalid_inputs=ignore_invalid_inputs,
+            required_batch_size_multiple=1,
+            **kwargs,
+        )
+
+    def build_dataset_for_inference(
+        self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any
+    ) -> TaskPairDataset:
+        """Return a dataset of the served pair for sentences typed in."""
+        if kwargs.get("constraints") is not None:
+            refuse("--constraints: constrained decoding is not supported")
+        if not self.served:
+            refuse("name the direction to translate: -s en -t de")
+        source, target = self.served[0].split("-")
+        tag = self.data_manager.get_encoder_langtok(source, target, self.tags.encoder_langtok)
+        sentences = ListDataset(src_tokens, src_lengths)
+        if tag is not None:
+            sentences = PrependTokenDataset(sentences, tag)
+        pairs = LanguagePairDataset(sentences, sentences.sizes, self.dictionary)
+        return TaskPairDataset(pairs, self.task_table.task_id(self.served[0]))
+
+    # -- generation
+
+    def build_generator(
+        self, models: Any, args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in fairseq; language tags are no part of a translation."""
+        extra = dict(extra_gen_cls_kwargs or {})
+        if self.tags.decoder_langtok and not self.cfg.keep_inference_langtok:
+            extra["symbols_to_strip_from_output"] = set(self._decoder_tags())
+        return super().build_generator(models, args, seq_gen_cls, extra, **kwargs)
+
+    def inference_step(
+        self, generator: Any, models: Any, sample: Dict[str, Any],
+        prefix_tokens: Optional[Tensor] = None, constraints: Any = None,
+    ) -> List[List[Dict[str, Tensor]]]:
+        """Translate a batch; the target language's tag is forced, an empty source gives nothing."""
+        net_input = sample["net_input"]
+        if prefix_tokens is None and self.tags.decoder_langtok:
+            tags = torch.tensor(self._decoder_tags(), device=net_input["task_ids"].device)
+            prefix_tokens = tags[net_input["task_ids"]].unsqueeze(1)
+        hypotheses = super().inference_step(generator, models, sample, prefix_tokens, constraints)
+        if isinstance(generator, SequenceGenerator):
+            shortest = 1 + (self.tags.encoder_langtok is not None)
+            for i, length in enumerate(net_input["src_lengths"].tolist()):
+                if length <= shortest:
+                    hypotheses[i] = [empty_hypothesis(self.dictionary.eos())]
+        return hypotheses
+
+    def _decoder_tags(self) -> List[int]:
+        """Return the tag of each task's target language, by task id."""
+        targets = [pair.split("-")[1] for pair in self.task_table.lang_pairs]
+        return [self.data_manager.get_decoder_langtok(target, "tgt") for target in targets]
+
+    # -- logging
+
+    def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
+        """As in fairseq, and at validation the loss of each direction in bits per token."""
+        super().reduce_metrics(logging_outputs, criterion)
+        if not any("nll_loss_by_task" in log for log in logging_outputs):
+            return
+        losses = sum(log["nll_loss_by_task"] for log in logging_outputs).tolist()
+        counts = sum(log["ntokens_by_task"] for log in logging_outputs).tolist()
+        for pair, loss, count in zip(self.task_table.lang_pairs, losses, counts, strict=True):
+            if count:
+                metrics.log_scalar(
+                    f"nll_loss_{pair}", loss / count / np.log(2), count, priority=300, round=3
+                )
+
+    def max_positions(self) -> Tuple[int, int]:
+        """Return the numbers of tokens that a source and a target may have."""
+        return self.cfg.max_source_positions, self.cfg.max_target_positions
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The joined dictionary, with the languages' tags once they are known."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The joined dictionary, as the source's."""
+        return self.dictionary

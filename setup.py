@@ -1,0 +1,78 @@
+"""How pip installs fairseq-taskmoe. Exact versions for the demo and the tests: constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    text = (HERE / "fairseq_taskmoe" / "version.py").read_text(encoding="utf-8")
+    return re.search(r'__version__ = "(.+)"', text).group(1)
+
+
+def long_description() -> str:
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+# fairseq itself is not required here, on purpose: bring your own 0.12.3 or main, or the wheels for
+# current Pythons: `pip install --no-deps ve-fairseq==0.12.3`. All of them install the one folder
+# `fairseq` under different names, so a requirement on one would overwrite the others; and all of
+# them ask for torchaudio, which text does not need and which fails to load beside most builds of
+# torch. What fairseq needs for text stands here instead, so that --no-deps leaves nothing missing.
+FAIRSEQ_FOR_TEXT = [
+    "bitarray",
+    "cffi",
+    "cython",
+    "packaging",
+    "regex",
+    "scikit-learn",
+]
+
+setup(
+    name="fairseq-taskmoe",
+    version=version(),
+    description="Task-level Mixture-of-Experts for multilingual translation, as a fairseq plugin",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["fairseq_taskmoe*"]),
+    package_data={"fairseq_taskmoe": ["py.typed"]},
+    install_requires=[
+        *FAIRSEQ_FOR_TEXT,
+        "fairscale>=0.4.13",  # fairseq's fully sharded data parallelism for the shared weights
+        "hydra-core>=1.3",  # older ones do not run on Python 3.11
+        "numpy",
+        "omegaconf>=2.3",
+        "pyyaml",  # --moe-task-groups, configs/
+        "sacrebleu>=2.3",  # scores and their signatures
+        "sentencepiece",
+        "torch>=2.6",
+        "tqdm",
+    ],
+    extras_require={
+        "serve": ["ctranslate2>=4.5", "fastapi", "uvicorn"],
+        "plot": ["matplotlib"],
+        "data": ["mtdata", "opusfilter"],
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "transformers",  # an independent MoE translation model to compare with in tests
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["taskmoe = fairseq_taskmoe.cli:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
