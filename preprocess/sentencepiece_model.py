@@ -5,7 +5,7 @@ n_l lines gives a share of the sample proportional to n_l^(1/T), T = 1 as they a
 """
 
 import argparse
-import os
+import io
 import random
 from collections import Counter
 from pathlib import Path
@@ -15,6 +15,7 @@ import sentencepiece
 
 from fairseq_taskmoe.errors import refuse
 from preprocess.text_files import (
+    atomic_output,
     language_file,
     read_lines,
     refuse_existing,
@@ -83,11 +84,12 @@ def train_model(
     sample: Path, model: Path, vocab_size: int, coverage: float, byte_fallback: bool
 ) -> None:
     """Train on the sample as it is written: drawing inside the trainer is not reproducible."""
-    partial = model.with_name(model.stem + ".partial")
+    trained = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            input=str(sample),
-            model_prefix=str(partial),
+            # text and writer are handed over, as the model would record the names of files
+            sentence_iterator=iter(read_lines(sample)),
+            model_writer=trained,
             vocab_size=vocab_size,
             character_coverage=coverage,
             byte_fallback=byte_fallback,
@@ -99,8 +101,8 @@ def train_model(
     except RuntimeError as error:
         # mostly a vocabulary that is too large or too small for the text
         refuse(f"--vocab-size {vocab_size}: SentencePiece says: {str(error).splitlines()[-1]}")
-    Path(f"{partial}.vocab").unlink()
-    os.replace(f"{partial}.model", model)
+    with atomic_output(model) as stream:
+        stream.write(trained.getvalue())
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

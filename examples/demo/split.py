@@ -8,7 +8,7 @@ more, is dropped, and sentences are held out of which few training strings do.
 import random
 import re
 from collections import Counter, defaultdict
-from typing import Dict, FrozenSet, List, NamedTuple, Sequence, Set
+from typing import Dict, List, NamedTuple, Sequence, Set
 
 
 class Split(NamedTuple):
@@ -20,29 +20,42 @@ class Split(NamedTuple):
     dropped: List[str]  # too close to valid or test
 
 
-def words(sentence: str) -> FrozenSet[str]:
-    return frozenset(re.findall(r"\w+", sentence.lower()))
+def split_words(sentence: str) -> List[str]:
+    return re.findall(r"\w+", sentence.lower())
 
 
 def overlap(sentence: str, other: str) -> float:
-    """The share of sentence's words that are also in other."""
-    own = words(sentence)
-    return len(own & words(other)) / len(own)
+    """The share of sentence's words that are also in other.
+
+    Of the two ways to count a repeated word, once or each time, the one that gives more.
+    """
+    own, others = split_words(sentence), set(split_words(other))
+    shared = [word for word in own if word in others]
+    return max(len(shared) / len(own), len(set(shared)) / len(set(own)))
 
 
 class Neighbours:
-    """Finds the strings that share half of a sentence's words or more."""
+    """Finds the strings with which a sentence has an overlap of half or more."""
 
     def __init__(self, strings: Sequence[str]):
         self.strings_with: Dict[str, List[int]] = defaultdict(list)
         for index, string in enumerate(strings):
-            for word in words(string):
+            for word in set(split_words(string)):
                 self.strings_with[word].append(index)
 
     def of(self, sentence: str, threshold: float = 0.5) -> Set[int]:
-        own = words(sentence)
-        shared = Counter(index for word in own for index in self.strings_with.get(word, ()))
-        return {index for index, count in shared.items() if count >= threshold * len(own)}
+        own = Counter(split_words(sentence))
+        once: Counter[int] = Counter()
+        each_time: Counter[int] = Counter()
+        for word, count in own.items():
+            for index in self.strings_with.get(word, ()):
+                once[index] += 1
+                each_time[index] += count
+        return {
+            index
+            for index in once
+            if once[index] >= threshold * len(own) or each_time[index] >= threshold * own.total()
+        }
 
 
 def split_strings(
@@ -50,13 +63,13 @@ def split_strings(
     eligible: Set[str],
     num_valid: int,
     num_test: int,
-    max_neighbours: int,
+    max_cost: int,
     seed: int,
 ) -> Split:
     """Draw held-out sentences from eligible and drop their neighbours from training.
 
-    A sentence is passed over where holding it out would cost more than max_neighbours training
-    strings that are not dropped already.
+    A sentence is passed over where holding it out would cost more than max_cost training strings
+    (itself and its neighbours) that are not lost already.
     """
     neighbours = Neighbours(strings)
     candidates = sorted(eligible)
@@ -67,7 +80,7 @@ def split_strings(
         if len(held_out) == num_valid + num_test:
             break
         near = neighbours.of(sentence)
-        if len(near - lost) <= max_neighbours:
+        if len(near - lost) <= max_cost:
             held_out.append(sentence)
             lost |= near
     # shuffled above: valid and test are alike

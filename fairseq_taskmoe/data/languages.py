@@ -86,17 +86,16 @@ def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
     return Dictionary.load(first)
 
 
-def check_symbols(dictionary: Dictionary, symbols: List[str]) -> None:
+def check_words(own: List[str], trained: List[str]) -> None:
     """Refuse a dictionary whose words are not those of a checkpoint, in the same order."""
-    own = dictionary.symbols
-    for i, (word, stored) in enumerate(zip(own, symbols, strict=False)):
-        if word != stored:
+    for i, (word, trained_word) in enumerate(zip(own, trained, strict=False)):
+        if word != trained_word:
             refuse(
                 f"the dictionary does not match the checkpoint: word {i} is {word!r}, the model "
-                f"was trained with {stored!r}"
+                f"was trained with {trained_word!r}"
             )
-    if len(own) != len(symbols):
+    if len(own) != len(trained):
         refuse(
             f"the dictionary does not match the checkpoint: it has {len(own)} words, the model was "
-            f"trained with {len(symbols)}"
+            f"trained with {len(trained)}"
         )

@@ -1,8 +1,8 @@
 """translation_task_moe: multilingual translation in which every sentence carries its task id."""
 
+import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from fairseq.data import (
     Dictionary,
@@ -21,7 +21,7 @@ from torch import Tensor
 from ..data.dataset_manager import TaskDatasetManager, manager_namespace
 from ..data.languages import (
     LanguageTags,
-    check_symbols,
+    check_words,
     languages_from_config,
     load_joined_dictionary,
 )
@@ -105,7 +105,7 @@ class TranslationTaskMoeTask(FairseqTask):
         if hasattr(self, "tags"):
             if (table.trained, tags) != (self.task_table.trained, self.tags):
                 refuse("the checkpoint was trained on other language pairs or tags than these")
-        check_symbols(self.words, state_dict["words"])
+        check_words(self.words, state_dict["words"])
         if not self.served:
             self.task_table = table
             return
@@ -224,6 +224,9 @@ class TranslationTaskMoeTask(FairseqTask):
     ) -> List[List[Dict[str, Tensor]]]:
         """Translate a batch; the target language's tag is forced, an empty source gives nothing."""
         net_input = sample["net_input"]
+        if "task_ids" not in net_input:  # fairseq-interactive makes its batches itself
+            served = self.task_table.task_id(self.served[0])
+            net_input["task_ids"] = torch.full_like(net_input["src_lengths"], served)
         if prefix_tokens is None and self.tags.decoder_langtok:
             tags = torch.tensor(self._decoder_tags(), device=net_input["task_ids"].device)
             prefix_tokens = tags[net_input["task_ids"]].unsqueeze(1)
@@ -252,7 +255,7 @@ class TranslationTaskMoeTask(FairseqTask):
         for pair, loss, count in zip(self.task_table.lang_pairs, losses, counts, strict=True):
             if count:
                 metrics.log_scalar(
-                    f"nll_loss_{pair}", loss / count / np.log(2), count, priority=300, round=3
+                    f"nll_loss_{pair}", loss / count / math.log(2), count, priority=300, round=3
                 )
 
     def max_positions(self) -> Tuple[int, int]:

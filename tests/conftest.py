@@ -1,0 +1,18 @@
+"""What all tests share: one thread each, and quiet libraries."""
+
+import logging
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+logging.getLogger("fairseq").setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test draws the same numbers, alone or among others."""
+    torch.manual_seed(1)
