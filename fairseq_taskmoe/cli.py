@@ -6,8 +6,10 @@ the verb that was asked for is imported, and it imports torch and fairseq only i
 """
 
 import argparse
+import logging
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import List, NamedTuple, NoReturn
 
@@ -75,6 +77,9 @@ def run_verb(words: List[str]) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    # fairseq's import makes every library's debug messages and deprecations this command's output
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
     try:
         try:
             run_verb(sys.argv[1:])

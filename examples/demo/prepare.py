@@ -27,7 +27,7 @@ VOCAB_SIZE = 6000
 SPLIT_SETTINGS = {
     "num_valid": 200,
     "num_test": 250,
-    "max_cost": 8,  # dropping more costs training text, fewer leaves only odd sentences
+    "max_cost": 8,  # more would cost training text, fewer would leave odd sentences only
     "seed": 1,
 }
 # ten minutes do not suffice to learn long sentences; short ones are the commonest
@@ -94,10 +94,11 @@ def prepare(out: Path) -> None:
     text, data = out / "text", out / "data-bin"
     model, dictionary = out / "spm.model", out / "dict.txt"
     stamps = out / "stages"
+    lengths = {"max_train_words": MAX_TRAIN_WORDS, "held_out_words": list(HELD_OUT_WORDS)}
     run_stage(
         stamps / "split.txt",
         lambda: write_text(text),
-        settings={"languages": LANGUAGES, "max_train_words": MAX_TRAIN_WORDS, **SPLIT_SETTINGS},
+        settings={"languages": LANGUAGES, **lengths, **SPLIT_SETTINGS},
         inputs=[CORPUS],
         outputs=text_files(text, binarize.SPLITS),
     )

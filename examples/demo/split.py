@@ -85,6 +85,7 @@ def split_strings(
             lost |= near
     # shuffled above: valid and test are alike
     valid, test = held_out[:num_valid], held_out[num_valid:]
-    dropped = [strings[index] for index in sorted(lost) if strings[index] not in set(held_out)]
-    train = [s for index, s in enumerate(strings) if index not in lost and s not in set(held_out)]
+    lost_strings = {strings[index] for index in lost}.union(held_out)
+    train = [string for string in strings if string not in lost_strings]
+    dropped = sorted(lost_strings.difference(held_out))
     return Split(train, valid, test, dropped)

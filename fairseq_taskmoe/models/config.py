@@ -126,6 +126,13 @@ class TransformerTaskMoeConfig(FairseqDataclass):
         default=0.0,
         metadata={"help": "in training, multiply the gate's input by U(1 - jitter, 1 + jitter)"},
     )
+    moe_routed_inference: bool = field(
+        default=False,
+        metadata={
+            "help": "translate through the routers, where one direction's experts could be folded "
+            "into dense layers beforehand: slower, for checks (with --model-overrides)"
+        },
+    )
 
 
 TINY: Dict[str, Any] = {

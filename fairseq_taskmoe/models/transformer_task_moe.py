@@ -14,11 +14,13 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from ..compat import without_tpu
+from ..data.task_table import TaskTable
 from ..errors import refuse
 from .build_layers import check_config
 from .config import ARCHITECTURES, TransformerTaskMoeConfig, apply_architecture
 from .decoder import TaskMoeDecoder
 from .encoder import TaskMoeEncoder
+from .folded_model import fold_model
 
 
 @register_model("transformer_task_moe", dataclass=TransformerTaskMoeConfig)
@@ -27,6 +29,14 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
 
     encoder: TaskMoeEncoder
     decoder: TaskMoeDecoder
+
+    def __init__(
+        self, encoder: TaskMoeEncoder, decoder: TaskMoeDecoder, table: TaskTable,
+        routed_inference: bool = False,
+    ):
+        super().__init__(encoder, decoder)
+        self.task_table = table
+        self.routed_inference = routed_inference
 
     @classmethod
     def build_model(cls, cfg: Any, task: FairseqTask) -> "TransformerTaskMoeModel":
@@ -46,7 +56,7 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
             decoder_embedding = build_embedding(len(target), cfg.decoder_embed_dim, target.pad())
         encoder = TaskMoeEncoder(cfg, source, encoder_embedding, task.task_table)
         decoder = TaskMoeDecoder(cfg, target, decoder_embedding, task.task_table)
-        return cls(encoder, decoder)
+        return cls(encoder, decoder, task.task_table, cfg.moe_routed_inference)
 
     def forward(
         self,
@@ -63,6 +73,14 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         encoder_out = self.encoder(src_tokens, src_lengths, task_ids)
         logits, extra = self.decoder(prev_output_tokens, encoder_out, **kwargs)
         return logits, {**extra, "encoder_gate_stats": encoder_out["gate_stats"]}
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Fold the experts of the direction to translate, the only one in fairseq's commands."""
+        super().prepare_for_inference_(cfg)
+        if cfg.task.source_lang and not self.routed_inference:
+            pair = f"{cfg.task.source_lang}-{cfg.task.target_lang}"
+            folded = fold_model(self, self.task_table.task_id(pair))
+            self.encoder, self.decoder = folded.encoder, folded.decoder
 
 
 def build_embedding(num_words: int, dim: int, padding_idx: int) -> nn.Embedding:

@@ -49,12 +49,12 @@ class TransformerLayer(nn.Module):
         self.self_attn_layer_norm = LayerNorm(shape.embed_dim)
         self.dropout = FairseqDropout(shape.dropout, module_name=self.__class__.__name__)
         self.final_layer_norm = LayerNorm(shape.embed_dim)
+        self.activation_fn = utils.get_activation_fn(shape.activation_fn)
+        self.activation_dropout = FairseqDropout(
+            shape.activation_dropout, module_name=self.__class__.__name__
+        )
         self.moe = moe
         if moe is None:
-            self.activation_fn = utils.get_activation_fn(shape.activation_fn)
-            self.activation_dropout = FairseqDropout(
-                shape.activation_dropout, module_name=self.__class__.__name__
-            )
             self.fc1 = nn.Linear(shape.embed_dim, ffn_dim)
             self.fc2 = nn.Linear(ffn_dim, shape.embed_dim)
 

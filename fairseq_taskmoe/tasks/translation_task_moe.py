@@ -12,6 +12,7 @@ from fairseq.data import (
     PrependTokenDataset,
     iterators,
 )
+from fairseq.dataclass.utils import merge_with_parent
 from fairseq.logging import metrics
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask, register_task
@@ -28,6 +29,8 @@ from ..data.languages import (
 from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import TaskTable, load_task_groups
 from ..errors import refuse
+from ..models.config import TransformerTaskMoeConfig
+from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .config import TranslationTaskMoeConfig
 from .inference import admit_sources, empty_hypothesis
 
@@ -114,6 +117,9 @@ class TranslationTaskMoeTask(FairseqTask):
             if pair and pair not in table.trained and pair not in self.served:
                 refuse(f"--lang-pairs {pair} contradicts the checkpoint, which never trained it")
         for pair in self.served:
+            only = state_dict.get("served_only", [pair])
+            if pair not in only:
+                refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
             for lang in pair.split("-"):
                 if lang not in tags.langs:
                     refuse(f"unknown language {lang}: the checkpoint has {', '.join(tags.langs)}")
@@ -144,7 +150,13 @@ class TranslationTaskMoeTask(FairseqTask):
         groups_file = getattr(cfg, "moe_task_groups", None)
         if groups_file and not self.task_table.groups:
             self.task_table = self.task_table.with_groups(load_task_groups(groups_file))
-        return super().build_model(cfg, from_checkpoint)
+        if from_checkpoint:  # one of an older version lacks newer options
+            cfg = merge_with_parent(TransformerTaskMoeConfig(), cfg, remove_missing=True)
+        model = super().build_model(cfg, from_checkpoint)
+        if not isinstance(model, TransformerTaskMoeModel):
+            refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
+                   "use for task ids")
+        return model
 
     def has_sharded_data(self, split: str) -> bool:
         return self.data_manager.has_sharded_data(split)

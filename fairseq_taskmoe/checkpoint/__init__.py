@@ -1,0 +1,1 @@
+"""Checkpoints: read them safely, cut sub-networks out of them."""

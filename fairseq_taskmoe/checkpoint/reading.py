@@ -1,0 +1,41 @@
+"""Reading checkpoints: memory-mapped, never executing what a file holds, with one clear line."""
+
+import os
+import pickle
+from typing import Any, Dict
+
+import torch
+
+from ..compat import allow_checkpoint_types
+from ..errors import refuse
+
+Checkpoint = Dict[str, Any]
+
+
+def read_checkpoint(path: str) -> Checkpoint:
+    """Return the checkpoint of a fairseq run; tensors stay on the disk until they are used."""
+    allow_checkpoint_types()
+    if not os.path.isfile(path):
+        refuse(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        refuse(f"{path}: not loaded, since it is no plain checkpoint: {reason}")
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        refuse(f"{path}: truncated, or no checkpoint: {reason}")
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+        refuse(f"{path}: no checkpoint of a fairseq model")
+    return checkpoint
+
+
+def read_task_moe_checkpoint(path: str) -> Checkpoint:
+    """Return a checkpoint of transformer_task_moe, refusing one of another architecture or task."""
+    checkpoint = read_checkpoint(path)
+    model = (checkpoint.get("cfg") or {}).get("model")
+    if not isinstance(model, dict) or "moe_expert_count" not in model:
+        refuse(f"{path}: a checkpoint of another architecture than transformer_task_moe")
+    if "task_table" not in (checkpoint.get("task_state") or {}):
+        refuse(f"{path}: has no task table: it was not trained by translation_task_moe")
+    return checkpoint

@@ -1,0 +1,75 @@
+"""Folding: a task's experts and gates are constants, so its K experts are one dense network.
+
+Two networks of width F whose outputs are weighted with g1 and g2 and added are one of width 2 F:
+stack the first matrices, and put g1 and g2 into the second ones (paper section 3.2). The result
+needs no router and no other expert.
+"""
+
+from typing import Dict, NamedTuple, Optional
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from .fixed_routers import StaticRouter
+from .moe_layer import MoELayer
+from .routers import RoutingInputs, TaskRouter
+
+FOLDABLE = (TaskRouter, StaticRouter)
+
+
+class Route(NamedTuple):
+    """The way of one task through one MoE layer."""
+
+    expert_ids: Tensor  # (K,) int64
+    gates: Tensor  # (K,) float32
+
+
+def task_route(router: nn.Module, task_id: int) -> Optional[Route]:
+    """Return the route of a task, or None where routing depends on the text."""
+    if not isinstance(router, FOLDABLE):
+        return None
+    was_training = router.training
+    task_ids = torch.tensor([task_id], device=next(iter(router.buffers())).device)
+    token = torch.ones(1, 1, device=task_ids.device)
+    inputs = RoutingInputs(task_ids, token.bool(), task_ids, None)
+    with torch.no_grad():
+        routing = router.eval()(token.unsqueeze(2), inputs)
+    router.train(was_training)
+    return Route(routing.expert_ids[0, 0], routing.gates[0, 0].float())
+
+
+def fold_experts(experts: Dict[str, Tensor], route: Route) -> Dict[str, Tensor]:
+    """Merge the experts of a route, weighted by its gates, into one network.
+
+    E experts of width F over C channels come in stacked: fc1.weight (E, F, C), fc1.bias (E, 1, F),
+    fc2.weight (E, C, F), fc2.bias (E, 1, C). One network of width K F comes out: fc1.weight
+    (K F, C), fc1.bias (K F,), fc2.weight (C, K F), fc2.bias (C,). Gates enter in float32.
+    """
+    fc1_weight, fc1_bias, fc2_weight, fc2_bias = (
+        experts[name][route.expert_ids.to(experts[name].device)]
+        for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+    )
+    gates = route.gates.to(fc2_weight.device).view(-1, 1, 1)
+    weighted = (gates * fc2_weight.float()).type_as(fc2_weight)
+    return {
+        "fc1.weight": fc1_weight.flatten(0, 1),
+        "fc1.bias": fc1_bias.flatten(),
+        "fc2.weight": torch.cat(list(weighted), dim=1),
+        "fc2.bias": (gates * fc2_bias.float()).sum(dim=(0, 1)).type_as(fc2_bias),
+    }
+
+
+def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, nn.Linear]]:
+    """Return a task's dense network of an MoE layer as fc1 and fc2, or None, as task_route does."""
+    route = task_route(moe.router, task_id)
+    if route is None:
+        return None
+    folded = fold_experts(dict(moe.experts.state_dict()), route)
+    linears = {}
+    for name in ("fc1", "fc2"):
+        weight, bias = folded[f"{name}.weight"], folded[f"{name}.bias"]
+        linear = nn.utils.skip_init(nn.Linear, weight.size(1), weight.size(0))
+        linear.weight, linear.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        linears[name] = linear
+    return linears
