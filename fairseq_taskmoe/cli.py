@@ -80,6 +80,7 @@ def main() -> None:
     # fairseq's import makes every library's debug messages and deprecations this command's output
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")  # where there is no GPU
     try:
         try:
             run_verb(sys.argv[1:])

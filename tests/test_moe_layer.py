@@ -95,10 +95,11 @@ def test_layer_is_a_loop_over_tokens_and_experts(kind, options):
 
 
 @pytest.mark.parametrize("kind", ["token", "sentence"])
-def test_choices_are_dropped_in_the_tests_above(kind):
+def test_options_of_the_loop_do_drop_choices(kind):
     x, inputs = make_inputs()
     for options in ({"capacity_factor": 0.6}, {"second_expert_policy": "random"}):
-        assert make_layer(kind, **options).train()(x, inputs)[1].overflow > 0
+        layer = make_layer(kind, **options).train()
+        assert max(layer(x, inputs)[1].overflow for _ in range(20)) > 0
 
 
 @pytest.mark.parametrize("activation_fn", ["relu", "gelu"])
@@ -211,13 +212,12 @@ def test_gradients_of_dispatch_and_combine():
 
 
 def test_experts_are_initialised_as_linear_maps_are():
-    torch.manual_seed(0)
     linear = StackedLinear(8, 100, 400)
     reference = nn.Linear(100, 400)
     for stacked, dense in ((linear.weight, reference.weight), (linear.bias, reference.bias)):
         assert stacked.abs().max() <= 0.1
         torch.testing.assert_close(stacked.std(), dense.std(), rtol=0.1, atol=0)
-    assert len({float(weight[0, 0]) for weight in linear.weight}) == 8
+    assert len({float(w[0, 0]) for w in linear.weight.detach()}) == 8
 
 
 def test_first_weights_of_an_expert_do_not_depend_on_how_many_there_are():

@@ -21,9 +21,7 @@ class TaskTable(NamedTuple):
     @classmethod
     def from_pairs(cls, lang_pairs: Sequence[str]) -> "TaskTable":
         """Return the table of pairs like "en-de", refusing what is none."""
-        for pair in lang_pairs:
-            if len(pair.split("-")) != 2 or not all(pair.split("-")):
-                refuse(f"--lang-pairs: {pair!r} is no language pair; write it as en-de")
+        check_pairs(lang_pairs)
         if not lang_pairs:
             refuse("--lang-pairs: name at least one language pair, as en-de,de-en")
         return cls(tuple(sorted(set(lang_pairs))))
@@ -113,6 +111,13 @@ class TaskTable(NamedTuple):
 
     def _degree(self, language: str) -> int:
         return sum(language in pair.split("-") for pair in self.trained)
+
+
+def check_pairs(lang_pairs: Sequence[str]) -> None:
+    """Refuse what is no language pair."""
+    for pair in lang_pairs:
+        if len(pair.split("-")) != 2 or not all(pair.split("-")):
+            refuse(f"--lang-pairs: {pair!r} is no language pair; write it as en-de")
 
 
 def load_task_groups(path: str) -> Dict[str, List[str]]:

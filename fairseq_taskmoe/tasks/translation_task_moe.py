@@ -239,9 +239,8 @@ class TranslationTaskMoeTask(FairseqTask):
         if "task_ids" not in net_input:  # fairseq-interactive makes its batches itself
             served = self.task_table.task_id(self.served[0])
             net_input["task_ids"] = torch.full_like(net_input["src_lengths"], served)
-        if prefix_tokens is None and self.tags.decoder_langtok:
-            tags = torch.tensor(self._decoder_tags(), device=net_input["task_ids"].device)
-            prefix_tokens = tags[net_input["task_ids"]].unsqueeze(1)
+        if prefix_tokens is None:
+            prefix_tokens = self.prefix_tokens(sample)
         hypotheses = super().inference_step(generator, models, sample, prefix_tokens, constraints)
         if isinstance(generator, SequenceGenerator):
             shortest = 1 + (self.tags.encoder_langtok is not None)
@@ -249,6 +248,13 @@ class TranslationTaskMoeTask(FairseqTask):
                 if length <= shortest:
                     hypotheses[i] = [empty_hypothesis(self.dictionary.eos())]
         return hypotheses
+
+    def prefix_tokens(self, sample: Dict[str, Any]) -> Optional[Tensor]:
+        """Return the tags (B, 1) that a batch's translations begin with, where there are any."""
+        if not self.tags.decoder_langtok:
+            return None
+        task_ids = sample["net_input"]["task_ids"]
+        return torch.tensor(self._decoder_tags(), device=task_ids.device)[task_ids].unsqueeze(1)
 
     def _decoder_tags(self) -> List[int]:
         """Return the tag of each task's target language, by task id."""

@@ -1,0 +1,91 @@
+"""Is an extracted model the full model? Log-probabilities and hypotheses, side by side."""
+
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import torch
+from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from fairseq.dataclass.configs import GenerationConfig
+from torch import Tensor
+
+from ..errors import refuse
+from ..models.transformer_task_moe import TransformerTaskMoeModel
+from ..tasks.translation_task_moe import TranslationTaskMoeTask
+from .translate import Batch, Batching, batches
+
+TIE = 1e-5  # two hypotheses whose scores differ by less may come in either order
+
+
+class Comparison(NamedTuple):
+    """What two models of one direction do differently on a test set."""
+
+    max_abs_logprob_diff: float  # over all real target positions and all words
+    hypotheses: int
+    different: int
+    ties: int  # of the different ones, those whose scores differ by less than TIE
+
+
+def load_stock_model(folder: str, lang_pair: str) -> torch.nn.Module:
+    """Return the model of a folder that `taskmoe extract --format fairseq` made."""
+    source, target = lang_pair.split("-")
+    (model,), cfg, _ = load_model_ensemble_and_task(
+        [f"{folder}/model.pt"],
+        arg_overrides={"data": folder, "source_lang": source, "target_lang": target},
+    )
+    if type(model).__module__.startswith(__package__.partition(".")[0]):
+        refuse(f"{folder}/model.pt: no model of fairseq's own")
+    return model.eval()
+
+
+def compare(
+    full: TransformerTaskMoeModel,
+    subnet: torch.nn.Module,
+    task: TranslationTaskMoeTask,
+    lang_pair: str,
+    split: str,
+    beam: int,
+    batching: Batching,
+) -> Comparison:
+    """Compare a direction's sub-network with the full model, which routes every token.
+
+    Log-probabilities are taken teacher-forced on the references; hypotheses by beam search.
+    """
+    config = GenerationConfig(beam=beam)
+    generators = [task.build_generator([model], config) for model in (full, subnet)]
+    worst, total, different, ties = 0.0, 0, 0, 0
+    for batch in batches(full, task, lang_pair, split, batching):
+        real = batch["target"].ne(task.dictionary.pad())
+        expected, got = log_probs(full, batch), log_probs(subnet, batch)
+        worst = max(worst, float((expected - got)[real].abs().max()))
+        for first, second in zip(
+            best(task, generators[0], full, batch), best(task, generators[1], subnet, batch),
+            strict=True,
+        ):
+            total += 1
+            if first[0] != second[0]:
+                different += 1
+                ties += abs(first[1] - second[1]) < TIE
+    return Comparison(worst, total, different, ties)
+
+
+def log_probs(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """Return log-probabilities (B, T, V) of a batch's references."""
+    with torch.no_grad():
+        return model.get_normalized_probs(model(**inputs_of(model, batch)), log_probs=True)
+
+
+def best(
+    task: TranslationTaskMoeTask, generator: Any, model: torch.nn.Module, batch: Batch
+) -> List[Tuple[List[int], float]]:
+    """Return each sentence's best hypothesis and its score."""
+    sample = {**batch, "net_input": inputs_of(model, batch)}
+    with torch.no_grad():
+        found = generator.generate([model], sample, prefix_tokens=task.prefix_tokens(batch))
+    return [(h[0]["tokens"].tolist(), float(h[0]["score"])) for h in found]
+
+
+def inputs_of(model: torch.nn.Module, batch: Batch) -> Dict[str, Any]:
+    """Return what a model reads of a batch: fairseq's own has no use for task ids."""
+    inputs = dict(batch["net_input"])
+    if not isinstance(model, TransformerTaskMoeModel):
+        del inputs["task_ids"]
+    return inputs

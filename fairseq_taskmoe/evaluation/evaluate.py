@@ -1,0 +1,164 @@
+"""Translate and score all directions of a test set, and leave a report that can be resumed."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+import torch
+from fairseq.dataclass.configs import GenerationConfig
+
+from ..checkpoint.reading import read_task_moe_checkpoint
+from ..errors import refuse
+from .floors import nearest_neighbour_translations
+from .results import Results, write_atomically
+from .scoring import DirectionScore, score_direction
+from .translate import Batching, TextOf, Translations, load_for_pairs, translate_pair
+
+logger = logging.getLogger(__name__)
+
+
+class Settings(NamedTuple):
+    """What decides on the scores, beside the data and the checkpoint."""
+
+    gen_subset: str = "test"
+    beam: int = 5
+    lenpen: float = 1.0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+    tokenize: Optional[str] = None  # sacreBLEU's tokenizer, where not the language's own
+
+
+def evaluate(
+    data: str,
+    path: str,
+    out: str,
+    lang_pairs: Optional[Sequence[str]] = None,
+    settings: Settings = Settings(),  # noqa: B008 (a NamedTuple is immutable)
+    batching: Batching = Batching(),  # noqa: B008
+    references: Optional[str] = None,
+    floors: bool = False,
+    cpu: bool = False,
+    fold: bool = True,
+) -> Results:
+    """Write out/hypotheses/*, out/results.json and out/results.md; return the results.
+
+    A direction whose hypotheses are there is scored and not translated again, if the folder was
+    made from the same checkpoint with the same settings; otherwise it is refused.
+    """
+    config = describe_run(data, path, settings)
+    model, task = load_for_pairs(data, path, lang_pairs)
+    claim_folder(out, config)
+    if torch.cuda.is_available() and not cpu:
+        model.cuda()
+    generation = GenerationConfig(
+        beam=settings.beam, lenpen=settings.lenpen,
+        max_len_a=settings.max_len_a, max_len_b=settings.max_len_b,
+    )
+    directions: Dict[str, DirectionScore] = {}
+    for pair in task.served:
+        target = pair.split("-")[1]
+        hypotheses_file = f"{out}/hypotheses/{settings.gen_subset}.{pair}.{target}"
+        translations = read_test_set(task, pair, settings.gen_subset)
+        if os.path.isfile(hypotheses_file):
+            hypotheses = read_lines(hypotheses_file)
+        else:
+            translated = translate_pair(
+                model, task, pair, settings.gen_subset, generation, batching, fold
+            )
+            hypotheses = translated.hypotheses
+            os.makedirs(os.path.dirname(hypotheses_file), exist_ok=True)
+            write_atomically(Path(hypotheses_file), "".join(line + "\n" for line in hypotheses))
+        expected = translations.references
+        if references:
+            expected = read_references(references, settings.gen_subset, pair)
+        elif translations.num_unknown:
+            logger.warning(
+                "%s: the references are detokenized from %s, where %d words are unknown; give the "
+                "raw ones with --references", pair, data, translations.num_unknown,
+            )
+        nearest = None
+        if floors:
+            train = read_test_set(task, pair, "train")
+            nearest = nearest_neighbour_translations(
+                train.sources, train.references, translations.sources
+            )
+        directions[pair] = score_direction(
+            pair, hypotheses, expected, translations.sources if floors else None, nearest,
+            settings.tokenize,
+        )
+    results = Results.collect(config, directions, zero_shot=task.task_table.unseen)
+    results.save(Path(out))
+    return results
+
+
+def describe_run(data: str, path: str, settings: Settings) -> Dict[str, Any]:
+    """Return what results.json says of how it was made."""
+    model = read_task_moe_checkpoint(path)["cfg"]["model"]
+    return {
+        "data": data,
+        "checkpoint": os.path.basename(path),
+        "checkpoint_digest": digest(path),
+        "architecture": model.get("_name"),
+        "encoder_moe_router": model["encoder_moe_router"],
+        "decoder_moe_router": model["decoder_moe_router"],
+        "moe_expert_count": model["moe_expert_count"],
+        "moe_top_k": model["moe_top_k"],
+        **settings._asdict(),
+    }
+
+
+def digest(path: str) -> str:
+    """Return a digest of a checkpoint: its last megabyte holds the checksums of all its parts."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 2**20))
+        return hashlib.sha256(str(size).encode() + file.read()).hexdigest()[:16]
+
+
+def claim_folder(out: str, config: Dict[str, Any]) -> None:
+    """Make the folder out, or take up the one that was made with the same config."""
+    mark = os.path.join(out, "run.json")
+    if os.path.isfile(mark):
+        with open(mark, encoding="utf-8") as file:
+            if json.load(file) == json.loads(json.dumps(config)):
+                return
+        refuse(f"--out {out} has results of another checkpoint or other settings (see run.json)")
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        refuse(f"--out {out} exists; nothing was overwritten")
+    os.makedirs(out, exist_ok=True)
+    write_atomically(Path(mark), json.dumps(config, indent=2) + "\n")
+
+
+def read_test_set(task: Any, lang_pair: str, split: str) -> Translations:
+    """Return both sides of a binarized set as text, without translations."""
+    dataset = task.data_manager.load_pair(split, lang_pair)
+    text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
+    unknown = task.dictionary.unk()
+    sides: List[List[str]] = [
+        [text(side[i]) for i in range(len(dataset))] for side in (dataset.src, dataset.tgt)
+    ]
+    num_unknown = sum(int(dataset.tgt[i].eq(unknown).sum()) for i in range(len(dataset)))
+    return Translations(sides[0], [], sides[1], num_unknown)
+
+
+def read_references(folder: str, split: str, lang_pair: str) -> List[str]:
+    """Return the raw references of a direction, named as fairseq-preprocess wants them."""
+    source, target = lang_pair.split("-")
+    names = [f"{split}.{pair}.{target}" for pair in (lang_pair, f"{target}-{source}")]
+    for name in names:
+        if os.path.isfile(os.path.join(folder, name)):
+            return read_lines(os.path.join(folder, name))
+    refuse(f"--references {folder} has neither {names[0]} nor {names[1]}")
+
+
+def read_lines(path: str) -> List[str]:
+    """Return the lines of a text file; only a line feed ends a line."""
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        return content.decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        refuse(f"{path}: line {content[: error.start].count(10) + 1} is not UTF-8")

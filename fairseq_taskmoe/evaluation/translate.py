@@ -1,0 +1,128 @@
+"""Translating whole test sets: one model in memory, one direction after the other."""
+
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from fairseq.checkpoint_utils import load_model_ensemble
+from fairseq.data import Dictionary
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.utils import move_to_cuda, resolve_max_positions, split_paths
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import register  # noqa: F401
+from ..checkpoint.reading import read_task_moe_checkpoint
+from ..data.languages import load_joined_dictionary
+from ..data.task_table import check_pairs
+from ..models.folded_model import fold_model
+from ..models.transformer_task_moe import TransformerTaskMoeModel
+from ..tasks.config import TranslationTaskMoeConfig
+from ..tasks.translation_task_moe import TranslationTaskMoeTask
+
+Batch = Dict[str, Any]
+
+
+class Batching(NamedTuple):
+    """How sentences are put together for translation, which changes speed alone."""
+
+    max_tokens: Optional[int] = 12000
+    batch_size: Optional[int] = None
+    skip_long: bool = False  # over-long sources translate to an empty line instead of refusal
+
+
+class Translations(NamedTuple):
+    """One direction's test set as text, in the order of its file."""
+
+    sources: List[str]
+    hypotheses: List[str]
+    references: List[str]
+    num_unknown: int  # unknown words in the references: the dictionary lost their spelling
+
+
+def load_for_pairs(
+    data: str, path: str, lang_pairs: Optional[Sequence[str]] = None
+) -> Tuple[TransformerTaskMoeModel, TranslationTaskMoeTask]:
+    """Return a checkpoint's model, and the task that serves lang_pairs of the folder data.
+
+    Without lang_pairs it serves all trained ones. Pairs that were never trained are routed as
+    TaskTable.routed_as says.
+    """
+    checkpoint = read_task_moe_checkpoint(path)
+    stored = checkpoint["cfg"]["task"]
+    pairs = list(lang_pairs or checkpoint["task_state"]["task_table"]["lang_pairs"])
+    check_pairs(pairs)
+    cfg = TranslationTaskMoeConfig(
+        data=data, seed=1, train_subset="train", dataset_impl=None,
+        max_source_positions=stored.get("max_source_positions", 1024),
+        max_target_positions=stored.get("max_target_positions", 1024),
+    )
+    langs = sorted({lang for pair in pairs for lang in pair.split("-")})
+    dictionary = load_joined_dictionary(split_paths(data)[0], langs)
+    task = TranslationTaskMoeTask(cfg, dictionary, pairs)
+    (model,), _ = load_model_ensemble([path], task=task)
+    return model.eval(), task
+
+
+def batches(
+    model: torch.nn.Module, task: TranslationTaskMoeTask, lang_pair: str, split: str,
+    batching: Batching,
+) -> Iterator[Batch]:
+    """Yield a direction's test set in batches of similar length, on the model's device."""
+    iterator = task.get_batch_iterator(
+        task.data_manager.load_pair(split, lang_pair),
+        max_tokens=batching.max_tokens,
+        max_sentences=batching.batch_size,
+        max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
+        ignore_invalid_inputs=batching.skip_long,
+        disable_iterator_cache=True,
+    ).next_epoch_itr(shuffle=False)
+    on_cuda = next(model.parameters()).is_cuda
+    for batch in tqdm(iterator, desc=lang_pair, unit="batch", leave=False, disable=None):
+        yield move_to_cuda(batch) if on_cuda else batch
+
+
+def translate_pair(
+    model: TransformerTaskMoeModel,
+    task: TranslationTaskMoeTask,
+    lang_pair: str,
+    split: str,
+    generation: GenerationConfig,
+    batching: Batching,
+    fold: bool = True,
+) -> Translations:
+    """Translate a direction's test set; every sentence comes back once, at its place.
+
+    With fold, the direction's experts are folded into dense layers first: the translations are the
+    same up to rounding, without a router's work for every step.
+    """
+    if fold:
+        model = fold_model(model, task.task_table.task_id(lang_pair))
+    generator = task.build_generator([model], generation)
+    text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
+    lines: Dict[int, Tuple[str, str, str]] = {}
+    num_unknown = 0
+    for batch in batches(model, task, lang_pair, split, batching):
+        found = task.inference_step(generator, [model], batch)
+        sources, targets = batch["net_input"]["src_tokens"], batch["target"]
+        num_unknown += int(targets.eq(task.dictionary.unk()).sum())
+        for i, index in enumerate(batch["id"].tolist()):
+            best = found[i][0]["tokens"]
+            lines[index] = (text(sources[i]), text(best), text(targets[i]))
+    columns = list(zip(*(lines[index] for index in sorted(lines)), strict=True)) or [(), (), ()]
+    return Translations(*map(list, columns), num_unknown)
+
+
+class TextOf:
+    """Turns token ids into text: without tags, padding and the marks of subword pieces."""
+
+    def __init__(self, dictionary: Dictionary, langs: Sequence[str], tag_style: str):
+        tag = {"multilingual": "__{}__", "mbart": "[{}]"}[tag_style]
+        self.dictionary = dictionary
+        self.left_out = {dictionary.index(tag.format(lang)) for lang in langs}
+        self.left_out |= {dictionary.pad(), dictionary.bos(), dictionary.eos()}
+        has_pieces = any(word.startswith("\u2581") for word in dictionary.symbols)
+        self.post_process = "sentencepiece" if has_pieces else None
+
+    def __call__(self, tokens: Tensor) -> str:
+        kept = [token for token in tokens.tolist() if token not in self.left_out]
+        return self.dictionary.string(torch.tensor(kept), self.post_process).strip()

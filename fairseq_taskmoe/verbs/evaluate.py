@@ -1,0 +1,76 @@
+"""Translate and score all directions of a binarized test set, with the model loaded once.
+
+Writes hypotheses, results.json and results.md; what an interrupted run has translated is kept.
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="folder of fairseq's binarized data")
+    parser.add_argument("--path", required=True, metavar="CKPT", help="checkpoint to evaluate")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--lang-pairs", metavar="PAIRS",
+        help="comma-separated directions, trained or zero-shot (default: all trained ones)",
+    )
+    parser.add_argument("--gen-subset", default="test", metavar="SPLIT", help="default: test")
+    parser.add_argument("--beam", type=int, default=5, metavar="N", help="default: 5")
+    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty; default: 1")
+    parser.add_argument(
+        "--max-len-a", type=float, default=0.0, help="at most a * source length + b tokens"
+    )
+    parser.add_argument("--max-len-b", type=int, default=200, help="default: 0 and 200")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="in a batch; default: 12000")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="sentences in a batch")
+    parser.add_argument(
+        "--skip-invalid-size-inputs-valid-test", action="store_true",
+        help="translate sentences that are too long for the model to an empty line",
+    )
+    parser.add_argument(
+        "--references", metavar="DIR",
+        help="raw references DIR/SPLIT.en-de.de (default: detokenized from the data)",
+    )
+    parser.add_argument(
+        "--tokenize", metavar="NAME",
+        help="sacreBLEU's tokenizer for all directions but Chinese, as `intl` in the paper "
+        "(default: 13a, or the language's own)",
+    )
+    parser.add_argument(
+        "--floors", action="store_true",
+        help="also score copies of the source, and translations of the nearest training sentence",
+    )
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    parser.add_argument(
+        "--no-folding", action="store_true",
+        help="run task-routed layers through the router, for checks",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..errors import refuse
+    from ..evaluation.evaluate import Settings, evaluate
+    from ..evaluation.results import terminal_table
+    from ..evaluation.translate import Batching
+
+    if args.beam < 1:
+        refuse(f"--beam {args.beam}: give 1 or more")
+    settings = Settings(
+        args.gen_subset, args.beam, args.lenpen, args.max_len_a, args.max_len_b, args.tokenize
+    )
+    max_tokens = args.max_tokens
+    if max_tokens is None and args.batch_size is None:
+        max_tokens = 12000
+    results = evaluate(
+        args.data,
+        args.path,
+        args.out,
+        args.lang_pairs.split(",") if args.lang_pairs else None,
+        settings,
+        Batching(max_tokens, args.batch_size, args.skip_invalid_size_inputs_valid_test),
+        args.references,
+        args.floors,
+        args.cpu,
+        not args.no_folding,
+    )
+    print(terminal_table(results))

@@ -1,0 +1,246 @@
+"""Real console commands on a tiny corpus of real text, for the tests that need them.
+
+Every command is a process of its own, as a user would start it. The corpus and the checkpoints that
+several tests need are made once in a run, by whichever worker of pytest-xdist asks first.
+"""
+
+import csv
+import fcntl
+import json
+import lzma
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGIN = str(ROOT / "fairseq_taskmoe")
+CORPUS = ROOT / "examples" / "demo" / "corpus" / "demo.tsv.xz"
+TASK = ("--user-dir", PLUGIN, "--task", "translation_task_moe")
+LANG_PAIRS = "en-de,de-en,en-ru,ru-en"
+NUM_TEST = 101
+# zh has a tag and no training data: no route leads into it
+TRAIN = (
+    *TASK, "--lang-pairs", LANG_PAIRS, "--langs", "de,en,ru,zh", "--encoder-langtok", "tgt",
+    "--arch", "transformer_task_moe_tiny", "--dropout", "0", "--max-source-positions", "128",
+    "--max-target-positions", "128", "--criterion", "moe_label_smoothed_cross_entropy",
+    "--label-smoothing", "0.1", "--optimizer", "adam", "--lr", "0.003", "--max-tokens", "1200",
+    "--seed", "1", "--cpu", "--num-workers", "0", "--log-format", "json", "--log-interval", "1",
+    "--no-epoch-checkpoints",
+)
+GENERATE = ("--cpu", "--num-workers", "0")
+
+
+class Result(NamedTuple):
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def said(self) -> str:
+        """Return all of it: fairseq logs to either."""
+        return self.stdout + self.stderr
+
+    @property
+    def refusals(self) -> List[str]:
+        """Return the lines with which our own checks turned the user away."""
+        return [line for line in self.stderr.splitlines() if line.startswith("taskmoe: error:")]
+
+
+def run(*command: Any, stdin: str = "", cwd: Optional[Path] = None, check: bool = True) -> Result:
+    """Run a command of the Python environment that runs the tests."""
+    folder = str(Path(sys.executable).parent)
+    env = {
+        **os.environ,
+        "PATH": folder + os.pathsep + os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "HYDRA_FULL_ERROR": "1",
+    }
+    words = [str(word) for word in command]
+    ended = subprocess.run(
+        [os.path.join(folder, words[0]), *words[1:]], input=stdin, cwd=cwd, env=env,
+        capture_output=True, text=True, timeout=300,
+    )
+    result = Result(ended.returncode, ended.stdout, ended.stderr)
+    if check and result.returncode != 0:
+        raise AssertionError(f"{' '.join(words)}\nended with {ended.returncode}\n{result.said}")
+    return result
+
+
+def generate(data: Path, pair: str, checkpoint: Path, *flags: Any, **options: Any) -> Result:
+    """Translate a test set with the plugin, and no more flags than a user needs."""
+    source, target = pair.split("-")
+    return run(
+        "fairseq-generate", data, *TASK, "-s", source, "-t", target, "--path", checkpoint,
+        *GENERATE, *flags, **options,
+    )
+
+
+class Hypothesis(NamedTuple):
+    score: float
+    text: str
+
+
+def hypotheses(output: str) -> Dict[int, Hypothesis]:
+    """Return the best hypothesis of each sentence that fairseq-generate printed."""
+    found: Dict[int, Hypothesis] = {}
+    for line in output.splitlines():
+        if line.startswith("H-"):
+            number, score, text = line.split("\t")
+            assert number not in found
+            found[int(number[2:])] = Hypothesis(float(score), text)
+    return found
+
+
+def assert_same_hypotheses(
+    one: Dict[int, Hypothesis], other: Dict[int, Hypothesis], tolerance: float = 1e-4
+) -> None:
+    """Compare texts exactly, and scores: few updates leave models that say much the same."""
+    assert {n: hypothesis.text for n, hypothesis in one.items()} == {
+        n: hypothesis.text for n, hypothesis in other.items()
+    }
+    for number, hypothesis in one.items():
+        assert hypothesis.score == pytest.approx(other[number].score, abs=tolerance)
+
+
+def logged(output: str, key: str) -> List[float]:
+    """Return the values that fairseq's JSON log gives for a key, in order."""
+    values = []
+    for line in output.splitlines():
+        if "{" in line and line.endswith("}"):
+            try:
+                entry = json.loads(line[line.index("{"):])
+            except ValueError:
+                continue
+            if key in entry:
+                values.append(float(entry[key]))
+    return values
+
+
+def refused(result: Result) -> str:
+    """Return the one line of a refusal: status 2, no traceback, nothing else from us."""
+    assert result.returncode == 2, result.said
+    assert "Traceback" not in result.said, result.said
+    (line,) = result.refusals
+    return line
+
+
+class Corpus(NamedTuple):
+    """Sentences of the shipped corpus: en-de and en-ru to train on, de-ru and en-zh to test."""
+
+    folder: Path
+
+    @property
+    def text(self) -> Path:
+        return self.folder / "text"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data-bin"
+
+    @property
+    def groups(self) -> Path:
+        """A file for --moe-task-groups."""
+        return self.folder / "groups.yaml"
+
+    @property
+    def sentencepiece(self) -> Path:
+        return self.folder / "spm.model"
+
+    @property
+    def dictionary(self) -> Path:
+        return self.folder / "dict.txt"
+
+
+def write_text(folder: Path) -> None:
+    """Write raw text of the pairs: 400 sentences to train on, 40 to validate, 101 to test."""
+    with lzma.open(CORPUS, "rt", encoding="utf-8", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = [row for row in rows if all(row.values()) and 4 <= len(row["en"].split()) <= 10]
+    rows = rows[:: len(rows) // (400 + 40 + NUM_TEST)]
+    splits = {"test": rows[:NUM_TEST], "valid": rows[NUM_TEST:][:40], "train": rows[-400:]}
+    folder.mkdir()
+    for split, chosen in splits.items():
+        pairs = ["en-de", "en-ru"] + (["de-ru", "en-zh"] if split == "test" else [])
+        for pair in pairs:
+            for lang in pair.split("-"):
+                lines = "".join(row[lang] + "\n" for row in chosen)
+                (folder / f"{split}.{pair}.{lang}").write_text(lines, encoding="utf-8")
+
+
+def binarize(text: Path, pairs: Sequence[str], spm: Path, dictionary: Path, data: Path) -> None:
+    """Binarize raw text with the project's own step, which calls fairseq-preprocess."""
+    run(
+        "python", "-m", "preprocess.binarize", text, "--pairs", *pairs, "--sentencepiece-model",
+        spm, "--dict", dictionary, "--out", data, cwd=ROOT,
+    )
+
+
+def make_corpus(folder: Path) -> None:
+    folder.mkdir()
+    made = Corpus(folder)
+    write_text(made.text)
+    sources = [f"en={made.text}/train.en-de.en"]
+    sources += [f"{lang}={made.text}/train.en-{lang}.{lang}" for lang in ("de", "ru")]
+    run(
+        "python", "-m", "preprocess.sentencepiece_model", *sources, "--out", folder,
+        "--vocab-size", "600", cwd=ROOT,
+    )
+    pairs = ["en-de", "en-ru", "de-ru", "en-zh"]
+    binarize(made.text, pairs, made.sentencepiece, made.dictionary, made.data)
+    made.groups.write_text("into-german: [de]\nothers: [en-ru, de-en, ru-en]\n")
+
+
+Share = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def share(tmp_path_factory) -> Share:
+    """Give a function that makes a folder once for all workers of a run."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def made_once(name: str, make: Callable[[Path], None]) -> Path:
+        folder = root / name
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                part = root / f"{name}.part"
+                make(part)
+                part.rename(folder)
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def corpus(share) -> Corpus:
+    return Corpus(share("corpus", make_corpus))
+
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def train(share, corpus) -> Train:
+    """Give a function that trains a model once in a run: train(name, *flags) -> its checkpoint.
+
+    The log of the training is beside the checkpoint, in train.log.
+    """
+
+    def trained(name: str, *flags: Any) -> Path:
+        def make(folder: Path) -> None:
+            result = run("fairseq-train", corpus.data, *TRAIN, "--save-dir", folder, *flags)
+            (folder / "train.log").write_text(result.said, encoding="utf-8")
+
+        return share(name, make) / "checkpoint_last.pt"
+
+    return trained

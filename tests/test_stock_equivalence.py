@@ -1,0 +1,221 @@
+"""Our dense model and our one-expert model are fairseq's `transformer`; decoding is its scoring."""
+
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fairseq.models.transformer import TransformerConfig, TransformerModelBase
+from omegaconf import OmegaConf
+
+from helpers import (
+    ROUTERS,
+    make_batch,
+    make_config,
+    make_model,
+    make_task,
+    ragged_batch,
+    random_sentences,
+)
+
+TIES = ("untied", "decoder", "all")
+KINDS = {
+    "dense": {"moe_expert_count": 0},
+    "one-expert": {"moe_expert_count": 1, "moe_top_k": 1, "moe_freq": 2},
+}
+
+
+def make_stock(task, ours):
+    """Return fairseq's transformer with the sizes and options of our configuration."""
+    cfg = OmegaConf.structured(TransformerConfig)
+    for half in ("encoder", "decoder"):
+        part = cfg[half]
+        part.embed_dim = ours[f"{half}_embed_dim"]
+        part.ffn_embed_dim = ours[f"{half}_ffn_embed_dim"]
+        part.layers = ours[f"{half}_layers"]
+        part.attention_heads = ours[f"{half}_attention_heads"]
+        part.normalize_before = ours[f"{half}_normalize_before"]
+        part.learned_pos = ours[f"{half}_learned_pos"]
+    cfg.decoder.input_dim = cfg.decoder.output_dim = ours.decoder_embed_dim
+    for name in (
+        "dropout", "share_decoder_input_output_embed", "share_all_embeddings",
+        "layernorm_embedding", "no_scale_embedding", "max_source_positions",
+        "max_target_positions",
+    ):
+        cfg[name] = ours[name]
+    cfg.activation_fn = str(ours.activation_fn)
+    model = TransformerModelBase.build_model(cfg, task)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms and biases, that no difference hides behind ones and zeros
+            torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
+    return model
+
+
+def our_name(name, model):
+    """Return the name in our model of a stock parameter; a lone expert's has a layer's place."""
+    if name in model.state_dict():
+        return name
+    for linear in ("fc1", "fc2"):
+        name = name.replace(f".{linear}.", f".moe.experts.{linear}.")
+    return name
+
+
+def copy_weights(stock, model):
+    """Give our model the weights of stock, all of them."""
+    own = model.state_dict()
+    copied = {}
+    for name, tensor in stock.state_dict().items():
+        if name.endswith(".version"):
+            continue
+        copied[our_name(name, model)] = tensor.view_as(own[our_name(name, model)])
+    missing, unexpected = model.load_state_dict(copied, strict=False)
+    assert not unexpected
+    assert all(".router." in name for name in missing), missing
+
+
+def logits_and_gradients(model, batch, with_tasks):
+    """Return logits (tokens, V) at real positions, and each parameter's gradient of the NLL."""
+    net_input = dict(batch["net_input"])
+    if not with_tasks:
+        del net_input["task_ids"]
+    model.train()  # without dropout
+    logits, _ = model(**net_input)
+    real = batch["target"] != 1
+    loss = F.cross_entropy(logits[real], batch["target"][real], reduction="sum")
+    model.zero_grad()
+    loss.backward()
+    return logits[real], {
+        name: p.grad for name, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def assert_equals_stock(kind, batch=None, **overrides):
+    overrides = {**KINDS[kind], **overrides}
+    task = make_task()
+    stock = make_stock(task, make_config(**overrides))
+    model = make_model(task, **overrides)
+    copy_weights(stock, model)
+    batch = batch or ragged_batch()
+    expected, stock_gradients = logits_and_gradients(stock, batch, with_tasks=False)
+    logits, gradients = logits_and_gradients(model, batch, with_tasks=True)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    for name, gradient in stock_gradients.items():
+        found = gradients.pop(our_name(name, model))
+        torch.testing.assert_close(
+            found.view_as(gradient), gradient, atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    # a probability that is 1 whatever the gate says
+    assert all(".router." in name and not gradient.any() for name, gradient in gradients.items())
+
+
+@pytest.mark.parametrize(
+    "normalize_before, activation_fn, tie, learned_pos",
+    list(product([False, True], ["relu", "gelu"], TIES, [False, True])),
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_is_the_stock_transformer(kind, normalize_before, activation_fn, tie, learned_pos):
+    assert_equals_stock(
+        kind,
+        encoder_normalize_before=normalize_before,
+        decoder_normalize_before=normalize_before,
+        activation_fn=activation_fn,
+        encoder_learned_pos=learned_pos,
+        decoder_learned_pos=learned_pos,
+        share_decoder_input_output_embed=tie == "decoder",
+        share_all_embeddings=tie == "all",
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"layernorm_embedding": True},
+        {"no_scale_embedding": True},
+        {"encoder_normalize_before": True},
+        {"encoder_embed_dim": 8, "encoder_attention_heads": 4, "encoder_layers": 3},
+    ],
+    ids=lambda overrides: next(iter(overrides)),
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_is_the_stock_transformer_with_other_options(kind, overrides):
+    assert_equals_stock(kind, **overrides)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_is_the_stock_transformer_on_a_batch_without_padding(kind):
+    batch = make_batch(random_sentences([5] * 3), random_sentences([6] * 3), [0, 1, 2])
+    assert_equals_stock(kind, batch)
+
+
+# -- decoding
+
+
+def step_by_step(model, encoder_out, prev_output_tokens, state=None, start=0):
+    """Return logits (B, T, V) computed one position at a time, as a beam search does."""
+    state = {} if state is None else state
+    steps = [
+        model.decoder(prev_output_tokens[:, : i + 1], encoder_out, incremental_state=state)[0]
+        for i in range(start, prev_output_tokens.size(1))
+    ]
+    return torch.cat(steps, dim=1)
+
+
+def decoding_batch():
+    """Return sources of different lengths, and targets of one, as beams have."""
+    return make_batch(random_sentences([7, 3, 5, 9]), random_sentences([6] * 4), [2, 0, 1, 3])
+
+
+@pytest.mark.parametrize("normalize_before", [False, True])
+@pytest.mark.parametrize("router", ROUTERS)
+@torch.no_grad()
+def test_decoding_step_by_step_gives_the_scores_of_the_whole(router, normalize_before):
+    model = make_model(router=router, decoder_normalize_before=normalize_before)
+    net_input = decoding_batch()["net_input"]
+    whole, _ = model(**net_input)
+    encoder_out = model.encoder(
+        net_input["src_tokens"], net_input["src_lengths"], net_input["task_ids"]
+    )
+    steps = step_by_step(model, encoder_out, net_input["prev_output_tokens"])
+    torch.testing.assert_close(steps, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@torch.no_grad()
+def test_reordered_beam_keeps_its_tasks_and_its_past(router):
+    model = make_model(router=router)
+    net_input = decoding_batch()["net_input"]
+    encoder_out = model.encoder(
+        net_input["src_tokens"], net_input["src_lengths"], net_input["task_ids"]
+    )
+    order = torch.tensor([3, 3, 0, 1, 1])
+    reordered_out = model.encoder.reorder_encoder_out(encoder_out, order)
+    assert torch.equal(reordered_out["task_ids"][0], net_input["task_ids"][order])
+
+    state = {}
+    step_by_step(model, encoder_out, net_input["prev_output_tokens"][:, :3], state)
+    model.decoder.reorder_incremental_state_scripting(state, order)
+    # hypotheses of one sentence go on in different ways
+    tokens = net_input["prev_output_tokens"][order].clone()
+    tokens[:, 3:] = torch.randint(4, 34, (5, 3))
+    steps = step_by_step(model, reordered_out, tokens, state, start=3)
+
+    whole, _ = model(
+        net_input["src_tokens"][order], net_input["src_lengths"][order], tokens,
+        net_input["task_ids"][order],
+    )
+    torch.testing.assert_close(steps, whole[:, 3:], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_reordering_takes_all_of_the_encoder_s_output_along():
+    model = make_model(router="sentence")
+    net_input = decoding_batch()["net_input"]
+    order = torch.tensor([2, 0])
+    arguments = [net_input[name] for name in ("src_tokens", "src_lengths", "task_ids")]
+    reordered = model.encoder.reorder_encoder_out(
+        model.encoder(*arguments, return_all_hiddens=True), order
+    )
+    expected = model.encoder(*(tensor[order] for tensor in arguments), return_all_hiddens=True)
+    for out in (reordered, expected):
+        del out["gate_stats"]  # of the batch, not of its sentences
+    torch.testing.assert_close(reordered, expected)
