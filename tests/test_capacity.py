@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from helpers import ragged_mask, routing_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_taskmoe.modules.capacity import within_capacity
 from fairseq_taskmoe.modules.routers import RouterOptions, SentenceRouter
-from helpers import ragged_mask, routing_inputs
 
 FACTORS = (0.25, 0.5, 1.0, 1.25, 2.0, 100.0)
 

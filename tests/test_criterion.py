@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from fairseq.logging import metrics
+from helpers import LANG_PAIRS, make_batch, make_model, make_task, random_sentences
 
 from fairseq_taskmoe.criterions.moe_label_smoothed_cross_entropy import (
     MoeLabelSmoothedCrossEntropyCriterion,
 )
-from helpers import LANG_PAIRS, make_batch, make_model, make_task, random_sentences
 
 PAD = 1
 LAYERS = {"encoder_layers": 2, "decoder_layers": 1}
@@ -149,7 +149,7 @@ def test_validation_logs_the_loss_of_every_direction_in_bits_per_token():
     total = add_up(logs)
     for i in (0, 2, 3):
         expected = total["nll_loss_by_task"][i] / total["ntokens_by_task"][i] / math.log(2)
-        assert values[f"nll_loss_{LANG_PAIRS[i]}"] == pytest.approx(float(expected), abs=1e-3)
+        assert values[f"nll_loss_{LANG_PAIRS[i]}"] == pytest.approx(expected.item(), abs=1e-3)
     assert f"nll_loss_{LANG_PAIRS[1]}" not in values, "a direction without data has no loss"
 
 

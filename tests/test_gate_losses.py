@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from helpers import make_model, ragged_batch, ragged_mask
 
 from fairseq_taskmoe.modules.gate_losses import gate_stats
 from fairseq_taskmoe.modules.routers import RouterOutput
-from helpers import make_model, ragged_batch, ragged_mask
 
 LEARNED = ("token", "sentence", "source", "target", "pair", "group")
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from fairscale.nn.moe import top2gate
+from helpers import ragged_mask, routing_inputs
 
 from fairseq_taskmoe.modules.gate_losses import gate_stats
 from fairseq_taskmoe.modules.routers import RouterOptions, TokenRouter
-from helpers import ragged_mask, routing_inputs
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from helpers import ROUTERS, make_batch, make_model, random_sentences
 
 LENGTHS = ([7, 3, 5, 9, 1], [4, 8, 5, 6, 3])

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from helpers import ragged_mask, routing_inputs
 from torch.func import functional_call
 
 from fairseq_taskmoe.modules.dispatchers import LocalDispatcher
@@ -19,7 +20,6 @@ from fairseq_taskmoe.modules.routers import (
     TaskRouter,
     TokenRouter,
 )
-from helpers import ragged_mask, routing_inputs
 
 C, WIDTH, E, N = 6, 10, 5, 4
 LENGTHS = (7, 2, 4)

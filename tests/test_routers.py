@@ -2,6 +2,14 @@
 
 import pytest
 import torch
+from helpers import (
+    ROUTERS,
+    make_model,
+    make_task,
+    ragged_mask,
+    random_sentences,
+    routing_inputs,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +21,6 @@ from fairseq_taskmoe.modules.routers import (
     TokenRouter,
     masked_mean,
 )
-from helpers import ragged_mask, random_sentences, routing_inputs
 
 B, S, C, E, N = 3, 6, 8, 5, 4
 LENGTHS = (6, 2, 4)
@@ -315,3 +322,13 @@ def test_hash_of_a_sentence_depends_on_its_words_and_their_order():
     sentences = torch.tensor([[5, 6, 7, 2], [6, 5, 7, 2], [5, 6, 8, 2], [5, 5, 7, 2]])
     hashes = hash_sentences(sentences, torch.ones_like(sentences, dtype=torch.bool))
     assert len(set(hashes.tolist())) == 4
+
+
+# -- all of them
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_model_with_any_router_is_built_without_allocating_weights(router):
+    with torch.device("meta"):
+        model = make_model(make_task(), router=router)
+    assert all(parameter.is_meta for parameter in model.parameters())

@@ -1,13 +1,16 @@
 """What fairseq needs to run a sub-network: a checkpoint, and the command that loads it."""
 
+import argparse
 from typing import Any, Dict
 
 import torch
+from fairseq.tasks import TASK_REGISTRY
 
 from ..errors import refuse
 from .extract_subnet import HALVES, Subnet, pad_widths
 from .reading import Checkpoint
 
+STOCK_TASK = "translation_multi_simple_epoch"
 # Options of transformer_task_moe that fairseq's transformer has under the same name
 SHARED_OPTIONS = (
     "activation_fn", "dropout", "attention_dropout", "activation_dropout", "layernorm_embedding",
@@ -57,7 +60,7 @@ def stock_flags(checkpoint: Checkpoint, lang_pair: str) -> str:
     task = _stock_task(checkpoint, lang_pair)
     source, target = lang_pair.split("-")
     flags = [
-        "--task translation_multi_simple_epoch",
+        f"--task {STOCK_TASK}",
         f"--langs {','.join(task['langs'])} --lang-pairs {lang_pair} -s {source} -t {target}",
         f"--lang-tok-style {task['lang_tok_style']}",
     ]
@@ -69,18 +72,25 @@ def stock_flags(checkpoint: Checkpoint, lang_pair: str) -> str:
 
 
 def _stock_task(checkpoint: Checkpoint, lang_pair: str) -> Dict[str, Any]:
+    """Return the settings of fairseq's multilingual task, whole, for its Python interface too."""
     tags = checkpoint["task_state"]["tags"]
     source, target = lang_pair.split("-")
-    return {
-        "_name": "translation_multi_simple_epoch",
-        "source_lang": source,
-        "target_lang": target,
-        "lang_pairs": [lang_pair],
-        "langs": tags["langs"],
-        "encoder_langtok": tags["encoder_langtok"],
-        "decoder_langtok": tags["decoder_langtok"],
-        "lang_tok_style": tags["style"],
-    }
+    parser = argparse.ArgumentParser()
+    TASK_REGISTRY[STOCK_TASK].add_args(parser)
+    settings = vars(parser.parse_args(["."]))
+    settings.update(
+        task=STOCK_TASK,
+        source_lang=source,
+        target_lang=target,
+        lang_pairs=[lang_pair],
+        langs=tags["langs"],
+        encoder_langtok=tags["encoder_langtok"],
+        decoder_langtok=tags["decoder_langtok"],
+        lang_tok_style=tags["style"],
+        seed=1,
+        dataset_impl=None,
+    )
+    return settings
 
 
 def _assemble(

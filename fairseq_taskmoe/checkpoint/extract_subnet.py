@@ -48,8 +48,7 @@ def extract_subnet(checkpoint: Checkpoint, lang_pair: str) -> Subnet:
     for half in HALVES:
         if not _fold_half(state, cfg, half, table, lang_pair):
             kept.append(half)
-    model_cfg = OmegaConf.to_container(cfg, enum_to_str=True)
-    assert isinstance(model_cfg, dict)
+    model_cfg: Any = OmegaConf.to_container(cfg, enum_to_str=True)
     for half in set(HALVES) - set(kept):
         model_cfg[f"{half}_moe_router"] = "dense"
     return Subnet(lang_pair, model_cfg, state, kept)
@@ -59,7 +58,7 @@ def model_config(checkpoint: Checkpoint) -> DictConfig:
     """Return the model's configuration, with defaults for what an older version did not have."""
     defaults = OmegaConf.structured(TransformerTaskMoeConfig)
     stored = {k: v for k, v in checkpoint["cfg"]["model"].items() if k in defaults}
-    return OmegaConf.merge(defaults, stored)
+    return DictConfig(OmegaConf.merge(defaults, stored))
 
 
 def moe_layers(state: StateDict, cfg: Any, half: str) -> Iterator[Tuple[int, str]]:

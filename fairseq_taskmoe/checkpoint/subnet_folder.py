@@ -85,7 +85,7 @@ def readme(checkpoint: Checkpoint, lang_pair: str, format: str, has_spm: bool) -
         f" --bpe sentencepiece --sentencepiece-model {SENTENCEPIECE}" if has_spm else ""
     )
     missing = "" if has_spm else (
-        "\nNo SentencePiece model was found beside the training data: input and output are pieces.\n"
+        "\nNo SentencePiece model was found beside the data: input and output are pieces.\n"
     )
     return (
         f"# Sub-network {lang_pair}\n\nNeeds {needs}.\n{missing}\n"

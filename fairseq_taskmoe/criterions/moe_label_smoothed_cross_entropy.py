@@ -75,8 +75,8 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         layers = [stats for half in HALVES for stats in gate_stats[half]]
         loss = token_loss.sum()
         if layers:
-            balance = sum(stats.balance for stats in layers) / len(layers)
-            z_loss = sum(stats.z_loss for stats in layers) / len(layers)
+            balance = torch.stack([stats.balance for stats in layers]).mean()
+            z_loss = torch.stack([stats.z_loss for stats in layers]).mean()
             loss = loss + sample_size * (
                 self.gate_loss_weight * balance + self.z_loss_weight * z_loss
             ).type_as(loss)

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.dataclass.configs import GenerationConfig
+from fairseq.models import BaseFairseqModel
 from torch import Tensor
 
 from ..errors import refuse
@@ -24,7 +25,7 @@ class Comparison(NamedTuple):
     ties: int  # of the different ones, those whose scores differ by less than TIE
 
 
-def load_stock_model(folder: str, lang_pair: str) -> torch.nn.Module:
+def load_stock_model(folder: str, lang_pair: str) -> BaseFairseqModel:
     """Return the model of a folder that `taskmoe extract --format fairseq` made."""
     source, target = lang_pair.split("-")
     (model,), cfg, _ = load_model_ensemble_and_task(
@@ -38,7 +39,7 @@ def load_stock_model(folder: str, lang_pair: str) -> torch.nn.Module:
 
 def compare(
     full: TransformerTaskMoeModel,
-    subnet: torch.nn.Module,
+    subnet: BaseFairseqModel,
     task: TranslationTaskMoeTask,
     lang_pair: str,
     split: str,
@@ -67,14 +68,14 @@ def compare(
     return Comparison(worst, total, different, ties)
 
 
-def log_probs(model: torch.nn.Module, batch: Batch) -> Tensor:
+def log_probs(model: BaseFairseqModel, batch: Batch) -> Tensor:
     """Return log-probabilities (B, T, V) of a batch's references."""
     with torch.no_grad():
         return model.get_normalized_probs(model(**inputs_of(model, batch)), log_probs=True)
 
 
 def best(
-    task: TranslationTaskMoeTask, generator: Any, model: torch.nn.Module, batch: Batch
+    task: TranslationTaskMoeTask, generator: Any, model: BaseFairseqModel, batch: Batch
 ) -> List[Tuple[List[int], float]]:
     """Return each sentence's best hypothesis and its score."""
     sample = {**batch, "net_input": inputs_of(model, batch)}
@@ -83,7 +84,7 @@ def best(
     return [(h[0]["tokens"].tolist(), float(h[0]["score"])) for h in found]
 
 
-def inputs_of(model: torch.nn.Module, batch: Batch) -> Dict[str, Any]:
+def inputs_of(model: BaseFairseqModel, batch: Batch) -> Dict[str, Any]:
     """Return what a model reads of a batch: fairseq's own has no use for task ids."""
     inputs = dict(batch["net_input"])
     if not isinstance(model, TransformerTaskMoeModel):

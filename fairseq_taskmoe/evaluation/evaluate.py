@@ -15,7 +15,7 @@ from ..errors import refuse
 from .floors import nearest_neighbour_translations
 from .results import Results, write_atomically
 from .scoring import DirectionScore, score_direction
-from .translate import Batching, TextOf, Translations, load_for_pairs, translate_pair
+from .translate import Batching, load_for_pairs, read_test_set, translate_pair
 
 logger = logging.getLogger(__name__)
 
@@ -61,32 +61,31 @@ def evaluate(
     for pair in task.served:
         target = pair.split("-")[1]
         hypotheses_file = f"{out}/hypotheses/{settings.gen_subset}.{pair}.{target}"
-        translations = read_test_set(task, pair, settings.gen_subset)
+        test_set = read_test_set(task, pair, settings.gen_subset)
         if os.path.isfile(hypotheses_file):
             hypotheses = read_lines(hypotheses_file)
         else:
-            translated = translate_pair(
+            hypotheses = translate_pair(
                 model, task, pair, settings.gen_subset, generation, batching, fold
             )
-            hypotheses = translated.hypotheses
             os.makedirs(os.path.dirname(hypotheses_file), exist_ok=True)
             write_atomically(Path(hypotheses_file), "".join(line + "\n" for line in hypotheses))
-        expected = translations.references
+        expected = test_set.references
         if references:
             expected = read_references(references, settings.gen_subset, pair)
-        elif translations.num_unknown:
+        elif test_set.num_unknown:
             logger.warning(
                 "%s: the references are detokenized from %s, where %d words are unknown; give the "
-                "raw ones with --references", pair, data, translations.num_unknown,
+                "raw ones with --references", pair, data, test_set.num_unknown,
             )
         nearest = None
         if floors:
             train = read_test_set(task, pair, "train")
             nearest = nearest_neighbour_translations(
-                train.sources, train.references, translations.sources
+                train.sources, train.references, test_set.sources
             )
         directions[pair] = score_direction(
-            pair, hypotheses, expected, translations.sources if floors else None, nearest,
+            pair, hypotheses, expected, test_set.sources if floors else None, nearest,
             settings.tokenize,
         )
     results = Results.collect(config, directions, zero_shot=task.task_table.unseen)
@@ -130,18 +129,6 @@ def claim_folder(out: str, config: Dict[str, Any]) -> None:
         refuse(f"--out {out} exists; nothing was overwritten")
     os.makedirs(out, exist_ok=True)
     write_atomically(Path(mark), json.dumps(config, indent=2) + "\n")
-
-
-def read_test_set(task: Any, lang_pair: str, split: str) -> Translations:
-    """Return both sides of a binarized set as text, without translations."""
-    dataset = task.data_manager.load_pair(split, lang_pair)
-    text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
-    unknown = task.dictionary.unk()
-    sides: List[List[str]] = [
-        [text(side[i]) for i in range(len(dataset))] for side in (dataset.src, dataset.tgt)
-    ]
-    num_unknown = sum(int(dataset.tgt[i].eq(unknown).sum()) for i in range(len(dataset)))
-    return Translations(sides[0], [], sides[1], num_unknown)
 
 
 def read_references(folder: str, split: str, lang_pair: str) -> List[str]:

@@ -6,6 +6,7 @@ import torch
 from fairseq.checkpoint_utils import load_model_ensemble
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import GenerationConfig
+from fairseq.models import BaseFairseqModel
 from fairseq.utils import move_to_cuda, resolve_max_positions, split_paths
 from torch import Tensor
 from tqdm import tqdm
@@ -28,15 +29,6 @@ class Batching(NamedTuple):
     max_tokens: Optional[int] = 12000
     batch_size: Optional[int] = None
     skip_long: bool = False  # over-long sources translate to an empty line instead of refusal
-
-
-class Translations(NamedTuple):
-    """One direction's test set as text, in the order of its file."""
-
-    sources: List[str]
-    hypotheses: List[str]
-    references: List[str]
-    num_unknown: int  # unknown words in the references: the dictionary lost their spelling
 
 
 def load_for_pairs(
@@ -64,7 +56,7 @@ def load_for_pairs(
 
 
 def batches(
-    model: torch.nn.Module, task: TranslationTaskMoeTask, lang_pair: str, split: str,
+    model: BaseFairseqModel, task: TranslationTaskMoeTask, lang_pair: str, split: str,
     batching: Batching,
 ) -> Iterator[Batch]:
     """Yield a direction's test set in batches of similar length, on the model's device."""
@@ -89,8 +81,8 @@ def translate_pair(
     generation: GenerationConfig,
     batching: Batching,
     fold: bool = True,
-) -> Translations:
-    """Translate a direction's test set; every sentence comes back once, at its place.
+) -> List[str]:
+    """Return the translations of a direction's test set: each sentence once, at its place.
 
     With fold, the direction's experts are folded into dense layers first: the translations are the
     same up to rounding, without a router's work for every step.
@@ -99,17 +91,31 @@ def translate_pair(
         model = fold_model(model, task.task_table.task_id(lang_pair))
     generator = task.build_generator([model], generation)
     text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
-    lines: Dict[int, Tuple[str, str, str]] = {}
-    num_unknown = 0
+    hypotheses: Dict[int, str] = {}
     for batch in batches(model, task, lang_pair, split, batching):
         found = task.inference_step(generator, [model], batch)
-        sources, targets = batch["net_input"]["src_tokens"], batch["target"]
-        num_unknown += int(targets.eq(task.dictionary.unk()).sum())
-        for i, index in enumerate(batch["id"].tolist()):
-            best = found[i][0]["tokens"]
-            lines[index] = (text(sources[i]), text(best), text(targets[i]))
-    columns = list(zip(*(lines[index] for index in sorted(lines)), strict=True)) or [(), (), ()]
-    return Translations(*map(list, columns), num_unknown)
+        for index, ranked in zip(batch["id"].tolist(), found, strict=True):
+            hypotheses[index] = text(ranked[0]["tokens"])
+    return [hypotheses[index] for index in range(len(hypotheses))]
+
+
+class TestSet(NamedTuple):
+    """Both sides of a binarized set as text, in the order of its file."""
+
+    sources: List[str]
+    references: List[str]
+    num_unknown: int  # unknown words in the references: the dictionary lost their spelling
+
+
+def read_test_set(task: TranslationTaskMoeTask, lang_pair: str, split: str) -> TestSet:
+    """Return a direction's set as text, detokenized from its binarized form."""
+    dataset = task.data_manager.load_pair(split, lang_pair)
+    text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
+    sources, targets = (
+        [side[i] for i in range(len(dataset))] for side in (dataset.src, dataset.tgt)
+    )
+    num_unknown = sum(int(target.eq(task.dictionary.unk()).sum()) for target in targets)
+    return TestSet(list(map(text, sources)), list(map(text, targets)), num_unknown)
 
 
 class TextOf:

@@ -18,14 +18,16 @@ def fold_model(model: Model, task_id: int) -> Model:
     the given one is not changed: a full model in memory serves many directions, one by one.
     """
     folded = _share(model)
-    for half in ("encoder", "decoder"):
-        half_model = folded._modules[half] = _share(model._modules[half])
-        layers = [_fold(layer, task_id) for layer in half_model._modules["layers"]]
-        half_model._modules["layers"] = nn.ModuleList(layers)
+    for name in ("encoder", "decoder"):
+        half = _share(model.get_submodule(name))
+        layers = model.get_submodule(f"{name}.layers").children()
+        half._modules["layers"] = nn.ModuleList(_fold(layer, task_id) for layer in layers)
+        folded._modules[name] = half
     return folded
 
 
-def _fold(layer: TransformerLayer, task_id: int) -> TransformerLayer:
+def _fold(layer: nn.Module, task_id: int) -> nn.Module:
+    assert isinstance(layer, TransformerLayer)
     linears = None if layer.moe is None else fold_layer(layer.moe, task_id)
     if linears is None:
         return layer

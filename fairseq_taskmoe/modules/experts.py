@@ -67,7 +67,8 @@ class StackedLinear(nn.Module):
 
     def forward(self, rows: Tensor, counts: List[int]) -> Tensor:
         """Map counts[e] consecutive rows of rows (R, I) by map e; return (R, O)."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if torch.is_autocast_enabled(rows.device.type):
             dtype = torch.get_autocast_dtype(rows.device.type)
             rows, weight, bias = rows.to(dtype), weight.to(dtype), bias.to(dtype)

@@ -4,12 +4,12 @@ Batch first. Dense layers have the parameter names of fairseq's own layers. Shap
 S source and T target positions, C model width.
 """
 
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
 from fairseq import utils
-from fairseq.incremental_decoding_utils import with_incremental_state
+from fairseq.incremental_decoding_utils import FairseqIncrementalState
 from fairseq.modules import LayerNorm
 from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor
@@ -95,9 +95,11 @@ class TransformerEncoderLayer(TransformerLayer):
         return self.feed_forward(x, routing)
 
 
-@with_incremental_state
-class TransformerDecoderLayer(TransformerLayer):
+class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
     """One layer of the decoder: reads the past of the target, and the encoder's output."""
+
+    get_incremental_state: Callable[..., Any]  # fairseq's; it has no types of its own
+    set_incremental_state: Callable[..., Any]
 
     def __init__(
         self, shape: LayerShape, ffn_dim: int, moe: Optional[MoELayer], memory_dim: int
@@ -143,11 +145,11 @@ class TransformerDecoderLayer(TransformerLayer):
         """Return self-attention's keys and values, those of earlier steps in front."""
         keys, values = self.self_attn.keys_values(x)
         if incremental_state is not None:
-            past = self.get_incremental_state(incremental_state, "past")  # type: ignore[attr-defined]
+            past = self.get_incremental_state(incremental_state, "past")
             if past is not None:
                 keys = torch.cat([past["keys"], keys], dim=2)
                 values = torch.cat([past["values"], values], dim=2)
-            self.set_incremental_state(  # type: ignore[attr-defined]
+            self.set_incremental_state(
                 incremental_state, "past", {"keys": keys, "values": values}
             )
         return keys, values
@@ -158,11 +160,11 @@ class TransformerDecoderLayer(TransformerLayer):
         """Return the memory's keys and values, projected once for all decoding steps."""
         if incremental_state is None:
             return self.encoder_attn.keys_values(memory)
-        kept = self.get_incremental_state(incremental_state, "memory")  # type: ignore[attr-defined]
+        kept = self.get_incremental_state(incremental_state, "memory")
         if kept is None:
             keys, values = self.encoder_attn.keys_values(memory)
             kept = {"keys": keys, "values": values}
-            self.set_incremental_state(  # type: ignore[attr-defined]
+            self.set_incremental_state(
                 incremental_state, "memory", kept
             )
         return kept["keys"], kept["values"]
@@ -172,7 +174,7 @@ class TransformerDecoderLayer(TransformerLayer):
     ) -> IncrementalState:
         """Let hypotheses take their places in the beam: new_order (B,) are rows of before."""
         for name in ("past", "memory"):
-            kept = self.get_incremental_state(incremental_state, name)  # type: ignore[attr-defined]
+            kept = self.get_incremental_state(incremental_state, name)
             if kept is not None:
                 for key, value in kept.items():
                     kept[key] = value.index_select(0, new_order)

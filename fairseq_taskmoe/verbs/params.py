@@ -1,0 +1,133 @@
+"""Count parameters: of a checkpoint, or of an architecture without allocating its weights.
+
+    taskmoe params checkpoints/checkpoint_best.pt
+    taskmoe params --arch transformer_task_moe_base --vocab-size 64000 --moe-expert-count 32
+"""
+
+import argparse
+import ast
+from pathlib import Path
+from typing import Any, Dict, List
+
+from ..errors import refuse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint of transformer_task_moe")
+    parser.add_argument("--arch", metavar="NAME", help="architecture, as transformer_task_moe_base")
+    parser.add_argument(
+        "--vocab-size", type=int, metavar="N",
+        help="rows of the embedding: words, language tags and 4 special symbols",
+    )
+    parser.add_argument(
+        "--lang-pairs", metavar="PAIRS",
+        help="comma-separated, for the task embeddings (default: the paper's 30 WMT directions)",
+    )
+    parser.add_argument(
+        "--num-pairs", type=int, metavar="N", help="instead: N directions into and out of English"
+    )
+    parser.add_argument("--format", choices=["text", "json"], default="text")
+    for name in ("--max-source-positions", "--max-target-positions"):
+        parser.add_argument(name, type=int, metavar="N", help="for learned positions; default 1024")
+    group = parser.add_argument_group("the model's flags, as fairseq-train explains them")
+    for name, is_switch in model_fields().items():
+        flag = "--" + name.replace("_", "-")
+        if is_switch:
+            group.add_argument(flag, action="store_true")
+        else:
+            group.add_argument(flag, metavar="X")
+
+
+def run(args: argparse.Namespace) -> None:
+    words = given_model_flags(args)
+    if bool(args.checkpoint) == bool(args.arch):
+        refuse("name a checkpoint, or --arch and --vocab-size")
+    others = ("vocab_size", "lang_pairs", "num_pairs", "max_source_positions",
+              "max_target_positions")
+    described = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)] + words
+    if args.checkpoint and described:
+        refuse(f"{described[0]} goes with --arch: a checkpoint has its own configuration")
+
+    from .. import register  # noqa: F401
+    from ..analysis.parameters import report_architecture, report_checkpoint
+
+    if args.checkpoint:
+        report = report_checkpoint(args.checkpoint)
+    else:
+        report = report_architecture(model_config(args, words), args.vocab_size, task_table(args))
+    if args.format == "json":
+        import json
+
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print(report.to_text())
+
+
+def model_fields() -> Dict[str, bool]:
+    """Return the model's options and which of them are switches.
+
+    They are read from the source of the dataclass, since importing it loads torch.
+    """
+    source = Path(__file__).parents[1] / "models" / "config.py"
+    module = ast.parse(source.read_text(encoding="utf-8"))
+    config = next(
+        node for node in module.body
+        if isinstance(node, ast.ClassDef) and node.name == "TransformerTaskMoeConfig"
+    )
+    return {
+        ast.unparse(node.target): ast.unparse(node.annotation) == "bool"
+        for node in config.body
+        # II(...) takes the value from another component, which has the flag
+        if isinstance(node, ast.AnnAssign) and not ast.unparse(node.value or node).startswith("II(")
+    }
+
+
+def given_model_flags(args: argparse.Namespace) -> List[str]:
+    """Return the model's flags on the command line, as words for fairseq's own parser."""
+    values = {name: getattr(args, name) for name in model_fields()}
+    return [
+        "--" + name.replace("_", "-") + ("" if value is True else f"={value}")
+        for name, value in values.items()
+        if value is not None and value is not False
+    ]
+
+
+def model_config(args: argparse.Namespace, words: List[str]) -> Any:
+    """Return the configuration that fairseq-train would build from --arch and the model's flags."""
+    from fairseq.dataclass.utils import gen_parser_from_dataclass
+    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
+    from omegaconf import OmegaConf
+
+    from ..cli import Parser
+    from ..models.config import TransformerTaskMoeConfig
+
+    known = [a for a, name in ARCH_MODEL_NAME_REGISTRY.items() if name == "transformer_task_moe"]
+    if args.arch not in known:
+        refuse(f"--arch {args.arch}: choose from {', '.join(sorted(known))}")
+    parser = Parser(
+        prog="taskmoe params", argument_default=argparse.SUPPRESS, allow_abbrev=False
+    )
+    gen_parser_from_dataclass(parser, TransformerTaskMoeConfig(), delete_default=True)
+    chosen = parser.parse_args(words)
+    ARCH_CONFIG_REGISTRY[args.arch](chosen)
+    for name in ("max_source_positions", "max_target_positions"):
+        setattr(chosen, name, getattr(args, name) or 1024)
+    return OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), vars(chosen))
+
+
+def task_table(args: argparse.Namespace) -> Any:
+    """Return the table of the pairs that the model is for."""
+    from ..analysis.parameters import NUM_SPECIAL, WMT_PAIRS, pairs_with_english
+    from ..data.task_table import TaskTable, load_task_groups
+
+    if args.vocab_size is None or args.vocab_size < NUM_SPECIAL:
+        refuse(f"--arch needs --vocab-size N, the rows of the embedding, {NUM_SPECIAL} or more")
+    if args.num_pairs is not None and args.num_pairs < 1:
+        refuse(f"--num-pairs {args.num_pairs}: give 1 or more")
+    if args.num_pairs and args.lang_pairs:
+        refuse("give one of --num-pairs and --lang-pairs")
+    pairs = pairs_with_english(args.num_pairs) if args.num_pairs else WMT_PAIRS
+    table = TaskTable.from_pairs(args.lang_pairs.split(",") if args.lang_pairs else pairs)
+    return table.with_groups(load_task_groups(args.moe_task_groups)) if args.moe_task_groups else (
+        table
+    )
