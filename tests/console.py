@@ -68,7 +68,7 @@ def run(*command: Any, stdin: str = "", cwd: Optional[Path] = None, check: bool 
     }
     words = [str(word) for word in command]
     ended = subprocess.run(
-        [os.path.join(folder, words[0]), *words[1:]], input=stdin, cwd=cwd, env=env,
+        words, input=stdin, cwd=cwd, env=env,
         capture_output=True, text=True, timeout=300,
     )
     result = Result(ended.returncode, ended.stdout, ended.stderr)

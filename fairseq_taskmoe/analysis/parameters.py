@@ -66,11 +66,11 @@ class ParameterReport(NamedTuple):
 
     def to_text(self) -> str:
         """Return the report as a table in millions, with the exact numbers beside."""
-        rows = [("", "all experts", "", "one pair", "")]
+        rows = [["", "all experts", "", "one pair", ""]]
         for name in ("vocabulary", "encoder", "decoder", "softmax", "total", "total_shared",
                      "experts"):
             cells = [getattr(counts, name) for counts in self]
-            rows.append((name, *(text for n in cells for text in (f"{n / 1e6:,.1f} M", f"{n:,}"))))
+            rows.append([name, *(text for n in cells for text in (f"{n / 1e6:,.1f} M", f"{n:,}"))])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()

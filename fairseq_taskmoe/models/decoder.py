@@ -10,11 +10,11 @@ import torch.nn as nn
 from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder
 from fairseq.modules import LayerNorm, PositionalEmbedding
-from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..data.task_table import TaskTable
+from ..modules.dropout import Dropout
 from ..modules.routers import RoutingInputs
 from ..modules.transformer_layers import IncrementalState, TransformerDecoderLayer
 from .build_layers import build_moe_layer, dense_dim, layer_shape
@@ -38,7 +38,7 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
             cfg.max_target_positions, dim, self.padding_idx, learned=cfg.decoder_learned_pos
         )
         self.layernorm_embedding = LayerNorm(dim) if cfg.layernorm_embedding else None
-        self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
+        self.dropout = Dropout(cfg.dropout)
         shape = layer_shape(cfg, "decoder")
         self.layers = nn.ModuleList(
             TransformerDecoderLayer(

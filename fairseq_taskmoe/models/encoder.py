@@ -10,11 +10,11 @@ import torch.nn as nn
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder
 from fairseq.modules import LayerNorm, PositionalEmbedding
-from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..data.task_table import TaskTable
+from ..modules.dropout import Dropout
 from ..modules.fixed_routers import hash_sentences
 from ..modules.routers import RoutingInputs, masked_mean
 from ..modules.transformer_layers import TransformerEncoderLayer
@@ -40,7 +40,7 @@ class TaskMoeEncoder(FairseqEncoder):
             cfg.max_source_positions, dim, self.padding_idx, learned=cfg.encoder_learned_pos
         )
         self.layernorm_embedding = LayerNorm(dim) if cfg.layernorm_embedding else None
-        self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
+        self.dropout = Dropout(cfg.dropout)
         shape = layer_shape(cfg, "encoder")
         self.layers = nn.ModuleList(
             TransformerEncoderLayer(

@@ -16,7 +16,7 @@ def within_capacity(
     would take U x num_experts.
     """
     num_units, top_k = expert_ids.shape
-    capacity = (sizes.sum() * (factor / num_experts)).ceil()
+    capacity = (sizes.sum().double() * factor / num_experts).ceil()
     experts = expert_ids.t().flatten()
     loads = sizes.repeat(top_k) * dispatched.t().flatten()
     order = experts.argsort(stable=True)

@@ -10,9 +10,10 @@ from typing import Any, List, Sequence, Tuple
 import torch
 import torch.nn as nn
 from fairseq import utils
-from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .dropout import Dropout
 
 
 class Experts(nn.Module):
@@ -30,7 +31,7 @@ class Experts(nn.Module):
         self.fc1 = StackedLinear(num_experts, embed_dim, ffn_dim)
         self.fc2 = StackedLinear(num_experts, ffn_dim, embed_dim)
         self.activation_fn = utils.get_activation_fn(activation_fn)
-        self.dropout = FairseqDropout(activation_dropout, module_name=self.__class__.__name__)
+        self.dropout = Dropout(activation_dropout)
 
     def forward(self, rows: Tensor, counts: List[int]) -> Tensor:
         """Apply expert e to its counts[e] consecutive rows of rows (R, C); return (R, C)."""

@@ -23,7 +23,7 @@ class StaticRouter(nn.Module):
     def __init__(self, num_experts: int, top_k: int, task_groups: Tensor):
         super().__init__()
         first = task_groups.unsqueeze(1) * top_k
-        experts = (first + torch.arange(top_k)) % num_experts
+        experts = (first + torch.arange(top_k, device=first.device)) % num_experts
         # not saved: it follows from the task table
         self.register_buffer("task_experts", experts, persistent=False)
         self.num_experts = num_experts

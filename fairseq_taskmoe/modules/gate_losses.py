@@ -36,12 +36,14 @@ def gate_stats(routing: RouterOutput, token_mask: Tensor) -> GateStats:
     num_experts = probs.size(1)
     expert_ids = routing.expert_ids.flatten(0, 1)
 
-    mean_probs = weights @ probs / num_tokens
+    with torch.autocast(probs.device.type, enabled=False):  # shares are small numbers: float32
+        mean_probs = weights @ probs / num_tokens
     first_choices = torch.zeros_like(mean_probs).index_add(0, expert_ids[:, 0], weights)
     balance = num_experts**2 * torch.mean(mean_probs * first_choices / num_tokens)
     z_loss = (weights * routing.log_partition.flatten().square()).sum() / num_tokens
     with torch.no_grad():
-        entropy = -(weights @ torch.special.xlogy(probs, probs)).sum() / num_tokens
+        surprise = -torch.special.xlogy(probs, probs).sum(dim=1)
+        entropy = (weights * surprise).sum() / num_tokens
         chosen = weights.unsqueeze(1) * (routing.gates.flatten(0, 1) > 0)
         load = torch.zeros_like(mean_probs).index_add(0, expert_ids.flatten(), chosen.flatten())
         overflow = 1 - load.sum() / (num_tokens * expert_ids.size(1))

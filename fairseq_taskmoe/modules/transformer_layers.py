@@ -11,10 +11,10 @@ import torch.nn as nn
 from fairseq import utils
 from fairseq.incremental_decoding_utils import FairseqIncrementalState
 from fairseq.modules import LayerNorm
-from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor
 
 from .attention import MultiheadAttention
+from .dropout import Dropout
 from .gate_losses import GateStats
 from .moe_layer import MoELayer
 from .routers import RoutingInputs
@@ -47,12 +47,10 @@ class TransformerLayer(nn.Module):
             shape.embed_dim, shape.num_heads, shape.attention_dropout, shape.embed_dim
         )
         self.self_attn_layer_norm = LayerNorm(shape.embed_dim)
-        self.dropout = FairseqDropout(shape.dropout, module_name=self.__class__.__name__)
+        self.dropout = Dropout(shape.dropout)
         self.final_layer_norm = LayerNorm(shape.embed_dim)
         self.activation_fn = utils.get_activation_fn(shape.activation_fn)
-        self.activation_dropout = FairseqDropout(
-            shape.activation_dropout, module_name=self.__class__.__name__
-        )
+        self.activation_dropout = Dropout(shape.activation_dropout)
         self.moe = moe
         if moe is None:
             self.fc1 = nn.Linear(shape.embed_dim, ffn_dim)

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
         refuse("name a checkpoint, or --arch and --vocab-size")
     others = ("vocab_size", "lang_pairs", "num_pairs", "max_source_positions",
               "max_target_positions")
-    described = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)] + words
+    given = [name for name in others if getattr(args, name) is not None]
+    described = [f"--{name.replace('_', '-')}" for name in given] + words
     if args.checkpoint and described:
         refuse(f"{described[0]} goes with --arch: a checkpoint has its own configuration")
 
@@ -121,13 +122,13 @@ def task_table(args: argparse.Namespace) -> Any:
     from ..data.task_table import TaskTable, load_task_groups
 
     if args.vocab_size is None or args.vocab_size < NUM_SPECIAL:
-        refuse(f"--arch needs --vocab-size N, the rows of the embedding, {NUM_SPECIAL} or more")
+        refuse(f"--arch needs --vocab-size N, rows of the embedding, at least {NUM_SPECIAL}")
     if args.num_pairs is not None and args.num_pairs < 1:
         refuse(f"--num-pairs {args.num_pairs}: give 1 or more")
     if args.num_pairs and args.lang_pairs:
         refuse("give one of --num-pairs and --lang-pairs")
     pairs = pairs_with_english(args.num_pairs) if args.num_pairs else WMT_PAIRS
     table = TaskTable.from_pairs(args.lang_pairs.split(",") if args.lang_pairs else pairs)
-    return table.with_groups(load_task_groups(args.moe_task_groups)) if args.moe_task_groups else (
-        table
-    )
+    if args.moe_task_groups:
+        table = table.with_groups(load_task_groups(args.moe_task_groups))
+    return table

@@ -1,0 +1,41 @@
+"""Dropout whose random numbers do not hold up a CPU."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+LEVELS = 2**16  # probabilities are rounded to this many parts
+
+
+class Dropout(nn.Module):
+    """As torch's dropout, with a faster draw on CPU.
+
+    torch draws a CPU's Bernoulli variables one by one: a seventh of a small model's training time.
+    Here each 64-bit number makes four variables, of 16 bits each.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with elements zeroed with probability p in training, others scaled up."""
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p, training=True)
+        return x * keep_mask(x, self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def keep_mask(x: Tensor, p: float) -> Tensor:
+    """Return a mask like x: 0 with probability p, else 1 / (1 - p)."""
+    dropped = round(p * LEVELS)
+    numbers = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
+    numbers.random_(-(2**63), None)  # the full range: all 64 bits are random
+    levels = numbers.view(torch.int16)[: x.numel()].view(x.shape)
+    kept = levels >= dropped - LEVELS // 2
+    return kept.to(x.dtype).mul_(LEVELS / max(1, LEVELS - dropped))
