@@ -266,6 +266,14 @@ def test_layer_under_autocast_is_near_to_full_precision(kind):
         assert parameter.grad.dtype == torch.float32 and torch.isfinite(parameter.grad).all()
 
 
+def test_experts_under_autocast_compute_in_half_precision():
+    experts = Experts(2, C, WIDTH)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = experts(torch.randn(3, C, dtype=dtype), [1, 2])
+        assert out.dtype == torch.bfloat16
+
+
 def test_statistics_under_autocast_are_as_exact_as_without():
     layer = make_layer("token").eval()
     mask = ragged_mask([2001, 700])  # numbers that bfloat16 cannot count to

@@ -16,9 +16,9 @@ from fairseq_taskmoe.evaluation.results import (
     load_results,
     markdown,
     terminal_table,
-    write_atomically,
 )
 from fairseq_taskmoe.evaluation.scoring import DirectionScore, averages
+from fairseq_taskmoe.files import write_atomically
 
 DIRECTIONS = {
     "de-en": DirectionScore("nrefs:1|tok:13a", 20.26, 45.0, 200, 12.5, 31.04, "nrefs:1|nc:6"),

@@ -123,7 +123,7 @@ def build_on_meta(cfg: Any, vocab_size: int, table: TaskTable) -> TransformerTas
     try:
         with torch.device("meta"):
             return TransformerTaskMoeModel.build_model(cfg, task)
-    except (ValueError, RuntimeError) as error:  # as of a width that heads do not divide
+    except (ValueError, ArithmeticError, RuntimeError) as error:  # as of 7 heads in a width of 8
         refuse(f"no model can be built from these sizes: {' '.join(str(error).split())}")
 
 

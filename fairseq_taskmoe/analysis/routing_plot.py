@@ -15,7 +15,7 @@ from typing import NamedTuple, Union
 
 import numpy as np
 
-from fairseq_taskmoe.errors import refuse
+from ..errors import refuse
 
 LAYER_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
 PANELS_PER_ROW = 4

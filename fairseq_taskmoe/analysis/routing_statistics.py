@@ -3,10 +3,6 @@
 The model reads the sources and, teacher-forced, the references. P language pairs, E experts.
 """
 
-import math
-import os
-import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -16,9 +12,10 @@ import torch
 from fairseq.utils import split_paths
 
 from ..checkpoint.reading import read_task_moe_checkpoint
-from ..data.dataset_manager import TaskDatasetManager
+from ..data.dataset_manager import holds_pair
 from ..errors import refuse
 from ..evaluation.translate import Batching, batches, load_for_pairs
+from ..files import new_folder
 from ..modules.gate_losses import GateStats
 from .routing_plot import plot_routing
 
@@ -63,30 +60,18 @@ def write_routing(
 
     Without lang_pairs: of all trained pairs that the data folder holds. Returns the files' names.
     """
-    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        refuse(f"--out {out} exists; nothing was overwritten")
-    pairs = lang_pairs or trained_pairs_in(data, path, split)
-    model, task = load_for_pairs(data, path, pairs)
-    if torch.cuda.is_available() and not cpu:
-        model.cuda()
-    statistics = collect(model, task, split, batching)
-
-    parent = os.path.dirname(os.path.abspath(out))
-    os.makedirs(parent, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.abspath(out))}.", dir=parent))
-    try:
-        save_npz(statistics, part / "routing.npz")
-        with open(part / "routing.tsv", "w", encoding="utf-8") as file:
+    with new_folder(out) as folder:
+        pairs = lang_pairs or trained_pairs_in(data, path, split)
+        model, task = load_for_pairs(data, path, pairs)
+        if torch.cuda.is_available() and not cpu:
+            model.cuda()
+        statistics = collect(model, task, split, batching)
+        save_npz(statistics, folder / "routing.npz")
+        with open(folder / "routing.tsv", "w", encoding="utf-8") as file:
             file.writelines("\t".join(row) + "\n" for row in table_rows(statistics))
         if find_spec("matplotlib"):
-            plot_routing(part / "routing.npz", part / "routing.png")
-        written = sorted(os.listdir(part))
-        part.chmod(0o755)
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    return written
+            plot_routing(folder / "routing.npz", folder / "routing.png")
+        return sorted(file.name for file in folder.iterdir())
 
 
 def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
@@ -95,15 +80,7 @@ def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
     trained = task_state.get("served_only") or task_state["task_table"]["lang_pairs"]
     folder = split_paths(data)[0]
 
-    def holds(pair: str) -> bool:
-        a, b = pair.split("-")
-        return any(
-            all(TaskDatasetManager.split_exists(split, *names, lang, folder, None)
-                for lang in names)
-            for names in ((a, b), (b, a))
-        )
-
-    pairs = [pair for pair in trained if holds(pair)]
+    pairs = [pair for pair in trained if holds_pair(folder, split, pair)]
     if not pairs:
         refuse(f"{folder} holds no {split} data of the trained pairs {', '.join(trained)}")
     return pairs
@@ -125,8 +102,7 @@ def collect(model: Any, task: Any, split: str, batching: Batching) -> RoutingSta
         sums = [[np.zeros(1), np.zeros(1)] for _ in names]
         for batch in batches(model, task, pair, split, batching):
             for added, stats in zip(sums, gate_stats(model, batch), strict=True):
-                gate_sum = getattr(stats, "gate_sum", torch.full_like(stats.load, math.nan))
-                for i, values in enumerate((stats.load, gate_sum)):
+                for i, values in enumerate((stats.load, stats.gate_sum)):
                     added[i] = added[i] + values.double().cpu().numpy()
         for name, added in zip(names, sums, strict=True):
             uses[name].append(added)

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import tempfile
 from typing import List, Optional
 
 import torch
 
 from ..errors import refuse
+from ..files import new_folder
 from .export_fairseq import stock_checkpoint, stock_flags, taskmoe_checkpoint
 from .extract_subnet import extract_subnet
 from .reading import Checkpoint, read_task_moe_checkpoint
@@ -21,33 +21,21 @@ def extract(
     sentencepiece_model: Optional[str] = None,
 ) -> None:
     """Write the sub-network of a pair to the new folder out, whole or not at all."""
-    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        refuse(f"--out {out} exists; nothing was overwritten")
     if sentencepiece_model and not os.path.isfile(sentencepiece_model):
         refuse(f"--sentencepiece-model {sentencepiece_model}: no such file")
-    checkpoint = read_task_moe_checkpoint(path)
-    subnet = extract_subnet(checkpoint, lang_pair)
-    make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[format]
-    extracted = make(checkpoint, subnet)
-    spm = sentencepiece_model or find_sentencepiece_model(checkpoint)
-
-    parent = os.path.dirname(os.path.abspath(out))
-    os.makedirs(parent, exist_ok=True)
-    part = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.abspath(out))}.", dir=parent)
-    try:
-        torch.save(extracted, os.path.join(part, MODEL))
+    with new_folder(out) as folder:
+        checkpoint = read_task_moe_checkpoint(path)
+        subnet = extract_subnet(checkpoint, lang_pair)
+        make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[format]
+        torch.save(make(checkpoint, subnet), folder / MODEL)
         for lang in lang_pair.split("-"):
-            with open(os.path.join(part, f"dict.{lang}.txt"), "w", encoding="utf-8") as file:
+            with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
                 file.writelines(dictionary_lines(checkpoint))
+        spm = sentencepiece_model or find_sentencepiece_model(checkpoint)
         if spm:
-            shutil.copyfile(spm, os.path.join(part, SENTENCEPIECE))
-        with open(os.path.join(part, "README.md"), "w", encoding="utf-8") as file:
-            file.write(readme(checkpoint, lang_pair, format, bool(spm)))
-        os.chmod(part, 0o755)
-        os.rename(part, out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+            shutil.copyfile(spm, folder / SENTENCEPIECE)
+        text = readme(checkpoint, lang_pair, format, bool(spm))
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def dictionary_lines(checkpoint: Checkpoint) -> List[str]:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
@@ -42,15 +42,10 @@ class TaskDatasetManager(MultilingualDatasetManager):
 
     def check_pair(self, split: str, lang_pair: str) -> None:
         """Refuse a pair that the data folder does not hold, in either order of its languages."""
-        source, target = lang_pair.split("-")
         folder = split_paths(self.args.data)[0]
-        for left, right in ((source, target), (target, source)):
-            if all(
-                self.split_exists(split, left, right, lang, folder, self.args.dataset_impl)
-                for lang in (left, right)
-            ):
-                return
-        refuse(f"{folder} holds no {split} data for {lang_pair} (nor for {target}-{source})")
+        if not holds_pair(folder, split, lang_pair, self.args.dataset_impl):
+            source, target = lang_pair.split("-")
+            refuse(f"{folder} holds no {split} data for {lang_pair} (nor for {target}-{source})")
 
     def load_a_dataset(self, **kwargs: Any) -> TaskPairDataset:
         """As in fairseq, with the pair's task id in every example."""
@@ -71,6 +66,22 @@ class TaskDatasetManager(MultilingualDatasetManager):
                 f"and {len(target)} in {tgt}"
             )
         return source, target, alignments
+
+
+def holds_pair(
+    folder: str, split: str, lang_pair: str, dataset_impl: Optional[str] = None
+) -> bool:
+    """Say whether a folder holds both sides of a pair, in either order of its languages."""
+    source, target = lang_pair.split("-")
+    return any(
+        all(
+            MultilingualDatasetManager.split_exists(
+                split, left, right, lang, folder, dataset_impl
+            )
+            for lang in (left, right)
+        )
+        for left, right in ((source, target), (target, source))
+    )
 
 
 def manager_namespace(settings: Dict[str, Any]) -> argparse.Namespace:

@@ -12,8 +12,9 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from ..checkpoint.reading import read_task_moe_checkpoint
 from ..errors import refuse
+from ..files import write_atomically
 from .floors import nearest_neighbour_translations
-from .results import Results, write_atomically
+from .results import Results
 from .scoring import DirectionScore, score_direction
 from .translate import Batching, load_for_pairs, read_test_set, translate_pair
 

@@ -13,8 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from fairseq_taskmoe.errors import refuse
-from fairseq_taskmoe.evaluation.scoring import Average, DirectionScore, averages
+from ..errors import refuse
+from ..files import write_atomically
+from .scoring import Average, DirectionScore, averages
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCORE_FIELDS = ("bleu", "chrf", "floor_copy_chrf", "floor_nearest_chrf")
@@ -130,16 +131,6 @@ def markdown(results: Results) -> str:
         f"- versions: {_listing(results.versions)}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write text as UTF-8 to path, so that nobody ever sees half of it; raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def hardware() -> dict[str, Any]:

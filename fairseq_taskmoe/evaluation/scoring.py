@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 
 from sacrebleu.metrics import BLEU, CHRF
 
-from fairseq_taskmoe.errors import refuse
+from ..errors import refuse
 
 # keyed by the code before the first underscore: zh_CN and zho_Hans are Chinese as well
 TOKENIZERS = {

@@ -15,6 +15,7 @@ from .. import register  # noqa: F401
 from ..checkpoint.reading import read_task_moe_checkpoint
 from ..data.languages import load_joined_dictionary
 from ..data.task_table import check_pairs
+from ..errors import refuse
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
@@ -60,8 +61,15 @@ def batches(
     batching: Batching,
 ) -> Iterator[Batch]:
     """Yield a direction's test set in batches of similar length, on the model's device."""
+    dataset = task.data_manager.load_pair(split, lang_pair)
+    longest = int(dataset.sizes.max()) if len(dataset) else 0
+    if batching.max_tokens is not None and batching.max_tokens < longest:
+        refuse(
+            f"--max-tokens {batching.max_tokens}: the {split} set of {lang_pair} has a sentence of "
+            f"{longest} tokens"
+        )
     iterator = task.get_batch_iterator(
-        task.data_manager.load_pair(split, lang_pair),
+        dataset,
         max_tokens=batching.max_tokens,
         max_sentences=batching.batch_size,
         max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),

@@ -17,6 +17,14 @@ from .config import TASK_ROUTERS
 
 def check_config(cfg: Any) -> None:
     """Refuse a configuration that no model can be built from, naming the flag."""
+    for half in ("encoder", "decoder"):
+        for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads"):
+            value = getattr(cfg, f"{half}_{name}")
+            if value < 1:
+                refuse(f"--{half}-{name.replace('_', '-')} {value}: give 1 or more")
+        dim, heads = getattr(cfg, f"{half}_embed_dim"), getattr(cfg, f"{half}_attention_heads")
+        if dim % heads:
+            refuse(f"--{half}-embed-dim {dim} is no multiple of --{half}-attention-heads {heads}")
     if cfg.moe_expert_count == 0:
         return
     if cfg.moe_expert_count < 0:

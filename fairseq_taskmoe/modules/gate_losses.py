@@ -20,6 +20,7 @@ class GateStats(NamedTuple):
     entropy: Tensor  # () mean entropy of the gate's probabilities in nats
     load: Tensor  # (E,) choices that each expert received, counted in tokens
     overflow: Tensor  # () share of the tokens' choices that were dropped
+    gate_sum: Tensor  # (E,) gates of the choices that each expert received, added up over tokens
 
 
 def gate_stats(routing: RouterOutput, token_mask: Tensor) -> GateStats:
@@ -46,5 +47,7 @@ def gate_stats(routing: RouterOutput, token_mask: Tensor) -> GateStats:
         entropy = (weights * surprise).sum() / num_tokens
         chosen = weights.unsqueeze(1) * (routing.gates.flatten(0, 1) > 0)
         load = torch.zeros_like(mean_probs).index_add(0, expert_ids.flatten(), chosen.flatten())
+        gates = weights.unsqueeze(1) * routing.gates.flatten(0, 1)
+        gate_sum = torch.zeros_like(mean_probs).index_add(0, expert_ids.flatten(), gates.flatten())
         overflow = 1 - load.sum() / (num_tokens * expert_ids.size(1))
-    return GateStats(balance, z_loss, entropy, load, overflow)
+    return GateStats(balance, z_loss, entropy, load, overflow, gate_sum)

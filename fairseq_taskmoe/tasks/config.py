@@ -73,6 +73,13 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     virtual_data_size: Optional[int] = field(
         default=None, metadata={"help": "examples in all shards of the sampled data together"}
     )
+    float32_matmul_precision: ChoiceEnum(["highest", "high", "medium"]) = field(  # type: ignore
+        default="highest",
+        metadata={
+            "help": "torch's setting for products of float32 matrices: medium computes them in "
+            "bfloat16, several times faster on CPUs with AMX; high and medium use TF32 on GPUs"
+        },
+    )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II(  # type: ignore

@@ -59,6 +59,7 @@ class TranslationTaskMoeTask(FairseqTask):
         """Load the joined dictionary of the data folder."""
         if not cfg.data:
             refuse("name the folder of the binarized data")
+        torch.set_float32_matmul_precision(str(cfg.float32_matmul_precision))
         if bool(cfg.source_lang) != bool(cfg.target_lang):
             refuse("-s/--source-lang and -t/--target-lang go together")
         served = [f"{cfg.source_lang}-{cfg.target_lang}"] if cfg.source_lang else []

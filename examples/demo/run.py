@@ -1,0 +1,107 @@
+"""The main job on the embedded corpus: train a Task-MoE, score it, cut out a model per direction.
+
+Everything lands in runs/demo. It can be stopped at any time and started again: what is done is not
+done again. Ten minutes on two cores.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from examples.demo.prepare import prepare  # noqa: E402
+from examples.demo.train import DIRECTIONS, FLAGS, train  # noqa: E402
+from preprocess.stages import fingerprint, run_stage  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "demo", help="folder to fill")
+    out = parser.parse_args().out.resolve()
+    started = time.monotonic()
+    data, stages, best = out / "data-bin", out / "stages", out / "checkpoints/checkpoint_best.pt"
+    facts_file = out / "demo.json"
+    prepare(out)
+    clear_other_runs(out, fingerprint({"flags": FLAGS}, [out / "dict.txt"]))
+    run_stage(
+        stages / "train.txt",
+        lambda: train(data, best.parent, out / "train.log"),
+        settings={"flags": FLAGS},
+        inputs=[out / "dict.txt"],
+        outputs=[best],
+    )
+
+    # torch and fairseq take seconds to load: not before there is something for them to do
+    from examples.demo import report
+
+    after_training: Dict[str, Any] = {"settings": {"beam": report.BEAM}, "inputs": [best]}
+    run_stage(
+        stages / "evaluate.txt",
+        lambda: report.score_directions(data, best, out),
+        outputs=[out / name for name in report.RESULTS],
+        **after_training,
+    )
+    subnets = out / "subnets"
+    run_stage(
+        stages / "extract.txt",
+        lambda: report.extract_directions(best, subnets, out / "spm.model"),
+        outputs=[subnets / pair / "model.pt" for pair in DIRECTIONS],
+        **after_training,
+    )
+    run_stage(
+        stages / "routing.txt",
+        lambda: report.plot_directions(data, best, out),
+        outputs=[out / "routing.png"],
+        **after_training,
+    )
+
+    def check() -> None:
+        facts = report.check_subnets(data, best, subnets)
+        facts["wall_seconds"] = round(time.monotonic() - started, 1)
+        facts_file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    run_stage(stages / "check.txt", check, outputs=[facts_file], **after_training)
+    print(f"\n{report.table(out)}\n")
+    print(summary(json.loads(facts_file.read_text(encoding="utf-8")), out))
+
+
+def clear_other_runs(out: Path, wanted: str) -> None:
+    """Remove what was trained with other settings or on other text: it cannot be resumed."""
+    mark = out / "stages" / "run.txt"
+    if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
+        return
+    for name in ("checkpoints", "evaluation", "subnets", "routing"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    mark.write_text(wanted, encoding="utf-8")
+
+
+def summary(facts: Dict[str, Any], out: Path) -> str:
+    def shown(*parts: str) -> str:
+        return os.path.relpath(out.joinpath(*parts))
+
+    ratio = facts["params_full"] / facts["params_subnet"]
+    lines = {
+        "full model": f"{facts['params_full']:,} parameters, {len(DIRECTIONS)} directions",
+        "sub-network": f"{facts['params_subnet']:,} parameters, one direction: {ratio:.1f} times "
+        "smaller, and runs in fairseq without this plugin",
+        "same model?": "log-probabilities differ by at most "
+        f"{facts['subnet_max_abs_logprob_diff']:.1e}; {facts['subnet_hypotheses_different']} of "
+        f"{facts['subnet_hypotheses']} hypotheses differ, {facts['of_which_ties']} of them ties",
+        "routing": shown("routing.png"),
+        "results": f"{shown('results.md')}, {shown('results.json')}",
+        "try one": f"as {shown('subnets', 'en-de', 'README.md')} says",
+        "time": f"{facts['wall_seconds']:.0f} s",
+    }
+    return "\n".join(f"{name:12} {text}" for name, text in lines.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The demo's training run: fairseq-train on the six directions, with its progress on one line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Iterator, List
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[2]
+USER_DIR = ROOT / "fairseq_taskmoe"
+LANGUAGES = ("de", "ru", "zh")
+DIRECTIONS = tuple(pair for lang in LANGUAGES for pair in (f"en-{lang}", f"{lang}-en"))
+THREADS = 2
+MAX_UPDATE = 2400
+# On a machine that is slower than two cores of today the run ends here, a little less trained
+STOP_TIME_HOURS = 0.125
+
+FLAGS = f"""
+    --task translation_task_moe --lang-pairs {",".join(DIRECTIONS)} --encoder-langtok tgt
+    --arch transformer_task_moe --encoder-moe-router target --decoder-moe-router target
+    --moe-expert-count 8 --moe-top-k 2 --moe-freq 2 --share-all-embeddings
+    --encoder-layers 2 --decoder-layers 2 --encoder-attention-heads 4 --decoder-attention-heads 4
+    --encoder-embed-dim 256 --decoder-embed-dim 256
+    --encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512
+    --encoder-normalize-before --decoder-normalize-before --dropout 0.1
+    --criterion moe_label_smoothed_cross_entropy --label-smoothing 0.1
+    --optimizer adam --adam-betas (0.9,0.98) --clip-norm 1.0
+    --lr 0.002 --lr-scheduler polynomial_decay --warmup-updates 200
+    --total-num-update {MAX_UPDATE} --max-update {MAX_UPDATE}
+    --max-tokens 1200 --seed 1 --stop-time-hours {STOP_TIME_HOURS}
+    --sampling-method temperature --sampling-temperature 1
+    --save-interval-updates 400 --keep-interval-updates 1 --no-epoch-checkpoints
+    --cpu --num-workers 0 --log-format json --log-interval 20
+"""
+
+
+def train(data: Path, checkpoints: Path, log: Path) -> None:
+    """Train, or resume from checkpoints; the full log goes to a file."""
+    command = [
+        sys.executable, "-m", "fairseq_cli.train", str(data), "--user-dir", str(USER_DIR),
+        "--save-dir", str(checkpoints), *FLAGS.split(),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONUNBUFFERED": "1"}
+    with open(log, "a", encoding="utf-8") as record:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        try:
+            last = show_progress(copy_lines(process.stdout, record))
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            status = process.wait()
+    if status:
+        sys.exit(f"training failed; the end of {log}:\n" + "".join(last))
+
+
+def copy_lines(lines: Iterator[str], record: object) -> Iterator[str]:
+    """Yield lines, having written each to record."""
+    for line in lines:
+        print(line, end="", file=record, flush=True)
+        yield line
+
+
+def show_progress(lines: Iterator[str]) -> List[str]:
+    """Show updates and loss as fairseq logs them; return the last lines."""
+    last: List[str] = []
+    on_terminal = sys.stderr.isatty()
+    bar = tqdm(total=MAX_UPDATE, desc="train", unit="update", disable=not on_terminal)
+    said = time.monotonic()
+    for line in lines:
+        last = [*last[-9:], line]
+        logged = parse_log(line)
+        if "num_updates" not in logged:
+            continue
+        updates, loss = int(logged["num_updates"]), logged.get("loss", "?")
+        bar.update(updates - bar.n)
+        bar.set_postfix(loss=loss)
+        if not on_terminal and time.monotonic() - said > 30:
+            said = time.monotonic()
+            print(f"  update {updates} of at most {MAX_UPDATE}, loss {loss}", flush=True)
+    bar.close()
+    return last
+
+
+def parse_log(line: str) -> dict:
+    """Return what a line of fairseq's training log says, nothing for other lines."""
+    start = line.find("{")
+    if "| train_inner |" not in line or start < 0:
+        return {}
+    try:
+        return json.loads(line[start:])
+    except ValueError:
+        return {}
