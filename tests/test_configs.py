@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 import fairseq_taskmoe  # noqa: F401
 
 pytest_plugins = ["console"]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq's use of hydra
 
 CONFIGS = ROOT / "configs"
 SIZES = ("smoke", "demo", "wmt30")

@@ -62,7 +62,7 @@ def test_entropy_is_a_mean_in_nats():
     torch.testing.assert_close(stats.entropy, torch.tensor(2.0).log() / 2)
 
 
-def test_load_counts_choices_and_overflow_is_the_share_that_was_dropped():
+def test_load_counts_choices_and_overflow_is_the_share_without_room():
     routing = routed(
         probs=[[0.6, 0.3, 0.1]] * 4,
         expert_ids=[[0, 1], [0, 2], [0, 1], [1, 0]],
@@ -70,16 +70,20 @@ def test_load_counts_choices_and_overflow_is_the_share_that_was_dropped():
     )
     stats = gate_stats(routing, ragged_mask([4]))
     assert stats.load.tolist() == [3, 2, 0]
-    torch.testing.assert_close(stats.overflow, torch.tensor(3 / 8))
+    torch.testing.assert_close(stats.gate_sum, torch.tensor([1.9, 0.8, 0.0]))
+    # of the three choices that were not dispatched, two found no room and one was not drawn
+    lost = torch.tensor([[[False, False], [False, False], [True, True], [False, False]]])
+    assert stats.overflow == 0
+    stats = gate_stats(routing._replace(overflow=lost), ragged_mask([4]))
+    torch.testing.assert_close(stats.overflow, torch.tensor(2 / 8))
 
 
 def random_routing(batch, length, num_experts=4, top_k=2):
     log_partition = torch.randn(batch, length)
     probs = torch.randn(batch, length, num_experts).softmax(-1)
     gates, expert_ids = probs.topk(top_k, dim=-1)
-    return RouterOutput(
-        expert_ids, gates * (torch.rand_like(gates) > 0.2), probs, log_partition
-    )
+    lost = torch.rand_like(gates) < 0.2
+    return RouterOutput(expert_ids, gates * ~lost, probs, log_partition, lost)
 
 
 @pytest.mark.parametrize("left_pad", [True, False])

@@ -97,9 +97,13 @@ def test_layer_is_a_loop_over_tokens_and_experts(kind, options):
 @pytest.mark.parametrize("kind", ["token", "sentence"])
 def test_options_of_the_loop_do_drop_choices(kind):
     x, inputs = make_inputs()
+    num_choices = make_layer(kind)(x, inputs)[1].load.sum()
     for options in ({"capacity_factor": 0.6}, {"second_expert_policy": "random"}):
         layer = make_layer(kind, **options).train()
-        assert max(layer(x, inputs)[1].overflow for _ in range(20)) > 0
+        drawn = [layer(x, inputs)[1] for _ in range(20)]
+        assert min(stats.load.sum() for stats in drawn) < num_choices
+        # what a policy does not draw is no overflow
+        assert (max(stats.overflow for stats in drawn) > 0) == ("capacity_factor" in options)
 
 
 @pytest.mark.parametrize("activation_fn", ["relu", "gelu"])

@@ -11,13 +11,14 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
-    label_smoothed_nll_loss,
 )
 from fairseq.logging import metrics
+from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from ..modules.gate_losses import GateStats
+from ..modules.label_smoothed_loss import label_smoothed_nll
 
 HALVES = ("encoder", "decoder")
 
@@ -59,13 +60,16 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         self.z_loss_weight = moe_z_loss_wt
 
     def forward(
-        self, model: torch.nn.Module, sample: Dict[str, Any], reduce: bool = True
+        self, model: BaseFairseqModel, sample: Dict[str, Any], reduce: bool = True
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """Return the loss of a micro-batch, its sample size, and the sums to log."""
         logits, extra = model(**sample["net_input"])
-        log_probs, target = self.get_lprobs_and_target(model, (logits, extra), sample)
-        token_loss, token_nll = label_smoothed_nll_loss(
-            log_probs, target.view(-1, 1), self.eps, ignore_index=self.padding_idx, reduce=False
+        target = model.get_targets(sample, (logits, extra))
+        if self.ignore_prefix_size > 0:
+            logits = logits[:, self.ignore_prefix_size :].contiguous()
+            target = target[:, self.ignore_prefix_size :].contiguous()
+        token_loss, token_nll = label_smoothed_nll(
+            logits.flatten(0, 1), target.flatten(), self.eps, self.padding_idx
         )
         nll_loss = token_nll.sum()
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
@@ -90,8 +94,9 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         for half in HALVES:
             logging_output.update(gate_logs(half, gate_stats[half], sample_size))
         if self.report_accuracy:
-            n_correct, total = self.compute_accuracy(model, (logits, extra), sample)
-            logging_output["n_correct"], logging_output["total"] = n_correct.data, total.data
+            real = target.ne(self.padding_idx)
+            logging_output["n_correct"] = (logits.argmax(dim=-1).eq(target) & real).sum()
+            logging_output["total"] = real.sum()
         if not model.training and "task_ids" in sample["net_input"]:
             logging_output.update(self._logs_by_task(token_nll, target, sample))
         return loss, sample_size, logging_output
@@ -101,7 +106,7 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     ) -> Dict[str, Tensor]:
         """Return the sums of losses and of tokens (N,) of each task."""
         task_ids = sample["net_input"]["task_ids"]
-        per_sentence = token_nll.view(task_ids.size(0), -1).sum(dim=1).float()
+        per_sentence = token_nll.data.view(task_ids.size(0), -1).sum(dim=1).float()
         tokens = target.view(task_ids.size(0), -1).ne(self.padding_idx).sum(dim=1).float()
         zeros = torch.zeros(len(self.task.task_table.lang_pairs), device=token_nll.device)
         return {

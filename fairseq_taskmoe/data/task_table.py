@@ -128,9 +128,14 @@ def load_task_groups(path: str) -> Dict[str, List[str]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         refuse(f"--moe-task-groups {path}: {' '.join(str(error).split())}")
     valid = isinstance(groups, dict) and all(
-        isinstance(members, list) and all(isinstance(member, str) for member in members)
-        for members in groups.values()
+        isinstance(name, str)
+        and isinstance(members, list)
+        and all(isinstance(member, str) for member in members)
+        for name, members in groups.items()
     )
     if not valid:
-        refuse(f"--moe-task-groups {path}: write `name: [en-de, en-nl]`, one group a line")
-    return {str(name): members for name, members in groups.items()}
+        refuse(
+            f"--moe-task-groups {path}: write `name: [en-de, en-nl]`, one group a line, with "
+            'quotes around what YAML takes for a truth value, as "no"'
+        )
+    return groups

@@ -12,8 +12,8 @@ def within_capacity(
     expert_ids (U, K) are the choices and dispatched (U, K) says which are made at all; sizes (U,)
     counts a unit's tokens (0 for padding). Each expert takes factor * tokens / num_experts tokens,
     rounded up: all first choices in the order of the batch, then all second ones (GShard algorithm
-    1; Lingvo queues likewise). Sorting keeps memory linear in U, where one-hot cumulative sums
-    would take U x num_experts.
+    1; Lingvo queues likewise). A choice that found no room keeps its place in the queue. Sorting
+    keeps memory linear in U, where one-hot cumulative sums would take U x num_experts.
     """
     num_units, top_k = expert_ids.shape
     capacity = (sizes.sum().double() * factor / num_experts).ceil()

@@ -5,7 +5,7 @@ first dimension, experts are gathered by concatenation and spread over devices b
 """
 
 import math
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -96,19 +96,25 @@ class _StackedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> Tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> Tuple[Optional[Tensor], ...]:
         rows, weight = ctx.saved_tensors
-        grad_rows = torch.empty_like(rows)
-        grad_weight = torch.empty_like(weight)
-        grad_bias = weight.new_zeros(weight.size(0), 1, weight.size(1))
-        for expert, block in _blocks(ctx.counts):
-            grad = grad_out[block]
-            torch.mm(grad, weight[expert], out=grad_rows[block])
-            torch.mm(grad.t(), rows[block], out=grad_weight[expert])
-            torch.sum(grad, dim=0, out=grad_bias[expert, 0])
-        for expert, count in enumerate(ctx.counts):
-            if count == 0:
-                grad_weight[expert].zero_()
+        grad_rows = grad_weight = grad_bias = None
+        blocks = _blocks(ctx.counts)
+        if ctx.needs_input_grad[0]:
+            grad_rows = torch.empty_like(rows)
+            for expert, block in blocks:
+                torch.mm(grad_out[block], weight[expert], out=grad_rows[block])
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.empty_like(weight)
+            for expert, block in blocks:
+                torch.mm(grad_out[block].t(), rows[block], out=grad_weight[expert])
+            for expert, count in enumerate(ctx.counts):
+                if count == 0:
+                    grad_weight[expert].zero_()
+        if ctx.needs_input_grad[2]:
+            grad_bias = weight.new_zeros(weight.size(0), 1, weight.size(1))
+            for expert, block in blocks:
+                torch.sum(grad_out[block], dim=0, out=grad_bias[expert, 0])
         return grad_rows, grad_weight, grad_bias, None
 
 

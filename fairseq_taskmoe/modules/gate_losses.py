@@ -19,7 +19,7 @@ class GateStats(NamedTuple):
     z_loss: Tensor  # () mean squared log-sum-exp of the logits
     entropy: Tensor  # () mean entropy of the gate's probabilities in nats
     load: Tensor  # (E,) choices that each expert received, counted in tokens
-    overflow: Tensor  # () share of the tokens' choices that were dropped
+    overflow: Tensor  # () share of the tokens' choices that their expert had no room for
     gate_sum: Tensor  # (E,) gates of the choices that each expert received, added up over tokens
 
 
@@ -49,5 +49,8 @@ def gate_stats(routing: RouterOutput, token_mask: Tensor) -> GateStats:
         load = torch.zeros_like(mean_probs).index_add(0, expert_ids.flatten(), chosen.flatten())
         gates = weights.unsqueeze(1) * routing.gates.flatten(0, 1)
         gate_sum = torch.zeros_like(mean_probs).index_add(0, expert_ids.flatten(), gates.flatten())
-        overflow = 1 - load.sum() / (num_tokens * expert_ids.size(1))
+        overflow = torch.zeros_like(balance)
+        if routing.overflow is not None:
+            lost = weights.unsqueeze(1) * routing.overflow.flatten(0, 1)
+            overflow = lost.sum() / (num_tokens * expert_ids.size(1))
     return GateStats(balance, z_loss, entropy, load, overflow, gate_sum)

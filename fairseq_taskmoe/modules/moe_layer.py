@@ -1,6 +1,6 @@
 """The mixture-of-experts layer: router, dispatcher, experts, combine."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch.nn as nn
 from torch import Tensor
@@ -25,7 +25,9 @@ class MoELayer(nn.Module):
         self.experts = experts
         self.dispatcher = LocalDispatcher(num_experts)
 
-    def forward(self, x: Tensor, inputs: RoutingInputs) -> Tuple[Tensor, GateStats]:
+    def forward(
+        self, x: Tensor, inputs: RoutingInputs, with_stats: bool = True
+    ) -> Tuple[Tensor, Optional[GateStats]]:
         """Return the weighted sum of each token's experts (B, S, C), and the routing's statistics.
 
         Padding comes back as zeros, and so does a token whose choices were all dropped: the
@@ -34,4 +36,5 @@ class MoELayer(nn.Module):
         routing = self.router(x, inputs)
         rows, plan = self.dispatcher.dispatch(x, routing, inputs.token_mask)
         rows = self.experts(rows, plan.counts)
-        return self.dispatcher.combine(rows, plan, x), gate_stats(routing, inputs.token_mask)
+        stats = gate_stats(routing, inputs.token_mask) if with_stats else None
+        return self.dispatcher.combine(rows, plan, x), stats

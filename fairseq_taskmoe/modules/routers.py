@@ -31,6 +31,7 @@ class RouterOutput(NamedTuple):
     gates: Tensor  # (B, S or 1, K), summing to 1 over K >= 2 choices; 0 where a choice is dropped
     probs: Tensor  # (B, S or 1, E) float32, for the balance loss and the statistics
     log_partition: Tensor  # (B, S or 1) float32, log-sum-exp of the logits, for the z-loss
+    overflow: Optional[Tensor] = None  # (B, S or 1, K) True where an expert had no room
 
 
 class RouterOptions(NamedTuple):
@@ -58,21 +59,26 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
         """Route x (B, S, C): score the key, choose K experts, drop what exceeds the capacity."""
-        key = self.routing_key(x, inputs)
-        if self.training and self.options.jitter > 0:
-            key = key * torch.empty_like(key).uniform_(
-                1 - self.options.jitter, 1 + self.options.jitter
-            )
         # float32: in half precision small differences between experts vanish
-        with torch.autocast(key.device.type, enabled=False):
-            logits = F.linear(key.float(), self.gate.weight.float())
+        with torch.autocast(x.device.type, enabled=False):
+            key = self.routing_key(x, inputs).float()
+            if self.training and self.options.jitter > 0:
+                jitter = self.options.jitter
+                key = key * torch.empty_like(key).uniform_(1 - jitter, 1 + jitter)
+            logits = F.linear(key, self.gate.weight.float())
         probs = logits.softmax(dim=-1)
         expert_ids = self.choose_experts(logits)
         gates = probs.gather(-1, expert_ids)
         if self.options.top_k > 1:  # a lone gate normalised to 1 would get no gradient
             gates = gates / gates.sum(dim=-1, keepdim=True)
-        gates = self.drop_choices(expert_ids, gates, inputs.token_mask)
-        return RouterOutput(expert_ids, gates.type_as(x), probs, logits.logsumexp(dim=-1))
+        if self.training and self.options.second_expert_policy == "random":
+            gates = self.draw_later_choices(gates)
+        overflow = self.find_overflow(expert_ids, gates, inputs.token_mask)
+        if overflow is not None:
+            gates = gates * ~overflow
+        return RouterOutput(
+            expert_ids, gates.type_as(x), probs, logits.logsumexp(dim=-1), overflow
+        )
 
     def choose_experts(self, logits: Tensor) -> Tensor:
         """Return the experts (B, S or 1, K) for logits (B, S or 1, E), best first.
@@ -88,29 +94,34 @@ class Router(nn.Module):
         others = (logits.detach() + gumbel).scatter(-1, first, float("-inf"))
         return torch.cat([first, others.topk(k - 1, dim=-1).indices], dim=-1)
 
-    def drop_choices(self, expert_ids: Tensor, gates: Tensor, token_mask: Tensor) -> Tensor:
-        """Return gates (B, S or 1, K) with zeros where a choice is not dispatched.
+    def draw_later_choices(self, gates: Tensor) -> Tensor:
+        """Return gates (B, S or 1, K), with zeros for later choices that are not dispatched.
 
-        Gates are normalised before and not after, as in GShard: who loses an expert keeps the
-        weight of the other. Policy `random` dispatches a later choice with probability 2 g (GShard
-        section 2.2). Experts beyond their capacity drop by position, first choices before second.
+        Policy `random`: a later choice is dispatched with probability 2 g (GShard section 2.2).
         """
-        if self.training and self.options.second_expert_policy == "random":
-            kept = 2 * gates > torch.rand_like(gates)
-            kept[..., 0] = True
-            gates = gates * kept
-        factor = (
-            self.options.capacity_factor if self.training else self.options.eval_capacity_factor
+        kept = 2 * gates > torch.rand_like(gates)
+        kept[..., 0] = True
+        return gates * kept
+
+    def find_overflow(
+        self, expert_ids: Tensor, gates: Tensor, token_mask: Tensor
+    ) -> Optional[Tensor]:
+        """Return which choices (B, S or 1, K) exceed an expert's capacity, None without capacity.
+
+        Gates stay as they were normalised before, as in GShard: who loses an expert keeps the
+        weight of the other.
+        """
+        options = self.options
+        factor = options.capacity_factor if self.training else options.eval_capacity_factor
+        if factor <= 0:
+            return None
+        per_token = gates.size(1) == token_mask.size(1)
+        sizes = token_mask.long() if per_token else token_mask.sum(1, keepdim=True)
+        dispatched = gates.flatten(0, 1) > 0
+        kept = within_capacity(
+            expert_ids.flatten(0, 1), dispatched, sizes.flatten(), self.num_experts, factor
         )
-        if factor > 0:
-            per_token = gates.size(1) == token_mask.size(1)
-            sizes = token_mask.long() if per_token else token_mask.sum(1, keepdim=True)
-            kept = within_capacity(
-                expert_ids.flatten(0, 1), gates.flatten(0, 1) > 0, sizes.flatten(),
-                self.num_experts, factor,
-            )
-            gates = gates * kept.view_as(gates)
-        return gates
+        return (dispatched & ~kept).view_as(gates)
 
 
 class TokenRouter(Router):
@@ -159,6 +170,5 @@ class TaskRouter(Router):
 
 def masked_mean(x: Tensor, token_mask: Tensor) -> Tensor:
     """Return the mean (B, C) of the real tokens of x (B, S, C)."""
-    weights = token_mask.type_as(x)
-    total = torch.bmm(weights.unsqueeze(1), x).squeeze(1)
-    return total / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    total = torch.bmm(token_mask.type_as(x).unsqueeze(1), x).squeeze(1)
+    return total / token_mask.sum(dim=1, keepdim=True).clamp(min=1).type_as(x)

@@ -66,13 +66,13 @@ class TransformerLayer(nn.Module):
         return x if self.normalize_before else norm(x)
 
     def feed_forward(
-        self, x: Tensor, routing: Optional[RoutingInputs]
+        self, x: Tensor, routing: Optional[RoutingInputs], with_stats: bool = True
     ) -> Tuple[Tensor, Optional[GateStats]]:
         """Run the feed-forward block on x (B, S, C)."""
         inner = self.before(self.final_layer_norm, x)
         stats = None
         if self.moe is not None:
-            inner, stats = self.moe(inner, routing)
+            inner, stats = self.moe(inner, routing, with_stats)
         else:
             hidden = self.activation_fn(self.fc1(inner))
             inner = self.fc2(self.activation_dropout(hidden))
@@ -134,7 +134,8 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
         inner = self.encoder_attn.attend(inner, keys, values, memory_mask)
         x = self.after(self.encoder_attn_layer_norm, x, inner)
 
-        x, stats = self.feed_forward(x, routing)
+        # nobody asks for the statistics of a single decoding step
+        x, stats = self.feed_forward(x, routing, with_stats=incremental_state is None)
         return x, stats, weights
 
     def _past_keys_values(

@@ -1,0 +1,66 @@
+"""Label-smoothed cross entropy from logits, without a second matrix of their size in forward.
+
+Shapes: R rows (target positions), V words.
+"""
+
+from typing import Any, List, Tuple
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 2**19  # logits that are worked on at once: they stay in a core's cache
+
+
+def label_smoothed_nll(
+    logits: Tensor, target: Tensor, epsilon: float, padding_idx: int
+) -> Tuple[Tensor, Tensor]:
+    """Return the smoothed loss (R,) and the plain NLL (R,) of logits (R, V), in nats.
+
+    Defined as in fairseq: a share of epsilon is spread over the other V - 1 words. Both are 0 where
+    target (R,) is padding. float32 whatever the logits are; only the smoothed loss has a gradient.
+    """
+    loss, nll = _LabelSmoothedNll.apply(logits, target, epsilon, padding_idx)
+    return loss, nll
+
+
+class _LabelSmoothedNll(torch.autograd.Function):
+    """With p = softmax(logits) the gradient of the loss is p - q, q the smoothed target."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, epsilon: float, padding_idx: int
+    ) -> Tuple[Tensor, Tensor]:
+        num_words = logits.size(1)
+        spread = epsilon / (num_words - 1)
+        log_sums = torch.empty(logits.size(0), device=logits.device)
+        sums = torch.empty_like(log_sums)
+        for rows in _chunks(logits):
+            block = logits[rows].float()
+            torch.logsumexp(block, dim=1, out=log_sums[rows])
+            torch.sum(block, dim=1, out=sums[rows])
+        real = target.ne(padding_idx)
+        chosen = logits.gather(1, target.unsqueeze(1)).squeeze(1).float()
+        nll = (log_sums - chosen) * real
+        smooth = (num_words * log_sums - sums) * real
+        ctx.save_for_backward(logits, target, log_sums, real)
+        ctx.epsilon, ctx.spread = epsilon, spread
+        ctx.mark_non_differentiable(nll)
+        return (1 - epsilon - spread) * nll + spread * smooth, nll
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Tuple[Tensor, None, None, None]:
+        logits, target, log_sums, real = ctx.saved_tensors
+        grad = torch.empty_like(logits)
+        weights = (grad_loss * real).unsqueeze(1)
+        on_target = torch.full_like(weights, ctx.epsilon + ctx.spread - 1)
+        for rows in _chunks(logits):
+            block = (logits[rows].float() - log_sums[rows].unsqueeze(1)).exp_()
+            block.sub_(ctx.spread).scatter_add_(1, target[rows].unsqueeze(1), on_target[rows])
+            grad[rows] = block.mul_(weights[rows])
+        return grad, None, None, None
+
+
+def _chunks(logits: Tensor) -> List[slice]:
+    """Return the blocks of rows to work on: a GPU has no use for small ones."""
+    step = max(1, CHUNK_ELEMENTS // logits.size(1)) if logits.device.type == "cpu" else 2**14
+    return [slice(start, start + step) for start in range(0, logits.size(0), step)]
