@@ -101,18 +101,16 @@ def test_sides_of_different_length(checkpoint, data, tmp_path):
         for split in ("train", "test"):
             shutil.copy(data / f"valid.en-de.de.{suffix}", data / f"{split}.en-de.de.{suffix}")
     line = refused_training(data, tmp_path)
-    assert "400" in line and "40 in de" in line
+    assert "400 in en" in line and "40 sentences in de" in line
     line = refused(generate(data, "en-de", checkpoint, check=False))
-    assert "101" in line and "40 in de" in line
+    assert "101 sentences in en" in line and "40 in de" in line
 
 
-@pytest.mark.parametrize("damage", ["other-word", "one-more", "other-order"])
+@pytest.mark.parametrize("damage", ["one-more", "other-order"])
 def test_dictionary_that_is_not_the_checkpoints(damage, checkpoint, data):
     for file in data.glob("dict.*.txt"):
         lines = file.read_text().splitlines(keepends=True)
-        if damage == "other-word":
-            lines[100] = "unheard 1\n"
-        elif damage == "one-more":
+        if damage == "one-more":
             lines.append("unheard 1\n")
         else:
             lines[100], lines[101] = lines[101], lines[100]
