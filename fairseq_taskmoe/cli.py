@@ -28,6 +28,7 @@ VERBS = {
     "extract": Verb("extract", "cut a dense sub-network out of a checkpoint"),
     "params": Verb("params", "count parameters, of a checkpoint or of an architecture"),
     "routing": Verb("routing", "routing statistics and figures"),
+    "bench": Verb("bench", "measure throughput on random weights"),
 }
 
 

@@ -15,7 +15,12 @@ from typing import Dict, List, Optional, Sequence
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # preprocess/ is not installed
 
-from examples.demo.split import Split, split_strings, split_words  # noqa: E402
+from examples.demo.split import (  # noqa: E402
+    Split,
+    of_common_words,
+    split_strings,
+    split_words,
+)  # noqa: E402
 from preprocess import binarize, sentencepiece_model  # noqa: E402
 from preprocess.stages import run_stage  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
@@ -31,8 +36,10 @@ SPLIT_SETTINGS = {
     "seed": 1,
 }
 # ten minutes do not suffice to learn long sentences; short ones are the commonest
-MAX_TRAIN_WORDS = 12
-HELD_OUT_WORDS = range(4, 13)
+MAX_TRAIN_WORDS = 10
+HELD_OUT_WORDS = range(4, 11)
+# a word that is in a handful of strings is seen too seldom to be learnt
+MIN_WORD_COUNT = 4
 
 
 def read_corpus(path: Path) -> Dict[str, Dict[str, str]]:
@@ -57,12 +64,9 @@ def may_be_held_out(english: str, translations: Dict[str, str]) -> bool:
 
 
 def choose_split(corpus: Dict[str, Dict[str, str]]) -> Split:
-    trainable = [english for english in corpus if len(english.split()) <= MAX_TRAIN_WORDS]
-    eligible = {
-        english
-        for english, translations in corpus.items()
-        if may_be_held_out(english, translations)
-    }
+    short = [english for english in corpus if len(english.split()) <= MAX_TRAIN_WORDS]
+    trainable = of_common_words(short, MIN_WORD_COUNT)
+    eligible = {english for english in trainable if may_be_held_out(english, corpus[english])}
     return split_strings(trainable, eligible, **SPLIT_SETTINGS)
 
 

@@ -23,8 +23,15 @@ RESULTS = ("results.json", "results.md")
 def score_directions(data: Path, checkpoint: Path, out: Path) -> None:
     """Translate and score the test set; the report lands in out."""
     evaluate(
-        str(data), str(checkpoint), str(out / "evaluation"), DIRECTIONS, Settings(beam=BEAM),
-        BATCHING, references=str(out / "text"), floors=True, cpu=True,
+        str(data),
+        str(checkpoint),
+        str(out / "evaluation"),
+        DIRECTIONS,
+        Settings(beam=BEAM),
+        BATCHING,
+        references=str(out / "text"),
+        floors=True,
+        cpu=True,
     )
     for name in RESULTS:
         shutil.copyfile(out / "evaluation" / name, out / name)

@@ -24,6 +24,20 @@ def split_words(sentence: str) -> List[str]:
     return re.findall(r"\w+", sentence.lower())
 
 
+def of_common_words(strings: Sequence[str], min_count: int) -> List[str]:
+    """Keep the strings all of whose words are in at least min_count of the strings kept."""
+    while True:
+        counts = Counter(word for string in strings for word in set(split_words(string)))
+        kept = [
+            string
+            for string in strings
+            if all(counts[word] >= min_count for word in split_words(string))
+        ]
+        if len(kept) == len(strings):
+            return kept
+        strings = kept  # words have become rarer: count again
+
+
 def overlap(sentence: str, other: str) -> float:
     """The share of sentence's words that are also in other.
 

@@ -41,8 +41,15 @@ FLAGS = f"""
 def train(data: Path, checkpoints: Path, log: Path) -> None:
     """Train, or resume from checkpoints; the full log goes to a file."""
     command = [
-        sys.executable, "-m", "fairseq_cli.train", str(data), "--user-dir", str(USER_DIR),
-        "--save-dir", str(checkpoints), *FLAGS.split(),
+        sys.executable,
+        "-m",
+        "fairseq_cli.train",
+        str(data),
+        "--user-dir",
+        str(USER_DIR),
+        "--save-dir",
+        str(checkpoints),
+        *FLAGS.split(),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONUNBUFFERED": "1"}
     with open(log, "a", encoding="utf-8") as record:
