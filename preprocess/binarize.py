@@ -58,8 +58,9 @@ def binarize_pair(
 
     logging.getLogger("fairseq_cli.preprocess").setLevel(logging.WARNING)
     source, target = pair.split("-")
-    arguments = ["-s", source, "-t", target, "--destdir", str(data), "--joined-dictionary"]
-    arguments += ["--srcdict", str(dictionary), "--workers", "1"]
+    # not --joined-dictionary: with it fairseq refuses a language that another pair brought
+    arguments = ["-s", source, "-t", target, "--destdir", str(data), "--workers", "1"]
+    arguments += ["--srcdict", str(dictionary), "--tgtdict", str(dictionary)]
     for split in splits:
         arguments += [f"--{split}pref", str(encoded / f"{split}.{pair}")]
     preprocess.main(options.get_preprocessing_parser().parse_args(arguments))

@@ -242,6 +242,7 @@ def share(tmp_path_factory) -> Share:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
                 part = root / f"{name}.part"
+                shutil.rmtree(part, ignore_errors=True)  # of a test that failed
                 make(part)
                 part.rename(folder)
         return folder
@@ -298,5 +299,6 @@ def edit_checkpoint(
     """Write a checkpoint with its parameters changed in place."""
     saved = torch.load(checkpoint, weights_only=False)
     change(saved["model"])
-    torch.save(saved, edited)
-    return edited
+    part = edited.with_suffix(f".{os.getpid()}")
+    torch.save(saved, part)
+    return part.rename(edited)  # another worker may be looking for it

@@ -19,8 +19,6 @@ from console import (
     stir,
 )
 
-pytest_plugins = ["console"]
-
 
 @pytest.fixture(scope="session")
 def checkpoint(train):

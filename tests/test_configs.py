@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 
 import fairseq_taskmoe  # noqa: F401
 
-pytest_plugins = ["console"]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq's use of hydra
 
 CONFIGS = ROOT / "configs"

@@ -13,7 +13,6 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import generate, train
 
-pytest_plugins = ["console"]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 ROUTERS = ("token", "sentence", "source", "target", "pair", "group", "static", "random")
@@ -62,7 +61,7 @@ def translate(corpus, capsys):
     return translated
 
 
-@pytest.mark.parametrize("encoder, decoder", itertools.permutations(ROUTERS, 2))
+@pytest.mark.parametrize("encoder, decoder", list(itertools.permutations(ROUTERS, 2)))
 def test_pair_of_routers_trains_and_translates(encoder, decoder, train_pair, translate):
     (before, after), checkpoint = train_pair(encoder, decoder)
     assert all(torch.isfinite(parameter).all() for parameter in after.values())

@@ -15,12 +15,7 @@ from typing import Dict, List, Optional, Sequence
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # preprocess/ is not installed
 
-from examples.demo.split import (  # noqa: E402
-    Split,
-    of_common_words,
-    split_strings,
-    split_words,
-)  # noqa: E402
+from examples.demo import split  # noqa: E402
 from preprocess import binarize, sentencepiece_model  # noqa: E402
 from preprocess.stages import run_stage  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
@@ -59,24 +54,24 @@ def may_be_held_out(english: str, translations: Dict[str, str]) -> bool:
         len(translations) == len(LANGUAGES)
         and num_words in HELD_OUT_WORDS
         # no "and/or" and no lone dash: overlap is then the same however words are counted
-        and all(len(split_words(word)) == 1 for word in english.split())
+        and all(len(split.split_words(word)) == 1 for word in english.split())
     )
 
 
-def choose_split(corpus: Dict[str, Dict[str, str]]) -> Split:
+def choose_split(corpus: Dict[str, Dict[str, str]]) -> split.Split:
     short = [english for english in corpus if len(english.split()) <= MAX_TRAIN_WORDS]
-    trainable = of_common_words(short, MIN_WORD_COUNT)
+    trainable = split.of_common_words(short, MIN_WORD_COUNT)
     eligible = {english for english in trainable if may_be_held_out(english, corpus[english])}
-    return split_strings(trainable, eligible, **SPLIT_SETTINGS)
+    return split.split_strings(trainable, eligible, **SPLIT_SETTINGS)
 
 
 def write_text(folder: Path) -> None:
     """Write the raw text of all pairs and splits into folder."""
     corpus = read_corpus(CORPUS)
-    split = choose_split(corpus)
+    chosen = choose_split(corpus)
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"dropped {len(split.dropped)} training strings near held-out sentences", file=sys.stderr)
-    for name, strings in (("train", split.train), ("valid", split.valid), ("test", split.test)):
+    print(f"dropped {len(chosen.dropped)} training strings near held-out sentences", file=sys.stderr)
+    for name, strings in (("train", chosen.train), ("valid", chosen.valid), ("test", chosen.test)):
         for language in LANGUAGES:
             translated = [string for string in strings if language in corpus[string]]
             prefix = f"{name}.en-{language}"
@@ -99,6 +94,7 @@ def prepare(out: Path) -> None:
     model, dictionary = out / "spm.model", out / "dict.txt"
     stamps = out / "stages"
     lengths = {"max_train_words": MAX_TRAIN_WORDS, "held_out_words": list(HELD_OUT_WORDS)}
+    lengths["min_word_count"] = MIN_WORD_COUNT
     run_stage(
         stamps / "split.txt",
         lambda: write_text(text),

@@ -6,10 +6,12 @@ done again. Ten minutes on two cores.
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Dict
 
@@ -39,7 +41,9 @@ def main() -> None:
         outputs=[best],
     )
 
-    # torch and fairseq take seconds to load: not before there is something for them to do
+    # torch and fairseq take seconds to load, and have much to say that is not about this
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    warnings.simplefilter("ignore")
     from examples.demo import report
 
     after_training: Dict[str, Any] = {"settings": {"beam": report.BEAM}, "inputs": [best]}

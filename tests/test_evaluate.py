@@ -1,0 +1,136 @@
+"""`taskmoe evaluate`: all directions in one go, as fairseq-generate translates them, resumable."""
+
+import json
+import logging
+
+import pytest
+from console import assert_same_hypotheses, generate, hypotheses, refused, run, stir
+from fairseq.dataclass.configs import GenerationConfig
+
+from fairseq_taskmoe.evaluation.compare import compare, load_stock_model
+from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
+from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs, translate_pair
+
+SHORT = Settings(beam=2, max_len_a=1.0, max_len_b=5)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(train, share):
+    trained = train("target-target")
+
+    def make(folder):
+        folder.mkdir()
+        stir(trained, folder / "model.pt")
+
+    return share("stirred-for-evaluate", make) / "model.pt"
+
+
+def pieces_to_text(pieces):
+    return pieces.replace(" ", "").replace("\u2581", " ").strip()
+
+
+def test_translations_are_those_of_fairseq_generate(corpus, checkpoint, tmp_path):
+    evaluate(str(corpus.data), str(checkpoint), str(tmp_path / "out"), ["en-de"], SHORT, cpu=True)
+    lines = read_lines(str(tmp_path / "out/hypotheses/test.en-de.de"))
+    printed = generate(
+        corpus.data, "en-de", checkpoint, "--beam", 2, "--max-len-a", 1, "--max-len-b", 5
+    )
+    expected = [h.text for _, h in sorted(hypotheses(printed.stdout).items())]
+    assert lines == [pieces_to_text(text) for text in expected]
+    assert len(set(lines)) > 50
+
+
+def test_order_and_batches_make_no_difference(corpus, checkpoint):
+    model, task = load_for_pairs(str(corpus.data), str(checkpoint), ["ru-en"])
+    settings = GenerationConfig(beam=2, max_len_a=1.0, max_len_b=5)
+    one, other = (
+        translate_pair(model, task, "ru-en", "test", settings, batching, fold)
+        for batching, fold in ((Batching(None, 1), True), (Batching(700, None), False))
+    )
+    assert one == other
+
+
+def test_finished_directions_are_kept_and_other_settings_refused(corpus, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    command = ("taskmoe", "evaluate", corpus.data, "--path", checkpoint, "--out", out, "--cpu",
+               "--beam", 1, "--max-len-b", 10, "--lang-pairs", "en-de,de-en")
+    run(*command)
+    results = json.loads((out / "results.json").read_text())
+    kept = out / "hypotheses/test.en-de.de"
+    kept.write_text("edited\n" * 101)
+    (out / "hypotheses/test.de-en.en").unlink()
+    run(*command)
+    assert kept.read_text() == "edited\n" * 101
+    resumed = json.loads((out / "results.json").read_text())
+    assert resumed["directions"]["de-en"] == results["directions"]["de-en"]
+    assert resumed["directions"]["en-de"]["bleu"] == 0
+    assert "--out" in refused(run(*command, "--lenpen", 2, check=False))
+
+
+def test_results_follow_the_contract_with_floors(corpus, checkpoint, tmp_path):
+    run("taskmoe", "evaluate", corpus.data, "--path", checkpoint, "--out", tmp_path / "out",
+        "--cpu", "--beam", 1, "--max-len-b", 10, "--lang-pairs", "en-ru,de-ru", "--floors",
+        "--references", corpus.text)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert {"config", "commit", "hardware", "directions", "averages"} <= set(results)
+    for scores in results["directions"].values():
+        assert scores["sentences"] == 101 and "|version:" in scores["signature"]
+        assert scores["floor_copy_chrf"] < scores["floor_nearest_chrf"]
+    assert results["averages"]["zero-shot"]["directions"] == 1
+    assert "de-ru" in (tmp_path / "out/results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags,named",
+    [
+        (("--lang-pairs", "en-xx"), "xx"),
+        (("--lang-pairs", "en"), "--lang-pairs"),
+        (("--lang-pairs", "en-de", "--gen-subset", "dev"), "dev"),
+        (("--lang-pairs", "en-de", "--beam", 0), "--beam"),
+        (("--lang-pairs", "en-de", "--max-tokens", 3), "--max-tokens"),
+        (("--lang-pairs", "en-de", "--references", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(corpus, checkpoint, tmp_path, flags, named):
+    result = run("taskmoe", "evaluate", corpus.data, "--path", checkpoint, "--out",
+                 tmp_path / "out", "--cpu", "--max-len-b", 5, *flags, check=False)
+    assert named in refused(result)
+    assert not (tmp_path / "out/results.json").exists()
+
+
+def test_unknown_words_in_references_are_warned_about(corpus, checkpoint, tmp_path, caplog):
+    _, task = load_for_pairs(str(corpus.data), str(checkpoint), ["en-de"])
+    dataset = task.data_manager.load_pair("test", "en-de")
+    unknown = sum(int(dataset.tgt[i].eq(3).sum()) for i in range(len(dataset)))
+    with caplog.at_level(logging.WARNING):
+        evaluate(str(corpus.data), str(checkpoint), str(tmp_path), ["en-de"],
+                 SHORT._replace(beam=1), cpu=True)
+    assert ("unknown" in caplog.text) == (unknown > 0)
+
+
+@pytest.mark.parametrize("pair", ["en-de", "ru-en"])
+def test_compare_finds_nothing_for_an_extraction_and_much_for_another_pairs(
+    corpus, checkpoint, tmp_path, pair
+):
+    other = "en-ru" if pair == "en-de" else "en-de"
+    for name in (pair, other):
+        run("taskmoe", "extract", checkpoint, "--lang-pair", name, "--out", tmp_path / name)
+    full, task = load_for_pairs(str(corpus.data), str(checkpoint), [pair])
+    same, different = (
+        compare(full, load_stock_model(str(tmp_path / name), name), task, pair, "test", 4,
+                Batching(2000))
+        for name in (pair, other)
+    )
+    assert same.hypotheses == 101
+    assert same.max_abs_logprob_diff < 1e-4
+    assert same.different == same.ties
+    assert different.max_abs_logprob_diff > 1e-2
+    assert different.different > different.ties
+
+
+def test_generate_and_evaluate_agree_on_the_routed_path(corpus, checkpoint):
+    flags = ("--beam", 2, "--max-len-a", 1, "--max-len-b", 5)
+    folded = generate(corpus.data, "de-en", checkpoint, *flags)
+    routed = generate(corpus.data, "de-en", checkpoint, *flags,
+                      "--model-overrides", "{'moe_routed_inference': True}")
+    assert_same_hypotheses(hypotheses(folded.stdout), hypotheses(routed.stdout))
