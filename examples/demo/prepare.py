@@ -59,6 +59,7 @@ def may_be_held_out(english: str, translations: Dict[str, str]) -> bool:
 
 
 def choose_split(corpus: Dict[str, Dict[str, str]]) -> split.Split:
+    """Choose from the short strings of common words: what can be learnt in ten minutes."""
     short = [english for english in corpus if len(english.split()) <= MAX_TRAIN_WORDS]
     trainable = split.of_common_words(short, MIN_WORD_COUNT)
     eligible = {english for english in trainable if may_be_held_out(english, corpus[english])}
@@ -66,11 +67,13 @@ def choose_split(corpus: Dict[str, Dict[str, str]]) -> split.Split:
 
 
 def write_text(folder: Path) -> None:
-    """Write the raw text of all pairs and splits into folder."""
+    """Write the raw text of all pairs and splits into folder, a sentence a line."""
     corpus = read_corpus(CORPUS)
     chosen = choose_split(corpus)
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"dropped {len(chosen.dropped)} training strings near held-out sentences", file=sys.stderr)
+    print(
+        f"dropped {len(chosen.dropped)} training strings near held-out sentences", file=sys.stderr
+    )
     for name, strings in (("train", chosen.train), ("valid", chosen.valid), ("test", chosen.test)):
         for language in LANGUAGES:
             translated = [string for string in strings if language in corpus[string]]
@@ -93,12 +96,17 @@ def prepare(out: Path) -> None:
     text, data = out / "text", out / "data-bin"
     model, dictionary = out / "spm.model", out / "dict.txt"
     stamps = out / "stages"
-    lengths = {"max_train_words": MAX_TRAIN_WORDS, "held_out_words": list(HELD_OUT_WORDS)}
-    lengths["min_word_count"] = MIN_WORD_COUNT
+    choice = {
+        "languages": LANGUAGES,
+        "max_train_words": MAX_TRAIN_WORDS,
+        "held_out_words": list(HELD_OUT_WORDS),
+        "min_word_count": MIN_WORD_COUNT,
+        **SPLIT_SETTINGS,
+    }
     run_stage(
         stamps / "split.txt",
         lambda: write_text(text),
-        settings={"languages": LANGUAGES, **lengths, **SPLIT_SETTINGS},
+        settings=choice,
         inputs=[CORPUS],
         outputs=text_files(text, binarize.SPLITS),
     )

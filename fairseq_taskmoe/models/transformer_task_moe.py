@@ -83,8 +83,8 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
                 found = "is missing" if stored is None else f"has the shape {tuple(stored.shape)}"
                 refuse(
                     f"the checkpoint is of another model: {key} {found} in it, and the shape "
-                    f"{tuple(own.shape)} in the model of these flags; give the flags and language "
-                    "pairs that it was trained with, or another --save-dir"
+                    f"{tuple(own.shape)} in the model of these flags; give the --lang-pairs and "
+                    "other flags that it was trained with, or another --save-dir"
                 )
 
     def prepare_for_inference_(self, cfg: Any) -> None:
