@@ -16,7 +16,7 @@ SHORT = Settings(beam=2, max_len_a=1.0, max_len_b=5)
 
 @pytest.fixture(scope="module")
 def checkpoint(train, share):
-    trained = train("target-target")
+    trained = train("for-evaluate", "--max-update", 5)
 
     def make(folder):
         folder.mkdir()
@@ -69,15 +69,23 @@ def test_finished_directions_are_kept_and_other_settings_refused(corpus, checkpo
 
 def test_results_follow_the_contract_with_floors(corpus, checkpoint, tmp_path):
     run("taskmoe", "evaluate", corpus.data, "--path", checkpoint, "--out", tmp_path / "out",
-        "--cpu", "--beam", 1, "--max-len-b", 10, "--lang-pairs", "en-ru,de-ru", "--floors",
+        "--cpu", "--beam", 1, "--max-len-b", 10, "--lang-pairs", "en-ru,ru-en", "--floors",
         "--references", corpus.text)
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert {"config", "commit", "hardware", "directions", "averages"} <= set(results)
     for scores in results["directions"].values():
         assert scores["sentences"] == 101 and "|version:" in scores["signature"]
         assert scores["floor_copy_chrf"] < scores["floor_nearest_chrf"]
-    assert results["averages"]["zero-shot"]["directions"] == 1
-    assert "de-ru" in (tmp_path / "out/results.md").read_text()
+    assert results["averages"]["xx-en"]["directions"] == 1
+    assert "ru-en" in (tmp_path / "out/results.md").read_text()
+
+
+def test_zero_shot_directions_have_an_average_of_their_own(corpus, checkpoint, tmp_path):
+    results = evaluate(
+        str(corpus.data), str(checkpoint), str(tmp_path), ["en-ru", "de-ru"],
+        SHORT._replace(beam=1), cpu=True,
+    )
+    assert results.averages["zero-shot"]["directions"] == 1
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import pytest
 
 from fairseq_taskmoe.evaluation.floors import (
     NearestSentence,
-    copy_translations,
     nearest_neighbour_translations,
     split_words,
 )
@@ -23,8 +22,6 @@ def test_words_are_characters_where_a_script_has_no_spaces(sentence, words):
     assert split_words(sentence) == words
 
 
-def test_copying_leaves_sentences_as_they_are():
-    assert copy_translations(["Datei öffnen", ""]) == ["Datei öffnen", ""]
 
 
 def test_rare_words_decide():

@@ -23,7 +23,7 @@ from preprocess.text_files import write_lines  # noqa: E402
 CORPUS = Path(__file__).parent / "corpus" / "demo.tsv.xz"
 LANGUAGES = ("de", "ru", "zh")
 PAIRS = tuple(f"en-{language}" for language in LANGUAGES)
-VOCAB_SIZE = 6000
+VOCAB_SIZE = 4000
 SPLIT_SETTINGS = {
     "num_valid": 200,
     "num_test": 250,

@@ -1,6 +1,9 @@
 """The demo after training: scores, sub-networks and their check, routing heat-map."""
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Dict
 
@@ -11,12 +14,13 @@ from fairseq_taskmoe import register  # noqa: F401
 from fairseq_taskmoe.analysis.routing_statistics import write_routing
 from fairseq_taskmoe.checkpoint.subnet_folder import extract
 from fairseq_taskmoe.evaluation.compare import compare, load_stock_model
-from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
+from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
 from fairseq_taskmoe.evaluation.results import load_results, terminal_table
 from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs
 
 BEAM = 4
 BATCHING = Batching(max_tokens=4000)
+TOLERANCE = 1e-4  # of log-probabilities in float32
 RESULTS = ("results.json", "results.md")
 
 
@@ -44,21 +48,51 @@ def extract_directions(checkpoint: Path, subnets: Path, spm: Path) -> None:
         extract(str(checkpoint), pair, str(subnets / pair), "fairseq", str(spm))
 
 
-def check_subnets(data: Path, checkpoint: Path, subnets: Path) -> Dict[str, Any]:
-    """Compare every sub-network with the full model, which routes each token; count parameters."""
+def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
+    """Compare every sub-network with the full model, which routes each token.
+
+    Exits with status 1 where they are not the same. A process that cannot import the plugin
+    translates with them too.
+    """
     full, task = load_for_pairs(str(data), str(checkpoint), DIRECTIONS)
     checks = []
     for pair in DIRECTIONS:
-        subnet = load_stock_model(str(subnets / pair), pair)
+        subnet = load_stock_model(str(out / "subnets" / pair), pair)
         checks.append(compare(full, subnet, task, pair, "test", BEAM, BATCHING))
-    return {
+    facts = {
         "subnet_max_abs_logprob_diff": max(check.max_abs_logprob_diff for check in checks),
         "subnet_hypotheses": sum(check.hypotheses for check in checks),
         "subnet_hypotheses_different": sum(check.different for check in checks),
         "of_which_ties": sum(check.ties for check in checks),
+        "without_plugin_different": translate_without_plugin(data, out),
         "params_full": sum(parameter.numel() for parameter in full.parameters()),
         "params_subnet": sum(parameter.numel() for parameter in subnet.parameters()),
     }
+    print(json.dumps(facts, indent=2), file=sys.stderr)
+    not_tied = facts["subnet_hypotheses_different"] - facts["of_which_ties"]
+    if facts["subnet_max_abs_logprob_diff"] > TOLERANCE or not_tied:
+        sys.exit("the sub-networks do not compute what the full model computes")
+    return facts
+
+
+def translate_without_plugin(data: Path, out: Path) -> int:
+    """Return how many translations plain fairseq-generate makes that `evaluate` did not."""
+    script = Path(__file__).with_name("without_plugin.py")
+    stock = out / "without-plugin"
+    subprocess.run(
+        [sys.executable, script, data, out / "subnets", stock, str(BEAM), *DIRECTIONS],
+        check=True, stdout=subprocess.DEVNULL,
+    )
+    different = 0
+    for pair in DIRECTIONS:
+        lines = (stock / pair / "generate-test.txt").read_text(encoding="utf-8").split("\n")
+        rows = [line.split("\t") for line in lines if line.startswith("H-")]
+        pieces = {int(name[2:]): text for name, _, text in rows}
+        texts = [pieces[i].replace(" ", "").replace("\u2581", " ").strip() for i in sorted(pieces)]
+        target = pair.split("-")[1]
+        own = read_lines(str(out / "evaluation" / "hypotheses" / f"test.{pair}.{target}"))
+        different += sum(a != b for a, b in zip(texts, own, strict=True))
+    return different
 
 
 def plot_directions(data: Path, checkpoint: Path, out: Path) -> None:

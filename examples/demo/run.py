@@ -5,9 +5,11 @@ done again. Ten minutes on two cores.
 """
 
 import argparse
+import atexit
 import json
 import logging
 import os
+import resource
 import shutil
 import sys
 import time
@@ -18,6 +20,9 @@ from typing import Any, Dict
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# before fairseq is imported, which has much to say that is not about this
+logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+warnings.simplefilter("ignore")
 
 from examples.demo.prepare import prepare  # noqa: E402
 from examples.demo.train import DIRECTIONS, FLAGS, train  # noqa: E402
@@ -32,21 +37,20 @@ def main() -> None:
     data, stages, best = out / "data-bin", out / "stages", out / "checkpoints/checkpoint_best.pt"
     facts_file = out / "demo.json"
     prepare(out)
-    clear_other_runs(out, fingerprint({"flags": FLAGS}, [out / "dict.txt"]))
+    spent = earlier_seconds(stages / "seconds.txt", started)
+    prepared = [stages / "binarize.txt"]  # which changes with the text and all that was made of it
+    clear_other_runs(out, fingerprint({"flags": FLAGS}, prepared))
     run_stage(
         stages / "train.txt",
         lambda: train(data, best.parent, out / "train.log"),
         settings={"flags": FLAGS},
-        inputs=[out / "dict.txt"],
+        inputs=prepared,
         outputs=[best],
     )
 
-    # torch and fairseq take seconds to load, and have much to say that is not about this
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    warnings.simplefilter("ignore")
     from examples.demo import report
 
-    after_training: Dict[str, Any] = {"settings": {"beam": report.BEAM}, "inputs": [best]}
+    after_training: Dict[str, Any] = {"settings": {"beam": report.BEAM}, "inputs": [best, *prepared]}
     run_stage(
         stages / "evaluate.txt",
         lambda: report.score_directions(data, best, out),
@@ -68,13 +72,29 @@ def main() -> None:
     )
 
     def check() -> None:
-        facts = report.check_subnets(data, best, subnets)
-        facts["wall_seconds"] = round(time.monotonic() - started, 1)
+        facts = report.check_subnets(data, best, out)
+        facts["wall_seconds"] = round(spent + time.monotonic() - started, 1)
+        facts["peak_memory_mb"] = peak_memory_mb()
         facts_file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     run_stage(stages / "check.txt", check, outputs=[facts_file], **after_training)
     print(f"\n{report.table(out)}\n")
     print(summary(json.loads(facts_file.read_text(encoding="utf-8")), out))
+
+
+def earlier_seconds(record: Path, started: float) -> float:
+    """Return the seconds that earlier runs took, and see to it that this one's are added."""
+    earlier = float(record.read_text(encoding="utf-8")) if record.exists() else 0.0
+    atexit.register(
+        lambda: record.write_text(str(earlier + time.monotonic() - started), encoding="utf-8")
+    )
+    return earlier
+
+
+def peak_memory_mb() -> int:
+    """Return the most memory that one process of the demo has had, in MB."""
+    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(who).ru_maxrss for who in processes) // 1024
 
 
 def clear_other_runs(out: Path, wanted: str) -> None:
@@ -99,10 +119,12 @@ def summary(facts: Dict[str, Any], out: Path) -> str:
         "same model?": "log-probabilities differ by at most "
         f"{facts['subnet_max_abs_logprob_diff']:.1e}; {facts['subnet_hypotheses_different']} of "
         f"{facts['subnet_hypotheses']} hypotheses differ, {facts['of_which_ties']} of them ties",
+        "plugin-free": f"{facts['without_plugin_different']} translations differ where plain "
+        "fairseq-generate makes them with the sub-networks",
         "routing": shown("routing.png"),
         "results": f"{shown('results.md')}, {shown('results.json')}",
         "try one": f"as {shown('subnets', 'en-de', 'README.md')} says",
-        "time": f"{facts['wall_seconds']:.0f} s",
+        "cost": f"{facts['wall_seconds']:.0f} s, {facts['peak_memory_mb']:,} MB",
     }
     return "\n".join(f"{name:12} {text}" for name, text in lines.items())
 

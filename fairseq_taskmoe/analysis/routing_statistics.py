@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fairseq.utils import split_paths
 
-from ..checkpoint.reading import read_task_moe_checkpoint
+from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..data.dataset_manager import holds_pair
 from ..errors import refuse
 from ..evaluation.translate import Batching, batches, load_for_pairs
@@ -76,8 +76,7 @@ def write_routing(
 
 def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
     """Return the pairs that a checkpoint was trained on and that the data folder holds."""
-    task_state = read_task_moe_checkpoint(path)["task_state"]
-    trained = task_state.get("served_only") or task_state["task_table"]["lang_pairs"]
+    trained = pairs_of(read_task_moe_checkpoint(path))
     folder = split_paths(data)[0]
 
     pairs = [pair for pair in trained if holds_pair(folder, split, pair)]

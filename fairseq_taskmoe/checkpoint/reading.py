@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import torch
 
@@ -28,6 +28,12 @@ def read_checkpoint(path: str) -> Checkpoint:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         refuse(f"{path}: no checkpoint of a fairseq model")
     return checkpoint
+
+
+def pairs_of(checkpoint: Checkpoint) -> List[str]:
+    """Return the pairs that a checkpoint was trained on, or was cut out for."""
+    task_state = checkpoint["task_state"]
+    return task_state.get("served_only") or task_state["task_table"]["lang_pairs"]
 
 
 def read_task_moe_checkpoint(path: str) -> Checkpoint:

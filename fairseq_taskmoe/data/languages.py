@@ -23,6 +23,8 @@ class LanguageTags(NamedTuple):
         """Return the tags that the task's flags ask for."""
         spoken = sorted({lang for pair in lang_pairs for lang in pair.split("-")})
         langs = cfg.langs.split(",") if cfg.langs else spoken
+        if cfg.encoder_langtok not in (None, "src", "tgt"):
+            refuse(f"--encoder-langtok {cfg.encoder_langtok}: choose src or tgt")
         for lang in spoken:
             if lang not in langs:
                 refuse(f"--lang-pairs has the language {lang}, which --langs does not name")
@@ -38,11 +40,12 @@ class LanguageTags(NamedTuple):
             "langs": tuple(cfg.langs.split(",")) if cfg.langs else None,
             "encoder_langtok": cfg.encoder_langtok,
             "decoder_langtok": cfg.decoder_langtok or None,
+            "style": None if cfg.lang_tok_style == "multilingual" else str(cfg.lang_tok_style),
         }
         for name, value in given.items():
             stored = getattr(self, name)
             if value is not None and value != stored:
-                flag = "--" + name.replace("_", "-")
+                flag = "--lang-tok-style" if name == "style" else "--" + name.replace("_", "-")
                 refuse(f"{flag} {value} contradicts the checkpoint, trained with {stored}")
 
     def state(self) -> Dict[str, Any]:
@@ -59,12 +62,16 @@ def languages_from_config(cfg: Any) -> Tuple[TaskTable, LanguageTags]:
     """Return the task table and the tags that the task's flags ask for in training."""
     if not cfg.lang_pairs:
         refuse("--lang-pairs is required: name all pairs to train on, as en-de,de-en")
-    pairs = cfg.lang_pairs
-    if os.path.isfile(pairs):  # as in fairseq, the list may be in a file
-        with open(pairs, encoding="utf-8") as file:
-            pairs = file.read().strip()
-    table = TaskTable.from_pairs(pairs.split(","))
+    table = TaskTable.from_pairs(named_pairs(cfg.lang_pairs))
     return table, LanguageTags.from_config(cfg, table.trained)
+
+
+def named_pairs(lang_pairs: Optional[str]) -> List[str]:
+    """Return the pairs that --lang-pairs names; as in fairseq, the list may be in a file."""
+    if lang_pairs and os.path.isfile(lang_pairs):
+        with open(lang_pairs, encoding="utf-8") as file:
+            lang_pairs = file.read().strip()
+    return lang_pairs.split(",") if lang_pairs else []
 
 
 def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:

@@ -1,5 +1,6 @@
 """Is an extracted model the full model? Log-probabilities and hypotheses, side by side."""
 
+import math
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
@@ -56,7 +57,8 @@ def compare(
     for batch in batches(full, task, lang_pair, split, batching):
         real = batch["target"].ne(task.dictionary.pad())
         expected, got = log_probs(full, batch), log_probs(subnet, batch)
-        worst = max(worst, float((expected - got)[real].abs().max()))
+        difference = float((expected - got)[real].abs().max())
+        worst = max(worst, difference if math.isfinite(difference) else math.inf)
         for first, second in zip(
             best(task, generators[0], full, batch), best(task, generators[1], subnet, batch),
             strict=True,

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from fairseq.dataclass.configs import GenerationConfig
@@ -13,10 +13,11 @@ from fairseq.dataclass.configs import GenerationConfig
 from ..checkpoint.reading import read_task_moe_checkpoint
 from ..errors import refuse
 from ..files import write_atomically
+from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .floors import nearest_neighbour_translations
 from .results import Results
-from .scoring import DirectionScore, score_direction
-from .translate import Batching, load_for_pairs, read_test_set, translate_pair
+from .scoring import DirectionScore, bleu_metric, score_direction
+from .translate import Batching, TestSet, load_for_pairs, read_test_set, translate_pair
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,10 @@ def evaluate(
     A direction whose hypotheses are there is scored and not translated again, if the folder was
     made from the same checkpoint with the same settings; otherwise it is refused.
     """
-    config = describe_run(data, path, settings)
+    config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
     model, task = load_for_pairs(data, path, lang_pairs)
+    # all that can be missing shows here, not after an hour of translating
+    sets = {pair: read_set(task, pair, settings, references, floors) for pair in task.served}
     claim_folder(out, config)
     if torch.cuda.is_available() and not cpu:
         model.cuda()
@@ -59,10 +62,8 @@ def evaluate(
         max_len_a=settings.max_len_a, max_len_b=settings.max_len_b,
     )
     directions: Dict[str, DirectionScore] = {}
-    for pair in task.served:
-        target = pair.split("-")[1]
-        hypotheses_file = f"{out}/hypotheses/{settings.gen_subset}.{pair}.{target}"
-        test_set = read_test_set(task, pair, settings.gen_subset)
+    for pair, (test, train) in sets.items():
+        hypotheses_file = f"{out}/hypotheses/{settings.gen_subset}.{pair}.{pair.split('-')[1]}"
         if os.path.isfile(hypotheses_file):
             hypotheses = read_lines(hypotheses_file)
         else:
@@ -71,27 +72,41 @@ def evaluate(
             )
             os.makedirs(os.path.dirname(hypotheses_file), exist_ok=True)
             write_atomically(Path(hypotheses_file), "".join(line + "\n" for line in hypotheses))
-        expected = test_set.references
-        if references:
-            expected = read_references(references, settings.gen_subset, pair)
-        elif test_set.num_unknown:
-            logger.warning(
-                "%s: the references are detokenized from %s, where %d words are unknown; give the "
-                "raw ones with --references", pair, data, test_set.num_unknown,
-            )
         nearest = None
-        if floors:
-            train = read_test_set(task, pair, "train")
+        if train is not None:
             nearest = nearest_neighbour_translations(
-                train.sources, train.references, test_set.sources
+                train.sources, train.references, test.sources
             )
         directions[pair] = score_direction(
-            pair, hypotheses, expected, test_set.sources if floors else None, nearest,
+            pair, hypotheses, test.references, test.sources if floors else None, nearest,
             settings.tokenize,
         )
     results = Results.collect(config, directions, zero_shot=task.task_table.unseen)
     results.save(Path(out))
     return results
+
+
+def read_set(
+    task: TranslationTaskMoeTask, lang_pair: str, settings: Settings, folder: Optional[str],
+    floors: bool,
+) -> Tuple[TestSet, Optional[TestSet]]:
+    """Return a direction's test set, with raw references of a folder, and its training text."""
+    bleu_metric(lang_pair, settings.tokenize)  # refuses a tokenizer that is not there
+    test = read_test_set(task, lang_pair, settings.gen_subset)
+    if folder:
+        raw = read_references(folder, settings.gen_subset, lang_pair)
+        if len(raw) != len(test.sources):
+            refuse(
+                f"--references {folder}: {len(raw)} lines for the {len(test.sources)} sentences "
+                f"of {lang_pair}"
+            )
+        test = test._replace(references=raw)
+    elif test.num_unknown:
+        logger.warning(
+            "%s: the references are detokenized from the data, where %d words are unknown; give "
+            "the raw ones with --references", lang_pair, test.num_unknown,
+        )
+    return test, read_test_set(task, lang_pair, "train") if floors else None
 
 
 def describe_run(data: str, path: str, settings: Settings) -> Dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import register  # noqa: F401
-from ..checkpoint.reading import read_task_moe_checkpoint
+from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..data.languages import load_joined_dictionary
 from ..data.task_table import check_pairs
 from ..errors import refuse
@@ -42,7 +42,7 @@ def load_for_pairs(
     """
     checkpoint = read_task_moe_checkpoint(path)
     stored = checkpoint["cfg"]["task"]
-    pairs = list(lang_pairs or checkpoint["task_state"]["task_table"]["lang_pairs"])
+    pairs = list(lang_pairs or pairs_of(checkpoint))
     check_pairs(pairs)
     cfg = TranslationTaskMoeConfig(
         data=data, seed=1, train_subset="train", dataset_impl=None,

@@ -42,10 +42,15 @@ def check_config(cfg: Any) -> None:
             continue
         for flag in ("moe_capacity_factor", "moe_eval_capacity_factor"):
             if getattr(cfg, flag) > 0:
+                why = "only token and sentence routers have a capacity"
+                if router in (*TASK_ROUTERS, "static"):
+                    why = (
+                        "a whole task goes to the same experts, a capacity would drop most of its "
+                        "tokens in training and none at inference"
+                    )
                 refuse(
                     f"--{flag.replace('_', '-')} {getattr(cfg, flag)} with --{half}-moe-router "
-                    f"{router}: a whole task goes to the same experts, a capacity would drop most "
-                    "of its tokens in training and none at inference; leave it at 0"
+                    f"{router}: {why}; leave it at 0"
                 )
 
 

@@ -25,6 +25,7 @@ from ..data.languages import (
     check_words,
     languages_from_config,
     load_joined_dictionary,
+    named_pairs,
 )
 from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import TaskTable, load_task_groups
@@ -114,8 +115,8 @@ class TranslationTaskMoeTask(FairseqTask):
             self.task_table = table
             return
         tags.check_flags(self.cfg)
-        for pair in (self.cfg.lang_pairs or "").split(","):
-            if pair and pair not in table.trained and pair not in self.served:
+        for pair in named_pairs(self.cfg.lang_pairs):
+            if pair not in table.trained and pair not in self.served:
                 refuse(f"--lang-pairs {pair} contradicts the checkpoint, which never trained it")
         for pair in self.served:
             only = state_dict.get("served_only", [pair])
@@ -138,8 +139,8 @@ class TranslationTaskMoeTask(FairseqTask):
             trained = ", ".join(state["task_table"]["lang_pairs"])
             refuse(
                 "--lang-pairs, --langs, tags or --moe-task-groups differ from those of the "
-                f"checkpoint to resume, which was trained on {trained}; to train on with others "
-                "use --finetune-from-model, or another --save-dir"
+                f"checkpoint to resume, which was trained on {trained}; to train on others give "
+                "another --save-dir"
             )
 
     # -- data

@@ -1,0 +1,42 @@
+"""Repairs of fairseq and torch: each does what it is for, and no more."""
+
+import argparse
+import os
+import pickle
+
+import pytest
+import torch
+from console import PLUGIN
+from fairseq import options
+
+import fairseq_taskmoe  # noqa: F401  (importing it applies the repairs)
+
+TRAIN = ["data", "--user-dir", PLUGIN, "--task", "translation_task_moe", "--lang-pairs", "en-de",
+         "--criterion", "moe_label_smoothed_cross_entropy"]
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.mkdir, (self.marker,))
+
+
+def test_namespaces_of_fairseq_load_and_hostile_types_are_not_executed(tmp_path):
+    torch.save({"args": argparse.Namespace(lr=1)}, tmp_path / "plain.pt")
+    assert torch.load(tmp_path / "plain.pt")["args"].lr == 1
+    marker = tmp_path / "executed"
+    torch.save({"args": Hostile(str(marker))}, tmp_path / "hostile.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "hostile.pt")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("arch", ["", "_tiny", "_base", "_big"])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_bf16_does_not_ask_for_a_tpu(arch, bf16):
+    flags = [*TRAIN, "--arch", f"transformer_task_moe{arch}", *(["--bf16"] if bf16 else [])]
+    args = options.parse_args_and_arch(options.get_training_parser(), flags)
+    assert args.bf16 is bf16
+    assert not args.tpu
