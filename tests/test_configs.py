@@ -28,6 +28,8 @@ ROUTERS = {  # the rows of the paper's tables: routers of encoder and decoder
     "token_token": ("token", "token"),
     "sentence_sentence": ("sentence", "sentence"),
     "pair_pair": ("pair", "pair"),
+    "source_source": ("source", "source"),
+    "group_group": ("group", "group"),
     "target_target": ("target", "target"),
     "pair_token": ("pair", "token"),
     "target_token": ("target", "token"),
@@ -99,7 +101,8 @@ def shapes(model):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_builds_its_model_in_every_size(row, size):
+def test_every_row_builds_its_model_in_every_size(row, size, monkeypatch):
+    monkeypatch.chdir(ROOT)  # the group row names its file as seen from there
     cfg = from_yaml(row, size)
     model = build_model(cfg)
     assert cfg.checkpoint.save_dir == f"runs/{size}/{row}"
@@ -107,13 +110,14 @@ def test_every_row_builds_its_model_in_every_size(row, size):
         assert len(layers) == {"smoke": 2, "demo": 2, "wmt30": 6}[size]
         for i, layer in enumerate(layers):
             plain = cfg.model[f"{half}_ffn_embed_dim"]
+            width = cfg.model.moe_expert_ffn_dim or plain
             if i % 2 == 0 or row == "dense_base":
                 assert layer.fc1.out_features == plain
             elif row == "dense_equal":
-                assert layer.fc1.out_features == 2 * plain
+                assert layer.fc1.out_features == 2 * width
             else:
                 experts = layer.moe.experts.fc1.weight
-                assert experts.shape[:2] == (cfg.model.moe_expert_count, plain)
+                assert experts.shape[:2] == (cfg.model.moe_expert_count, width)
     if row != "dense_base":
         routers = (cfg.model.encoder_moe_router, cfg.model.decoder_moe_router)
         assert routers == ROUTERS[row]

@@ -50,7 +50,10 @@ def main() -> None:
 
     from examples.demo import report
 
-    after_training: Dict[str, Any] = {"settings": {"beam": report.BEAM}, "inputs": [best, *prepared]}
+    after_training: Dict[str, Any] = {
+        "settings": {"beam": report.BEAM},
+        "inputs": [best, *prepared],
+    }
     run_stage(
         stages / "evaluate.txt",
         lambda: report.score_directions(data, best, out),
