@@ -37,15 +37,15 @@ def test_translations_are_those_of_fairseq_generate(corpus, checkpoint, tmp_path
     )
     expected = [h.text for _, h in sorted(hypotheses(printed.stdout).items())]
     assert lines == [pieces_to_text(text) for text in expected]
-    assert len(set(lines)) > 50
+    assert len(set(lines)) > 20  # the sentences are told apart
 
 
 def test_order_and_batches_make_no_difference(corpus, checkpoint):
     model, task = load_for_pairs(str(corpus.data), str(checkpoint), ["ru-en"])
     settings = GenerationConfig(beam=2, max_len_a=1.0, max_len_b=5)
     one, other = (
-        translate_pair(model, task, "ru-en", "test", settings, batching, fold)
-        for batching, fold in ((Batching(None, 1), True), (Batching(700, None), False))
+        translate_pair(model, task, "ru-en", "test", settings, batching)
+        for batching in (Batching(None, 1), Batching(700, None))
     )
     assert one == other
 
@@ -125,8 +125,8 @@ def test_compare_finds_nothing_for_an_extraction_and_much_for_another_pairs(
         run("taskmoe", "extract", checkpoint, "--lang-pair", name, "--out", tmp_path / name)
     full, task = load_for_pairs(str(corpus.data), str(checkpoint), [pair])
     same, different = (
-        compare(full, load_stock_model(str(tmp_path / name), name), task, pair, "test", 4,
-                Batching(2000))
+        compare(full, load_stock_model(str(tmp_path / name), name), task, pair, "test",
+                GenerationConfig(beam=4, max_len_b=15), Batching(2000))
         for name in (pair, other)
     )
     assert same.hypotheses == 101

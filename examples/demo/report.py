@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict
 
+from fairseq.dataclass.configs import GenerationConfig
 from tqdm import tqdm
 
 from examples.demo.train import DIRECTIONS
@@ -55,10 +56,11 @@ def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
     translates with them too.
     """
     full, task = load_for_pairs(str(data), str(checkpoint), DIRECTIONS)
+    generation = GenerationConfig(beam=BEAM)
     checks = []
     for pair in DIRECTIONS:
         subnet = load_stock_model(str(out / "subnets" / pair), pair)
-        checks.append(compare(full, subnet, task, pair, "test", BEAM, BATCHING))
+        checks.append(compare(full, subnet, task, pair, "test", generation, BATCHING))
     facts = {
         "subnet_max_abs_logprob_diff": max(check.max_abs_logprob_diff for check in checks),
         "subnet_hypotheses": sum(check.hypotheses for check in checks),

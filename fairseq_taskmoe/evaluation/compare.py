@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
 def load_stock_model(folder: str, lang_pair: str) -> BaseFairseqModel:
     """Return the model of a folder that `taskmoe extract --format fairseq` made."""
     source, target = lang_pair.split("-")
-    (model,), cfg, _ = load_model_ensemble_and_task(
+    (model,), _, _ = load_model_ensemble_and_task(
         [f"{folder}/model.pt"],
         arg_overrides={"data": folder, "source_lang": source, "target_lang": target},
     )
@@ -44,15 +44,14 @@ def compare(
     task: TranslationTaskMoeTask,
     lang_pair: str,
     split: str,
-    beam: int,
+    generation: GenerationConfig,
     batching: Batching,
 ) -> Comparison:
     """Compare a direction's sub-network with the full model, which routes every token.
 
     Log-probabilities are taken teacher-forced on the references; hypotheses by beam search.
     """
-    config = GenerationConfig(beam=beam)
-    generators = [task.build_generator([model], config) for model in (full, subnet)]
+    generators = [task.build_generator([model], generation) for model in (full, subnet)]
     worst, total, different, ties = 0.0, 0, 0, 0
     for batch in batches(full, task, lang_pair, split, batching):
         real = batch["target"].ne(task.dictionary.pad())
