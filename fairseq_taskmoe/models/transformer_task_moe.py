@@ -74,11 +74,14 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         logits, extra = self.decoder(prev_output_tokens, encoder_out, **kwargs)
         return logits, {**extra, "encoder_gate_stats": encoder_out["gate_stats"]}
 
-    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+    def load_state_dict(
+        self, state_dict: Dict[str, Tensor], strict: bool = True, **kwargs: Any
+    ) -> Any:
         """Refuse the weights of a differently built model, before fairseq hides what is wrong."""
-        super().upgrade_state_dict_named(state_dict, name)
         for key, own in self.state_dict().items():
             stored = state_dict.get(key)
+            if stored is None and not strict:
+                continue
             if stored is None or stored.shape != own.shape:
                 found = "is missing" if stored is None else f"has the shape {tuple(stored.shape)}"
                 refuse(
@@ -86,6 +89,7 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
                     f"{tuple(own.shape)} in the model of these flags; give the --lang-pairs and "
                     "other flags that it was trained with, or another --save-dir"
                 )
+        return super().load_state_dict(state_dict, strict, **kwargs)
 
     def prepare_for_inference_(self, cfg: Any) -> None:
         """Fold the experts of the direction to translate, the only one in fairseq's commands."""
