@@ -9,11 +9,11 @@ from typing import Any, Dict, List, NamedTuple
 
 import torch
 import torch.nn as nn
-from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
 from ..checkpoint.extract_subnet import HALVES, model_config
 from ..checkpoint.reading import read_task_moe_checkpoint
+from ..data.languages import numbered_dictionary
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.config import TASK_ROUTERS
@@ -114,9 +114,7 @@ def report_checkpoint(path: str) -> ParameterReport:
 
 def build_on_meta(cfg: Any, vocab_size: int, table: TaskTable) -> TransformerTaskMoeModel:
     """Build a model without its weights."""
-    dictionary = Dictionary()
-    for word in range(vocab_size - len(dictionary)):
-        dictionary.add_symbol(f"word{word}")
+    dictionary = numbered_dictionary(vocab_size)
     task = SimpleNamespace(
         source_dictionary=dictionary, target_dictionary=dictionary, task_table=table
     )

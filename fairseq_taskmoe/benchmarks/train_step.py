@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from .. import register  # noqa: F401
 from ..criterions.moe_label_smoothed_cross_entropy import MoeLabelSmoothedCrossEntropyCriterion
+from ..data.languages import numbered_dictionary
 from ..data.task_table import TaskTable
 from ..models.config import ARCHITECTURES, TransformerTaskMoeConfig
 from ..models.transformer_task_moe import TransformerTaskMoeModel
@@ -47,9 +48,7 @@ def bench_train(
 ) -> Dict[str, Any]:
     """Return seconds per step and the speed relative to REFERENCE, measured by turns."""
     table = TaskTable.from_pairs(lang_pairs)
-    dictionary = Dictionary()
-    for word in range(load.vocab_size - len(dictionary)):
-        dictionary.add_symbol(f"word{word}")
+    dictionary = numbered_dictionary(load.vocab_size)
     batch = random_batch(load, dictionary, table, device)
     steps = {
         name: training_step(build(name, load, dictionary, table).to(device), batch, dictionary)

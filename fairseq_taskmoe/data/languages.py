@@ -93,6 +93,14 @@ def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
     return Dictionary.load(first)
 
 
+def numbered_dictionary(num_words: int) -> Dictionary:
+    """Return a dictionary of a size, its symbols counted in, for models that read no text."""
+    dictionary = Dictionary()
+    for word in range(num_words - len(dictionary)):
+        dictionary.add_symbol(f"word{word}")
+    return dictionary
+
+
 def check_words(own: List[str], trained: List[str]) -> None:
     """Refuse a dictionary whose words are not those of a checkpoint, in the same order."""
     for i, (word, trained_word) in enumerate(zip(own, trained, strict=False)):
