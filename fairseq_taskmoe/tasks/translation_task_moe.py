@@ -52,6 +52,7 @@ class TranslationTaskMoeTask(FairseqTask):
         self.dictionary = dictionary
         self.words = list(dictionary.symbols)  # without language tags
         self.served = list(served)
+        self.parameter_names: List[str] = []  # in the optimizer's order, once there is a model
         if not served:
             self._adopt(*languages_from_config(cfg))
 
@@ -99,6 +100,7 @@ class TranslationTaskMoeTask(FairseqTask):
             "tags": self.tags.state(),
             "words": self.words,
             "word_counts": self.dictionary.count[: len(self.words)],
+            "parameter_names": self.parameter_names,
         }
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
@@ -158,6 +160,9 @@ class TranslationTaskMoeTask(FairseqTask):
         if not isinstance(model, TransformerTaskMoeModel):
             refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
                    "use for task ids")
+        self.parameter_names = [
+            name for name, parameter in model.named_parameters() if parameter.requires_grad
+        ]
         return model
 
     def has_sharded_data(self, split: str) -> bool:

@@ -1,0 +1,1 @@
+"""Experts spread over ranks: groups, exchange of rows, correct gradients, start-up checks."""
