@@ -6,6 +6,8 @@ import torch
 import torch.nn as nn
 
 from ..data.task_table import TaskTable
+from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
+from ..distributed.expert_groups import ExpertGroups
 from ..errors import refuse
 from ..modules.experts import Experts
 from ..modules.fixed_routers import RandomRouter, StaticRouter
@@ -104,15 +106,26 @@ def build_router(cfg: Any, half: str, layer: int, table: TaskTable) -> nn.Module
     return TaskRouter(embed_dim, num_experts, options, groups, len(table.group_names(kind)))
 
 
-def build_moe_layer(cfg: Any, half: str, layer: int, table: TaskTable) -> Optional[MoELayer]:
-    """Build the MoE layer at a position, or None where the layer is dense."""
+def build_moe_layer(
+    cfg: Any, half: str, layer: int, table: TaskTable, groups: Optional[ExpertGroups]
+) -> Optional[MoELayer]:
+    """Build the MoE layer at a position, or None where the layer is dense.
+
+    With groups this rank holds its share of the experts, and rows are exchanged.
+    """
     if not is_moe_position(cfg, half, layer) or getattr(cfg, f"{half}_moe_router") == "dense":
         return None
+    router = build_router(cfg, half, layer, table)
+    here = groups.experts if groups else slice(0, cfg.moe_expert_count)
     experts = Experts(
-        cfg.moe_expert_count, getattr(cfg, f"{half}_embed_dim"), expert_dim(cfg, half),
-        str(cfg.activation_fn), cfg.activation_dropout,
+        here.stop - here.start, getattr(cfg, f"{half}_embed_dim"), expert_dim(cfg, half),
+        str(cfg.activation_fn), cfg.activation_dropout, here.start,
     )
-    return MoELayer(build_router(cfg, half, layer, table), experts, cfg.moe_expert_count)
+    if groups is None:
+        return MoELayer(router, experts)
+    for parameter in experts.parameters():
+        parameter.expert = True  # fairseq's mark; see distributed/gradients.py
+    return MoELayer(router, experts, AllToAllDispatcher(groups))
 
 
 def layer_shape(cfg: Any, half: str) -> LayerShape:

@@ -126,6 +126,29 @@ class TransformerTaskMoeConfig(FairseqDataclass):
         default=0.0,
         metadata={"help": "in training, multiply the gate's input by U(1 - jitter, 1 + jitter)"},
     )
+    moe_expert_parallel_size: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "ranks that share one copy of the experts (default: the greatest common divisor "
+            "of --moe-expert-count and the number of ranks); 1: every rank holds all experts"
+        },
+    )
+    moe_sharded_checkpoints: bool = field(
+        default=False,
+        metadata={
+            "help": "each rank saves its own experts in a file checkpoint_*-rank-N.pt: for models "
+            "that do not fit one host; taskmoe consolidate and reshard convert"
+        },
+    )
+    moe_task_local_batches: bool = field(
+        default=False,
+        metadata={
+            "help": "make batches of one task each, and give each to a rank that holds most of the "
+            "task's experts, to send less between ranks"
+        },
+    )
+    # fairseq's trainer saves and loads on every rank where this is more than 0
+    base_layers: bool = II("model.moe_sharded_checkpoints")
     moe_routed_inference: bool = field(
         default=False,
         metadata={

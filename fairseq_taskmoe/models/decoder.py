@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..data.task_table import TaskTable
+from ..distributed.expert_groups import ExpertGroups
 from ..modules.dropout import Dropout
+from ..modules.moe_layer import Route, route_ahead
 from ..modules.routers import RoutingInputs
 from ..modules.transformer_layers import IncrementalState, TransformerDecoderLayer
 from .build_layers import build_moe_layer, dense_dim, layer_shape
@@ -25,7 +27,8 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
     """Transformer decoder with MoE layers."""
 
     def __init__(
-        self, cfg: Any, dictionary: Dictionary, embed_tokens: nn.Embedding, table: TaskTable
+        self, cfg: Any, dictionary: Dictionary, embed_tokens: nn.Embedding, table: TaskTable,
+        groups: Optional[ExpertGroups] = None,
     ):
         super().__init__(dictionary)
         dim = cfg.decoder_embed_dim
@@ -42,7 +45,8 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         shape = layer_shape(cfg, "decoder")
         self.layers = nn.ModuleList(
             TransformerDecoderLayer(
-                shape, dense_dim(cfg, "decoder", i), build_moe_layer(cfg, "decoder", i, table),
+                shape, dense_dim(cfg, "decoder", i),
+                build_moe_layer(cfg, "decoder", i, table, groups),
                 cfg.encoder_embed_dim,
             )
             for i in range(cfg.decoder_layers)
@@ -108,9 +112,10 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         )
         aligned = self._aligned_layer(alignment_layer)
         attn, states, gate_stats = None, [x.transpose(0, 1)], []
-        for i, layer in enumerate(self.layers):
+        routes = route_ahead([layer.moe for layer in self.layers], x, routing)
+        for i, (layer, route) in enumerate(zip(self.layers, routes, strict=True)):
             x, stats, weights = self._run(
-                layer, x, memory, memory_mask, routing, incremental_state, i == aligned
+                layer, x, memory, memory_mask, routing, route, incremental_state, i == aligned
             )
             states.append(x.transpose(0, 1))
             if stats is not None:
@@ -145,10 +150,11 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         memory: Tensor,
         memory_mask: Optional[Tensor],
         routing: RoutingInputs,
+        route: Optional[Route],
         incremental_state: Optional[IncrementalState],
         need_weights: bool,
     ) -> Any:
-        args = (x, memory, memory_mask, routing, incremental_state, need_weights)
+        args = (x, memory, memory_mask, routing, route, incremental_state, need_weights)
         if self.checkpoint_activations and self.training:
             return checkpoint(layer, *args, use_reentrant=False)
         return layer(*args)

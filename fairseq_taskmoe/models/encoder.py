@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..data.task_table import TaskTable
+from ..distributed.expert_groups import ExpertGroups
 from ..modules.dropout import Dropout
 from ..modules.fixed_routers import hash_sentences
+from ..modules.moe_layer import Route, route_ahead
 from ..modules.routers import RoutingInputs, masked_mean
 from ..modules.transformer_layers import TransformerEncoderLayer
 from .build_layers import build_moe_layer, dense_dim, layer_shape
@@ -27,7 +29,8 @@ class TaskMoeEncoder(FairseqEncoder):
     """Transformer encoder with MoE layers."""
 
     def __init__(
-        self, cfg: Any, dictionary: Dictionary, embed_tokens: nn.Embedding, table: TaskTable
+        self, cfg: Any, dictionary: Dictionary, embed_tokens: nn.Embedding, table: TaskTable,
+        groups: Optional[ExpertGroups] = None,
     ):
         super().__init__(dictionary)
         dim = cfg.encoder_embed_dim
@@ -44,7 +47,8 @@ class TaskMoeEncoder(FairseqEncoder):
         shape = layer_shape(cfg, "encoder")
         self.layers = nn.ModuleList(
             TransformerEncoderLayer(
-                shape, dense_dim(cfg, "encoder", i), build_moe_layer(cfg, "encoder", i, table)
+                shape, dense_dim(cfg, "encoder", i),
+                build_moe_layer(cfg, "encoder", i, table, groups)
             )
             for i in range(cfg.encoder_layers)
         )
@@ -69,8 +73,9 @@ class TaskMoeEncoder(FairseqEncoder):
         x, embedding = self.embed(src_tokens)
         x = x * token_mask.unsqueeze(2)
         states, gate_stats = [x] if return_all_hiddens else [], []
-        for layer in self.layers:
-            x, stats = self._run(layer, x, key_mask, routing)
+        routes = route_ahead([layer.moe for layer in self.layers], x, routing)
+        for layer, route in zip(self.layers, routes, strict=True):
+            x, stats = self._run(layer, x, key_mask, routing, route)
             if stats is not None:
                 gate_stats.append(stats)
             if return_all_hiddens:
@@ -99,11 +104,16 @@ class TaskMoeEncoder(FairseqEncoder):
         return self.dropout(x), embedding
 
     def _run(
-        self, layer: nn.Module, x: Tensor, key_mask: Optional[Tensor], routing: RoutingInputs
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        key_mask: Optional[Tensor],
+        routing: RoutingInputs,
+        route: Optional[Route],
     ) -> Any:
         if self.checkpoint_activations and self.training:
-            return checkpoint(layer, x, key_mask, routing, use_reentrant=False)
-        return layer(x, key_mask, routing)
+            return checkpoint(layer, x, key_mask, routing, route, use_reentrant=False)
+        return layer(x, key_mask, routing, route)
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
         """Return encoder_out with the sentences new_order (B',), which may repeat."""

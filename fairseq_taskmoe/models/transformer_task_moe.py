@@ -1,5 +1,6 @@
 """transformer_task_moe: an encoder-decoder whose MoE layers route by token, sentence or task."""
 
+from argparse import Namespace
 from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from ..compat import without_tpu
 from ..data.task_table import TaskTable
+from ..distributed.expert_groups import ExpertGroups
+from ..distributed.expert_state import complete_shared, is_expert_key, local_experts
+from ..distributed.launch import join_launcher
 from ..errors import refuse
 from .build_layers import check_config
 from .config import ARCHITECTURES, TransformerTaskMoeConfig, apply_architecture
@@ -32,9 +36,12 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
 
     def __init__(
         self, encoder: TaskMoeEncoder, decoder: TaskMoeDecoder, table: TaskTable,
+        groups: Optional[ExpertGroups] = None, sharded_checkpoints: bool = False,
         routed_inference: bool = False,
     ):
         super().__init__(encoder, decoder)
+        self.groups = groups
+        self.sharded_checkpoints = sharded_checkpoints
         self.task_table = table
         self.routed_inference = routed_inference
 
@@ -54,9 +61,12 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         decoder_embedding = encoder_embedding
         if not cfg.share_all_embeddings:
             decoder_embedding = build_embedding(len(target), cfg.decoder_embed_dim, target.pad())
-        encoder = TaskMoeEncoder(cfg, source, encoder_embedding, task.task_table)
-        decoder = TaskMoeDecoder(cfg, target, decoder_embedding, task.task_table)
-        return cls(encoder, decoder, task.task_table, cfg.moe_routed_inference)
+        table, groups = task.task_table, task.expert_groups
+        encoder = TaskMoeEncoder(cfg, source, encoder_embedding, table, groups)
+        decoder = TaskMoeDecoder(cfg, target, decoder_embedding, table, groups)
+        return cls(
+            encoder, decoder, table, groups, cfg.moe_sharded_checkpoints, cfg.moe_routed_inference
+        )
 
     def forward(
         self,
@@ -77,9 +87,17 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
     def load_state_dict(
         self, state_dict: Dict[str, Tensor], strict: bool = True, **kwargs: Any
     ) -> Any:
-        """Refuse the weights of a differently built model, before fairseq hides what is wrong."""
+        """Load the experts that this rank holds, from a file of all of them or of a shard.
+
+        Refuses the weights of a differently built model, before fairseq hides what is wrong.
+        """
+        state_dict = dict(state_dict)
+        if self.groups is not None and self.sharded_checkpoints and strict:
+            complete_shared(state_dict, self, self.groups)
         for key, own in self.state_dict().items():
             stored = state_dict.get(key)
+            if stored is not None and is_expert_key(key):
+                stored = state_dict[key] = local_experts(stored, own, self.groups)
             if stored is None and not strict:
                 continue
             if stored is None or stored.shape != own.shape:
@@ -108,9 +126,16 @@ def build_embedding(num_words: int, dim: int, padding_idx: int) -> nn.Embedding:
     return embedding
 
 
+def _adjust(args: Any, sizes: Dict[str, Any]) -> None:
+    """Complete the flags of fairseq-train: the only place where it lets a plugin do so."""
+    apply_architecture(args, sizes)
+    if isinstance(args, Namespace):  # it calls this for a finished configuration as well
+        join_launcher(args)
+
+
 for _name, _sizes in ARCHITECTURES.items():
     register_model_architecture("transformer_task_moe", f"transformer_task_moe_{_name}")(
-        without_tpu(partial(apply_architecture, sizes=_sizes))
+        without_tpu(partial(_adjust, sizes=_sizes))
     )
 # register_model has registered the plain name, with a function that does nothing
-ARCH_CONFIG_REGISTRY["transformer_task_moe"] = without_tpu(lambda args: None)
+ARCH_CONFIG_REGISTRY["transformer_task_moe"] = without_tpu(partial(_adjust, sizes={}))

@@ -26,10 +26,13 @@ class Experts(nn.Module):
         ffn_dim: int,
         activation_fn: str = "relu",
         activation_dropout: float = 0.0,
+        first_expert: int = 0,
     ):
+        """Make the experts first_expert, first_expert + 1, ... of a layer, num_experts of them."""
         super().__init__()
-        self.fc1 = StackedLinear(num_experts, embed_dim, ffn_dim)
-        self.fc2 = StackedLinear(num_experts, ffn_dim, embed_dim)
+        self.num_experts = num_experts
+        self.fc1 = StackedLinear(num_experts, embed_dim, ffn_dim, first_expert)
+        self.fc2 = StackedLinear(num_experts, ffn_dim, embed_dim, first_expert)
         self.activation_fn = utils.get_activation_fn(activation_fn)
         self.dropout = Dropout(activation_dropout)
 
@@ -46,8 +49,11 @@ class StackedLinear(nn.Module):
     dimensions (Adafactor) keeps one expert's state apart from another's.
     """
 
-    def __init__(self, num_experts: int, in_features: int, out_features: int):
+    def __init__(
+        self, num_experts: int, in_features: int, out_features: int, first_expert: int = 0
+    ):
         super().__init__()
+        self.first_expert = first_expert
         self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features))
         self.bias = nn.Parameter(torch.empty(num_experts, 1, out_features))
         if not self.weight.is_meta:
@@ -61,8 +67,9 @@ class StackedLinear(nn.Module):
         """
         seed = int(torch.randint(2**31, ()))
         bound = 1 / math.sqrt(self.weight.size(2))
-        for expert, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
-            generator = torch.Generator(weight.device).manual_seed(seed + expert)
+        for here, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+            generator = torch.Generator(weight.device)
+            generator.manual_seed(seed + self.first_expert + here)
             weight.uniform_(-bound, bound, generator=generator)
             bias.uniform_(-bound, bound, generator=generator)
 

@@ -33,6 +33,9 @@ class StaticRouter(nn.Module):
         assert inputs.task_ids is not None, "the task puts task_ids into every batch"
         return equal_gates(self.task_experts[inputs.task_ids].unsqueeze(1), self.num_experts, x)
 
+    def reads_input(self, inputs: RoutingInputs) -> bool:
+        return False
+
 
 class RandomRouter(nn.Module):
     """Every sentence takes K experts at random.
@@ -57,6 +60,9 @@ class RandomRouter(nn.Module):
             scores = mix_bits(seeds + experts * _GOLDEN)
         expert_ids = scores.topk(self.top_k, dim=-1).indices
         return equal_gates(expert_ids.unsqueeze(1), self.num_experts, x)
+
+    def reads_input(self, inputs: RoutingInputs) -> bool:
+        return False
 
 
 def equal_gates(expert_ids: Tensor, num_experts: int, x: Tensor) -> RouterOutput:

@@ -21,9 +21,10 @@ class GateStats(NamedTuple):
     load: Tensor  # (E,) choices that each expert received, counted in tokens
     overflow: Tensor  # () share of the tokens' choices that their expert had no room for
     gate_sum: Tensor  # (E,) gates of the choices that each expert received, added up over tokens
+    wire_bytes: int = 0  # of rows that this rank sent to others in the forward pass
 
 
-def gate_stats(routing: RouterOutput, token_mask: Tensor) -> GateStats:
+def gate_stats(routing: RouterOutput, token_mask: Tensor, wire_bytes: int = 0) -> GateStats:
     """Return the statistics of routing for token_mask (B, S), True at real tokens.
 
     A decision for a whole sentence counts once per token of the sentence. The balance loss is
@@ -53,4 +54,4 @@ def gate_stats(routing: RouterOutput, token_mask: Tensor) -> GateStats:
         if routing.overflow is not None:
             lost = weights.unsqueeze(1) * routing.overflow.flatten(0, 1)
             overflow = lost.sum() / (num_tokens * expert_ids.size(1))
-    return GateStats(balance, z_loss, entropy, load, overflow, gate_sum)
+    return GateStats(balance, z_loss, entropy, load, overflow, gate_sum, wire_bytes)

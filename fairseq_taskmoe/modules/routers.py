@@ -57,6 +57,10 @@ class Router(nn.Module):
         """Return what the gate reads: (B, S, C), or (B, 1, C) to route sentences whole."""
         raise NotImplementedError
 
+    def reads_input(self, inputs: RoutingInputs) -> bool:
+        """Say whether the decision waits for the layer's own input x."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
         """Route x (B, S, C): score the key, choose K experts, drop what exceeds the capacity."""
         # float32: in half precision small differences between experts vanish
@@ -130,6 +134,9 @@ class TokenRouter(Router):
     def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
         return x
 
+    def reads_input(self, inputs: RoutingInputs) -> bool:
+        return True
+
 
 class SentenceRouter(Router):
     """Every sentence chooses once, by the mean of its tokens.
@@ -142,6 +149,9 @@ class SentenceRouter(Router):
         if inputs.source_means is not None:
             return inputs.source_means.unsqueeze(1)
         return masked_mean(x, inputs.token_mask).unsqueeze(1)
+
+    def reads_input(self, inputs: RoutingInputs) -> bool:
+        return inputs.source_means is None
 
 
 class TaskRouter(Router):
@@ -166,6 +176,9 @@ class TaskRouter(Router):
     def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
         assert inputs.task_ids is not None, "the task puts task_ids into every batch"
         return self.embed_tasks(self.task_groups[inputs.task_ids]).unsqueeze(1)
+
+    def reads_input(self, inputs: RoutingInputs) -> bool:
+        return False
 
 
 def masked_mean(x: Tensor, token_mask: Tensor) -> Tensor:

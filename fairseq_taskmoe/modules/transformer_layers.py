@@ -16,7 +16,7 @@ from torch import Tensor
 from .attention import MultiheadAttention
 from .dropout import Dropout
 from .gate_losses import GateStats
-from .moe_layer import MoELayer
+from .moe_layer import MoELayer, Route
 from .routers import RoutingInputs
 
 IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
@@ -66,13 +66,14 @@ class TransformerLayer(nn.Module):
         return x if self.normalize_before else norm(x)
 
     def feed_forward(
-        self, x: Tensor, routing: Optional[RoutingInputs], with_stats: bool = True
+        self, x: Tensor, routing: Optional[RoutingInputs], route: Optional[Route],
+        with_stats: bool = True,
     ) -> Tuple[Tensor, Optional[GateStats]]:
-        """Run the feed-forward block on x (B, S, C)."""
+        """Run the feed-forward block on x (B, S, C), along a route where one is known."""
         inner = self.before(self.final_layer_norm, x)
         stats = None
         if self.moe is not None:
-            inner, stats = self.moe(inner, routing, with_stats)
+            inner, stats = self.moe(inner, routing, route, with_stats)
         else:
             hidden = self.activation_fn(self.fc1(inner))
             inner = self.fc2(self.activation_dropout(hidden))
@@ -83,14 +84,18 @@ class TransformerEncoderLayer(TransformerLayer):
     """One layer of the encoder."""
 
     def forward(
-        self, x: Tensor, key_mask: Optional[Tensor], routing: Optional[RoutingInputs]
+        self,
+        x: Tensor,
+        key_mask: Optional[Tensor],
+        routing: Optional[RoutingInputs],
+        route: Optional[Route] = None,
     ) -> Tuple[Tensor, Optional[GateStats]]:
         """Encode x (B, S, C); key_mask (B, 1, 1, S) is True at tokens, None without padding."""
         inner = self.before(self.self_attn_layer_norm, x)
         keys, values = self.self_attn.keys_values(inner)
         inner = self.self_attn.attend(inner, keys, values, key_mask)
         x = self.after(self.self_attn_layer_norm, x, inner)
-        return self.feed_forward(x, routing)
+        return self.feed_forward(x, routing, route)
 
 
 class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
@@ -114,6 +119,7 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
         memory: Tensor,
         memory_mask: Optional[Tensor],
         routing: Optional[RoutingInputs],
+        route: Optional[Route] = None,
         incremental_state: Optional[IncrementalState] = None,
         need_weights: bool = False,
     ) -> Tuple[Tensor, Optional[GateStats], Optional[Tensor]]:
@@ -135,7 +141,7 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
         x = self.after(self.encoder_attn_layer_norm, x, inner)
 
         # nobody asks for the statistics of a single decoding step
-        x, stats = self.feed_forward(x, routing, with_stats=incremental_state is None)
+        x, stats = self.feed_forward(x, routing, route, with_stats=incremental_state is None)
         return x, stats, weights
 
     def _past_keys_values(

@@ -1,6 +1,7 @@
 """translation_task_moe: multilingual translation in which every sentence carries its task id."""
 
 import math
+from functools import partial
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -29,6 +30,8 @@ from ..data.languages import (
 )
 from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import TaskTable, load_task_groups
+from ..distributed.expert_groups import ExpertGroups
+from ..distributed.start import Run, start_run
 from ..errors import refuse
 from ..models.config import TransformerTaskMoeConfig
 from ..models.transformer_task_moe import TransformerTaskMoeModel
@@ -53,6 +56,9 @@ class TranslationTaskMoeTask(FairseqTask):
         self.words = list(dictionary.symbols)  # without language tags
         self.served = list(served)
         self.parameter_names: List[str] = []  # in the optimizer's order, once there is a model
+        self.run: Optional[Run] = None  # in training
+        self.expert_groups: Optional[ExpertGroups] = None
+        self.uses_ema = True  # fairseq then hands its EMA model to train_step, where there is one
         if not served:
             self._adopt(*languages_from_config(cfg))
 
@@ -95,18 +101,26 @@ class TranslationTaskMoeTask(FairseqTask):
 
     def state_dict(self) -> Dict[str, Any]:
         """Return what a checkpoint needs so that inference gives the same ids, tags and routes."""
-        return {
+        state = {
             "task_table": self.task_table.state(),
             "tags": self.tags.state(),
             "words": self.words,
             "word_counts": self.dictionary.count[: len(self.words)],
             "parameter_names": self.parameter_names,
         }
+        if self.run is not None and self.run.sharded:
+            state["expert_shard"] = self.run.shard()
+        return state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Take over a checkpoint's languages, refusing flags and dictionaries that contradict."""
         if "task_table" not in state_dict:
             refuse("the checkpoint has no task table: it was not trained by translation_task_moe")
+        if "expert_shard" in state_dict and self.run is None:
+            refuse(
+                f"the checkpoint is one of {state_dict['expert_shard']['world_size']} shards, each "
+                "with some of the experts: make one file of them with `taskmoe consolidate`"
+            )
         table = TaskTable.from_state(state_dict["task_table"])
         tags = LanguageTags.from_state(state_dict["tags"])
         if hasattr(self, "tags"):
@@ -156,6 +170,9 @@ class TranslationTaskMoeTask(FairseqTask):
             self.task_table = self.task_table.with_groups(load_task_groups(groups_file))
         if from_checkpoint:  # one of an older version lacks newer options
             cfg = merge_with_parent(TransformerTaskMoeConfig(), cfg, remove_missing=True)
+        if not from_checkpoint and not self.served:
+            self.run = start_run(cfg)
+            self.expert_groups = self.run.groups
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, TransformerTaskMoeModel):
             refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
@@ -224,6 +241,25 @@ class TranslationTaskMoeTask(FairseqTask):
             sentences = PrependTokenDataset(sentences, tag)
         pairs = LanguagePairDataset(sentences, sentences.sizes, self.dictionary)
         return TaskPairDataset(pairs, self.task_table.task_id(self.served[0]))
+
+    def train_step(
+        self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any, optimizer: Any,
+        update_num: int, ignore_grad: bool = False, ema_model: Optional[torch.nn.Module] = None,
+    ) -> Any:
+        """Compute the gradients of one micro-batch, as in fairseq, on all ranks together."""
+        backward = partial(
+            super().train_step, sample, model, criterion, optimizer, update_num, ignore_grad
+        )
+        if self.run is None or self.run.training is None:
+            return backward()
+        return self.run.training.micro_batch(backward, model, optimizer, ema_model)
+
+    def valid_step(
+        self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any,
+        ema_model: Optional[torch.nn.Module] = None,
+    ) -> Any:
+        """As in fairseq; the EMA model is not validated."""
+        return super().valid_step(sample, model, criterion)
 
     # -- generation
 

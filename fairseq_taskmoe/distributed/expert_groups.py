@@ -1,0 +1,52 @@
+"""The process groups of experts that are spread over ranks."""
+
+from typing import Any, Dict, Optional
+
+import torch
+import torch.distributed as dist
+
+from .layout import ExpertLayout
+
+
+class ExpertGroups:
+    """A rank's place in a layout of experts, and its process groups.
+
+    Made once, by all ranks together; passed to those who need it.
+    """
+
+    def __init__(self, layout: ExpertLayout):
+        """Make the process groups of all ranks: a collective call."""
+        self.layout = layout
+        self.rank = dist.get_rank()
+        self.place = layout.place(self.rank)
+        self.group: Any = None  # the ranks that share a copy of the experts
+        self.replicas: Any = None  # the ranks that hold the same experts; None when it is one
+        for first in range(0, layout.world_size, layout.size):
+            self.group = self._joined(layout.group(first)) or self.group
+        if layout.num_replicas > 1:
+            for place in range(layout.size):
+                self.replicas = self._joined(layout.replicas(place)) or self.replicas
+
+    def _joined(self, ranks: Any) -> Any:
+        """Make a group, as every rank must, and return it where this rank is in it."""
+        group = dist.new_group(ranks)
+        return group if self.rank in ranks else None
+
+    @property
+    def experts(self) -> slice:
+        """The experts of each layer that this rank holds."""
+        return self.layout.experts(self.rank)
+
+    def device(self) -> torch.device:
+        """Return the device on which the groups' collectives work."""
+        if dist.get_backend() == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> "ExpertGroups":
+        return self  # process groups are no data; fairseq's EMA copies the whole model
+
+
+def spread_experts(layout: ExpertLayout) -> Optional[ExpertGroups]:
+    """Return the groups for a layout, or None where each rank holds all experts."""
+    return ExpertGroups(layout) if layout.size > 1 else None

@@ -1,0 +1,79 @@
+"""The start of a training run, on any number of ranks: checks, process groups, files to resume."""
+
+import uuid
+from typing import Any, Callable, NamedTuple, Optional
+
+import torch.distributed as dist
+
+from ..errors import Refusal, refuse
+from .checks import Settings, check_spread, run_settings
+from .expert_groups import ExpertGroups
+from .expert_training import ExpertTraining
+from .launch import check_launch
+from .layout import ExpertLayout, expert_layout
+
+
+class Run(NamedTuple):
+    """What a training run knows of its ranks."""
+
+    layout: ExpertLayout
+    rank: int
+    run_id: str  # the same on all ranks, another at each start
+    sharded: bool
+    training: Optional[ExpertTraining]  # None where every rank holds all experts
+
+    @property
+    def groups(self) -> Optional[ExpertGroups]:
+        return self.training.groups if self.training else None
+
+    def shard(self) -> Any:
+        """Return what a file of this rank says of itself."""
+        return {
+            "rank": self.rank, "world_size": self.layout.world_size, "size": self.layout.size,
+            "run": self.run_id,
+        }
+
+
+def start_run(cfg: Any) -> Run:
+    """Start a training run with the model's section of its configuration: a collective call.
+
+    Refuses, on all ranks, what would go wrong later or in silence.
+    """
+    settings = run_settings(cfg)
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    check_launch(world_size)
+    layout = expert_layout(cfg.moe_expert_count, world_size, cfg.moe_expert_parallel_size)
+    sharded = cfg.moe_sharded_checkpoints
+    if sharded and world_size > 1 and layout.size == 1:
+        refuse(
+            "--moe-sharded-checkpoints: every rank would save all experts, since "
+            f"--moe-expert-count {layout.num_experts} and {world_size} ranks have no common divisor"
+            " (or --moe-expert-parallel-size is 1)"
+        )
+    if layout.size > 1:
+        check_spread(settings, layout, sharded)
+    if sharded and settings.checkpoint:
+        # fairseq does so where it sees base_layers in time, which is not so under hydra
+        settings.checkpoint["checkpoint_suffix"] = f"-rank-{rank}"
+    run_id = on_first_rank(lambda: uuid.uuid4().hex)
+    training = ExpertTraining(ExpertGroups(layout), sharded) if layout.size > 1 else None
+    return Run(layout, rank, run_id, sharded, training)
+
+
+def on_first_rank(work: Callable[[], Any]) -> Any:
+    """Do work on rank 0 and return its result on all ranks; a refusal ends them all."""
+    if not dist.is_initialized():
+        return work()
+    told = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told = [work(), None]
+        except Refusal as refusal:
+            told = [None, refusal.message]
+            dist.broadcast_object_list(told, 0)
+            raise
+    dist.broadcast_object_list(told, 0)
+    if told[1] is not None:
+        raise Refusal(told[1])  # rank 0 has said it
+    return told[0]
