@@ -1,0 +1,129 @@
+"""Starting many ranks: they form one group, or the run ends with one line before it trains.
+
+fairseq looks at a launcher's variables only where it sees several GPUs. Elsewhere, on CPU and on
+nodes of one GPU, every process that torchrun starts would train a model of its own.
+"""
+
+import argparse
+import os
+import sys
+from typing import Dict, NamedTuple, Optional
+
+import torch
+
+from ..errors import refuse
+
+REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torch's env:// rendezvous
+# numbers of processes that launchers started; SLURM_NTASKS is no such number: sbatch sets it for
+# its script as well, which is one process
+STARTED_BY = {
+    "WORLD_SIZE": "torchrun",
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+}
+AS_TORCHRUN = {  # what the launchers call the numbers that torchrun calls RANK and LOCAL_RANK
+    "SLURM_STEP_NUM_TASKS": ("SLURM_PROCID", "SLURM_LOCALID"),
+    "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "PMI_SIZE": ("PMI_RANK", "MPI_LOCALRANKID"),
+}
+
+
+class Launcher(NamedTuple):
+    """What torchrun, or a script that sets the same variables, says about this process."""
+
+    rank: int
+    world_size: int
+    local_rank: Optional[int]
+
+
+def from_environment() -> Optional[Launcher]:
+    """Return the launcher's word, or None where there is none or it started one process alone."""
+    if not all(os.environ.get(name) for name in REQUIRED):
+        return None
+    rank, world_size = number("RANK"), number("WORLD_SIZE")
+    local_rank = number("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else None
+    return Launcher(rank, world_size, local_rank) if world_size > 1 else None
+
+
+def number(name: str) -> int:
+    """Return a variable of the environment as a number."""
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        refuse(f"{name}={os.environ[name]} in the environment is not a number")
+
+
+def join_launcher(args: argparse.Namespace) -> None:
+    """Make the flags of fairseq-train those of one rank, where a launcher started many.
+
+    Nothing is changed without a launcher, or where --distributed-init-method is given. Architecture
+    functions call this: fairseq runs them after it has parsed the flags and before it uses them.
+    """
+    launcher = from_environment()
+    if launcher is None or getattr(args, "distributed_init_method", None) is not None:
+        return
+    asked, gpus = args.distributed_world_size, torch.cuda.device_count()
+    if asked != launcher.world_size and (asked != max(1, gpus) or flag_given()):
+        refuse(
+            f"--distributed-world-size {asked} contradicts WORLD_SIZE={launcher.world_size} of the "
+            "launcher; leave the flag out"
+        )
+    args.distributed_init_method = "env://"
+    args.distributed_world_size = launcher.world_size
+    args.distributed_rank = launcher.rank
+    args.distributed_no_spawn = True
+    on_cpu = args.cpu or gpus == 0
+    local_rank = launcher.rank if launcher.local_rank is None else launcher.local_rank
+    # modulo, as in fairseq: each process may have been given sight of its own GPU alone
+    args.device_id = 0 if on_cpu else local_rank % gpus
+    if on_cpu and args.distributed_backend == "nccl":
+        args.distributed_backend = "gloo"
+
+
+def flag_given() -> bool:
+    """Return whether the command line has the flag: its default is the number of GPUs."""
+    return any(word.split("=")[0] == "--distributed-world-size" for word in sys.argv)
+
+
+def check_launch(world_size: int) -> None:
+    """Refuse to train where more processes were started than belong together.
+
+    world_size is the number of ranks that fairseq trains on; the process group's own number counts
+    once there is one. To be called before training, with flags and hydra alike.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world_size = torch.distributed.get_world_size()
+    for name in STARTED_BY:
+        if os.environ.get(name) and number(name) > world_size:
+            refuse(
+                f"{STARTED_BY[name]} started {number(name)} processes ({name}), but they would not "
+                f"train together: this one's world size is {world_size}; {remedy(name)}"
+            )
+
+
+def remedy(name: str) -> str:
+    """Return what to change where too many processes were started, as the variable name says."""
+    separate = f"where separate trainings are meant, start them with `env -u {name}`"
+    if name in AS_TORCHRUN:
+        rank, local_rank = AS_TORCHRUN[name]
+        return (
+            f"start one torchrun on each node, or let each process set RANK=${rank} "
+            f"WORLD_SIZE=${name} LOCAL_RANK=${local_rank} MASTER_ADDR and MASTER_PORT "
+            f"(docs/cluster.md); {separate}"
+        )
+    missing = [variable for variable in REQUIRED if not os.environ.get(variable)]
+    if missing:
+        return f"set {', '.join(missing)} as well, or start with torchrun; {separate}"
+    hydra: Dict[str, str] = {
+        "distributed_world_size": "${oc.env:WORLD_SIZE}",
+        "distributed_rank": "${oc.env:RANK}",
+        "device_id": "${oc.env:LOCAL_RANK}",
+        "distributed_init_method": "env://",
+        "distributed_no_spawn": "true",
+    }
+    overrides = " ".join(f"'distributed_training.{key}={value}'" for key, value in hydra.items())
+    return (
+        "with fairseq-hydra-train add +launch=torchrun (on CPU +launch=torchrun_cpu), which means "
+        f"{overrides}; with fairseq-train leave --distributed-* out; {separate}"
+    )
