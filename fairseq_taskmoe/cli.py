@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": Verb("evaluate", "translate and score all directions of a test set"),
     "extract": Verb("extract", "cut a dense sub-network out of a checkpoint"),
     "params": Verb("params", "count parameters, of a checkpoint or of an architecture"),
+    "plan": Verb("plan", "estimate memory, traffic and time of training on N GPUs"),
     "routing": Verb("routing", "routing statistics and figures"),
     "bench": Verb("bench", "measure throughput on random weights"),
 }

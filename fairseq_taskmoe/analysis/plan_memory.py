@@ -1,0 +1,138 @@
+"""What a rank holds in the memory of its device, and what checkpoints take."""
+
+import math
+from typing import Dict, List, NamedTuple, Tuple
+
+import torch.nn as nn
+
+from ..distributed.layout import ExpertLayout
+from ..modules.experts import Experts
+
+GRADIENT_BUFFER = 2**28  # elements at most, in fairseq's legacy_ddp
+OPTIMIZERS = ("adam", "adafactor", "sgd", "nag", "adagrad")
+Shape = Tuple[int, ...]
+
+
+class LocalParameters(NamedTuple):
+    """The parameters that one rank holds, those of its experts apart."""
+
+    shared: List[Shape]
+    experts: List[Shape]
+    total: int  # of the whole model, all experts counted once
+    saved_values: int  # in a checkpoint of the whole model, where each name has a copy
+
+    @property
+    def num_shared(self) -> int:
+        return sum(map(math.prod, self.shared))
+
+    @property
+    def num_experts(self) -> int:
+        return sum(map(math.prod, self.experts))
+
+    @property
+    def num_local(self) -> int:
+        return self.num_shared + self.num_experts
+
+
+def local_parameters(model: nn.Module, layout: ExpertLayout) -> LocalParameters:
+    """Return what a rank holds of a model, which may be on the meta device."""
+    in_experts = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, Experts)
+        for parameter in module.parameters()
+    }
+    shared, experts = [], []
+    for parameter in model.parameters():
+        if id(parameter) in in_experts:
+            experts.append((layout.experts_per_rank, *parameter.shape[1:]))
+        else:
+            shared.append(tuple(parameter.shape))
+    return LocalParameters(
+        shared,
+        experts,
+        sum(parameter.numel() for parameter in model.parameters()),
+        sum(tensor.numel() for tensor in model.state_dict().values()),
+    )
+
+
+def state_bytes(shapes: List[Shape], precision: str, optimizer: str) -> Dict[str, int]:
+    """Return the bytes of weights, gradients and the optimizer's state, as fairseq lays them out.
+
+    With fp16 (unflattened) and bf16 the optimizer works on float32 masters, which keep float32
+    gradients of their own beside those of the model.
+    """
+    num = sum(map(math.prod, shapes))
+    half = precision != "fp32"
+    return {
+        "weights": num * value_bytes(precision),
+        "gradients": num * value_bytes(precision),
+        "fp32 masters": 4 * num * half,
+        "fp32 gradients": 4 * num * half,
+        "optimizer state": 4 * sum(state_values(shape, optimizer) for shape in shapes),
+    }
+
+
+def state_values(shape: Shape, optimizer: str) -> int:
+    """Return how many float32 values an optimizer keeps for a parameter, by fairseq's defaults.
+
+    Adafactor factors the last two dimensions; sgd is without momentum.
+    """
+    num = math.prod(shape)
+    if optimizer == "adafactor":
+        return num if len(shape) < 2 else num // shape[-1] + num // shape[-2]
+    return {"adam": 2, "nag": 1, "adagrad": 1, "sgd": 0}[optimizer] * num
+
+
+def value_bytes(precision: str) -> int:
+    """Return the bytes of a value of the model's own dtype."""
+    return 4 if precision == "fp32" else 2
+
+
+def gradient_buffer_bytes(local: LocalParameters, precision: str, num_ranks: int) -> int:
+    """Return the buffer in which legacy_ddp adds up shared gradients."""
+    if num_ranks == 1:
+        return 0
+    return min(GRADIENT_BUFFER, local.num_local) * value_bytes(precision)
+
+
+def step_work_bytes(local: LocalParameters, precision: str, optimizer: str) -> int:
+    """Return what the largest parameter needs in between, in backward or in the optimizer.
+
+    A second gradient before it is added to the first, or the optimizer's float32 scratch.
+    """
+    largest = max(map(math.prod, local.shared + local.experts))
+    return largest * max(value_bytes(precision), 4 if optimizer != "sgd" else 0)
+
+
+def loss_work_bytes(num_targets: float, vocab_size: int, precision: str) -> float:
+    """Return what the loss needs beside the logits: their gradient, and float32 copies at work."""
+    rows = min(num_targets, 2**14)  # the loss works on that many rows at once
+    copies = 1 if precision == "fp32" else 2
+    return vocab_size * (num_targets * value_bytes(precision) + rows * copies * 4)
+
+
+def checkpoint_sizes(
+    local: LocalParameters, layout: ExpertLayout, optimizer: str
+) -> Dict[str, float]:
+    """Return the bytes of checkpoint files, whose values are float32 whatever the training is.
+
+    `whole` is the ordinary file; `shard_0` and `shard` are those of --moe-sharded-checkpoints, of
+    which only the first holds the shared parameters. `moments` is what each rank's device sees of
+    the whole file's optimizer state at resume. A parameter with several names is written under
+    each of them where the values were copied to the host, as from a GPU.
+    """
+    moments = {
+        part: 4 * sum(state_values(shape, optimizer) for shape in shapes)
+        for part, shapes in (("shared", local.shared), ("experts", local.experts))
+    }
+    shared_values = local.saved_values - local.num_experts * layout.size
+    shard = 4 * local.num_experts + moments["experts"]
+    all_moments = moments["shared"] + moments["experts"] * layout.size
+    return {
+        "whole": 4 * local.saved_values + all_moments,
+        "shard_0": shard + 4 * shared_values + moments["shared"],
+        "shard": shard,
+        "moments": all_moments,
+    }
+
