@@ -4,18 +4,32 @@ They are applied when the package is imported, and change no file and no source 
 """
 
 import argparse
+import collections
+import functools
 from typing import Any, Callable
 
 import torch
+from fairseq.distributed.utils import _TensorPlaceholder
+from omegaconf import AnyNode, DictConfig, ListConfig
+from omegaconf.base import ContainerMetadata, Metadata
+
+from .checkpoint.atomic_writes import copy_checkpoint, replace_checkpoint
+
+SENT_AT_RESUME = [
+    Any, AnyNode, ContainerMetadata, DictConfig, ListConfig, Metadata, _TensorPlaceholder,
+    collections.defaultdict, dict, list, int,
+]
 
 
 def allow_checkpoint_types() -> None:
     """Let torch.load read fairseq checkpoints under weights_only, its default since torch 2.6.
 
-    fairseq stores a Namespace where a checkpoint was made from flags. Naming the type keeps the
-    safe loader: a hostile pickle is still refused, and never executed.
+    fairseq stores a Namespace where a checkpoint was made from flags. At resume, rank 0 sends the
+    others a checkpoint whose configuration has become one of OmegaConf's, with placeholders for
+    tensors. Naming the types keeps the safe loader: a hostile pickle is still refused, and never
+    executed.
     """
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    torch.serialization.add_safe_globals([argparse.Namespace, *SENT_AT_RESUME])
 
 
 def without_tpu(architecture: Callable[[argparse.Namespace], None]) -> Callable[[Any], None]:
@@ -30,3 +44,26 @@ def without_tpu(architecture: Callable[[argparse.Namespace], None]) -> Callable[
             args.tpu = False
 
     return apply
+
+
+def put_checkpoints_in_place_atomically() -> None:
+    """Let a kill at any moment leave whole checkpoint files, under every name.
+
+    fairseq makes checkpoint_last.pt and checkpoint_best.pt by copying over the old file in place: a
+    kill leaves half of one. It renames what it has saved, but before the data is on the disk. What
+    iopath stores elsewhere is left to iopath.
+    """
+    from fairseq.file_io import PathManager
+
+    copy = PathManager.copy
+
+    @functools.wraps(copy)
+    def copy_atomically(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        elsewhere = map(PathManager.path_requires_pathmanager, (src_path, dst_path))
+        if any(elsewhere) or not overwrite:
+            return copy(src_path, dst_path, overwrite)
+        copy_checkpoint(src_path, dst_path)
+        return True
+
+    PathManager.copy = staticmethod(copy_atomically)
+    PathManager.rename = staticmethod(replace_checkpoint)  # called for local files alone

@@ -8,6 +8,7 @@ import pytest
 import torch
 from console import PLUGIN
 from fairseq import options
+from fairseq.file_io import PathManager
 
 import fairseq_taskmoe  # noqa: F401  (importing it applies the repairs)
 
@@ -40,3 +41,23 @@ def test_bf16_does_not_ask_for_a_tpu(arch, bf16):
     args = options.parse_args_and_arch(options.get_training_parser(), flags)
     assert args.bf16 is bf16
     assert not args.tpu
+
+
+def test_checkpoints_are_put_in_place_atomically_and_other_files_as_fairseq_does(
+    tmp_path, monkeypatch
+):
+    new, last = str(tmp_path / "checkpoint1.pt"), tmp_path / "checkpoint_last.pt"
+    (tmp_path / "checkpoint1.pt").write_bytes(b"new")
+
+    def replaces(**how):
+        """Return whether the old file is still whole for whoever has opened it."""
+        last.write_bytes(b"old")
+        with open(last, "rb") as reader:
+            assert PathManager.copy(new, str(last), **how)
+            assert last.read_bytes() == b"new"
+            return reader.read() == b"old"
+
+    assert replaces(overwrite=True)
+    assert not replaces(overwrite=False)
+    monkeypatch.setattr(PathManager, "path_requires_pathmanager", staticmethod(lambda _: True))
+    assert not replaces(overwrite=True)
