@@ -12,21 +12,36 @@ from ..errors import refuse
 Checkpoint = Dict[str, Any]
 
 
+class Unreadable(Exception):
+    """A file is no whole checkpoint; the text says why."""
+
+
 def read_checkpoint(path: str) -> Checkpoint:
     """Return the checkpoint of a fairseq run; tensors stay on the disk until they are used."""
-    allow_checkpoint_types()
     if not os.path.isfile(path):
         refuse(f"{path}: no such checkpoint")
+    try:
+        return open_checkpoint(path)
+    except (Unreadable, OSError) as reason:
+        refuse(f"{path}: {reason}")
+
+
+def open_checkpoint(path: str) -> Checkpoint:
+    """As read_checkpoint, for a caller that knows what to do when it raises Unreadable or OSError.
+
+    The directory of what a checkpoint holds is its end: any truncated file is Unreadable.
+    """
+    allow_checkpoint_types()
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        refuse(f"{path}: not loaded, since it is no plain checkpoint: {reason}")
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise Unreadable(f"not loaded, since it is no plain checkpoint: {reason}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        refuse(f"{path}: truncated, or no checkpoint: {reason}")
+        raise Unreadable(f"truncated, or no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-        refuse(f"{path}: no checkpoint of a fairseq model")
+        raise Unreadable("no checkpoint of a fairseq model")
     return checkpoint
 
 
