@@ -1,0 +1,106 @@
+"""Batches of one task each, dealt to ranks that hold the task's experts (--moe-task-local-batches).
+
+Every sentence of an epoch is still in exactly one batch, and every step still trains on the next W
+batches of the shuffled list: only which rank computes which of them is chosen, so that fewer tokens
+travel to experts on other ranks.
+
+Shapes: N batches, W ranks, P places of an expert-parallel group (rank r has place r % P).
+"""
+
+from typing import Callable, List, Optional, Sequence
+
+import numpy as np
+from fairseq.data import (
+    BaseWrapperDataset,
+    ConcatDataset,
+    FairseqDataset,
+    SampledMultiDataset,
+    SampledMultiEpochDataset,
+)
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from torch import Tensor
+
+from .epoch_batches import Batch, deal_in_turn
+from .task_pair_dataset import TaskPairDataset
+
+
+def sentence_tasks(dataset: FairseqDataset, indices: np.ndarray) -> np.ndarray:
+    """Return the task ids (S,) of sentences with these indices (S,) in a dataset of task pairs."""
+    if isinstance(dataset, TaskPairDataset):
+        return np.full(len(indices), dataset.task_id)
+    if isinstance(dataset, BaseWrapperDataset):
+        return sentence_tasks(dataset.dataset, indices)
+    if isinstance(dataset, SampledMultiEpochDataset):
+        indices = dataset._map_epoch_index_to_global(indices)
+    if isinstance(dataset, SampledMultiDataset):
+        ends = dataset.cumulated_sizes
+    else:
+        assert isinstance(dataset, ConcatDataset), f"no task pairs in a {type(dataset).__name__}"
+        ends = np.asarray(dataset.cumulative_sizes)
+    task_ids = np.array([pair.task_id for pair in dataset.datasets])
+    return task_ids[np.searchsorted(ends, indices, side="right")]
+
+
+class OneTaskBatches(BaseWrapperDataset):
+    """A dataset of task pairs whose batches hold sentences of one task each."""
+
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        required_batch_size_multiple: int = 1,
+    ) -> List[Batch]:
+        """As in fairseq, for the sentences of each task by themselves."""
+        tasks = sentence_tasks(self.dataset, indices)
+        by_task = np.argsort(tasks, kind="stable")  # within a task the order by length stays
+        first_of_task = np.flatnonzero(np.diff(tasks[by_task])) + 1
+        return [
+            batch
+            for own in np.split(np.asarray(indices)[by_task], first_of_task)
+            for batch in self.dataset.batch_by_size(
+                own, max_tokens, max_sentences, required_batch_size_multiple
+            )
+        ]
+
+
+class AffinityDeal:
+    """Deals the batches of each step so that most routed tokens stay on their rank."""
+
+    def __init__(self, dataset: FairseqDataset, affinity: Callable[[], Tensor]):
+        """Make the dealer of a training dataset.
+
+        Args:
+            dataset: the dataset that batches are of, with OneTaskBatches around it or not.
+            affinity: called once whenever batches are dealt, by all ranks; returns the share of
+                each task's routed gates whose experts live on each place (number of tasks, P). It
+                must be the same on all ranks to the last bit: else they deal differently, and a
+                batch is computed twice or by nobody.
+        """
+        self.dataset = dataset
+        self.affinity = affinity
+
+    def __call__(self, batches: Sequence[Batch], num_ranks: int) -> np.ndarray:
+        """Return what each rank trains on in each step (ceil(N / W), W), as deal_in_turn does.
+
+        Each step's assignment maximises the tokens that stay, sum of tokens * affinity.
+        """
+        kept = self.tokens_kept(batches)
+        places = np.arange(num_ranks) % kept.shape[1]
+        dealt = deal_in_turn(batches, num_ranks)
+        for step in dealt:
+            taken = step[step >= 0]
+            rows, ranks = linear_sum_assignment(kept[taken][:, places], maximize=True)
+            step[:] = -1
+            step[ranks] = taken[rows]
+        return dealt
+
+    def tokens_kept(self, batches: Sequence[Batch]) -> np.ndarray:
+        """Return how many tokens of each batch meet their experts on each place (N, P)."""
+        affinity = self.affinity().detach().double().cpu().numpy()
+        sentences = np.concatenate(batches)
+        first_of_batch = np.cumsum([0, *map(len, batches)])[:-1]
+        lengths = self.dataset.sizes[sentences].reshape(len(sentences), -1).sum(axis=1)
+        num_tokens = np.add.reduceat(lengths, first_of_batch)  # of both sides
+        tasks = sentence_tasks(self.dataset, sentences[first_of_batch])
+        return num_tokens[:, None] * affinity[tasks]
