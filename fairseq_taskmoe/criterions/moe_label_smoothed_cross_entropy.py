@@ -93,6 +93,11 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         }
         for half in HALVES:
             logging_output.update(gate_logs(half, gate_stats[half], sample_size))
+        if layers:
+            # gradients go the same ways back
+            passes = 2 if model.training else 1
+            sent = sum(stats.wire_bytes for stats in layers) * passes
+            logging_output["moe_wire_bytes"] = torch.tensor(sent, dtype=torch.float64)
         if self.report_accuracy:
             real = target.ne(self.padding_idx)
             logging_output["n_correct"] = (logits.argmax(dim=-1).eq(target) & real).sum()
@@ -116,7 +121,11 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
-        """Log the losses per token in bits, and for each half how its routing fares."""
+        """Log the losses per token in bits, and for each half how its routing fares.
+
+        `moe_wire_mb` is what all ranks together send of tokens' rows to one another in an update,
+        in megabytes, where experts are spread over them.
+        """
         super().reduce_metrics(logging_outputs)
         for half in HALVES:
             if not any(f"moe_{half}_load" in log for log in logging_outputs):
@@ -130,6 +139,9 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             load = sum(log[f"moe_{half}_load"] for log in logging_outputs)
             unused = (load == 0).float().sum(dim=1).mean()
             metrics.log_scalar(f"moe_{half}_unused_experts", float(unused), size, round=1)
+        sent = sum(float(log.get("moe_wire_bytes", 0)) for log in logging_outputs)
+        if sent > 0:
+            metrics.log_scalar("moe_wire_mb", sent / 1e6, round=3)
 
 
 def gate_logs(half: str, layers: List[GateStats], sample_size: int) -> Dict[str, Tensor]:

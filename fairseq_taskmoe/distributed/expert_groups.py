@@ -1,6 +1,6 @@
 """The process groups of experts that are spread over ranks."""
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict
 
 import torch
 import torch.distributed as dist
@@ -45,8 +45,3 @@ class ExpertGroups:
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> "ExpertGroups":
         return self  # process groups are no data; fairseq's EMA copies the whole model
-
-
-def spread_experts(layout: ExpertLayout) -> Optional[ExpertGroups]:
-    """Return the groups for a layout, or None where each rank holds all experts."""
-    return ExpertGroups(layout) if layout.size > 1 else None

@@ -8,7 +8,7 @@ fairseq saves by calling state_dict() of model, EMA model and optimizer, so that
 experts of others are put in, or the shared weights left out.
 """
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 import torch.distributed as dist
@@ -25,21 +25,25 @@ class ExpertState:
 
     def __init__(
         self, groups: ExpertGroups, sharded: bool, model: nn.Module, optimizer: Optimizer,
-        ema_model: Optional[nn.Module],
+        ema_model: Optional[nn.Module], saved_parameters: Sequence[str] = (),
     ):
-        """Attach: a collective call, after a checkpoint has been loaded."""
+        """Attach.
+
+        Args:
+            sharded: whether each rank saves its own experts
+            saved_parameters: names under which the optimizer's state, as it is saved, holds the
+                optimizer's parameters themselves
+        """
         self.groups = groups
         self.models = [model] if ema_model is None else [model, ema_model]
         self.optimizer = optimizer
         self.whole: List[Dict[Any, Any]] = []  # of each model, then of the optimizer
-        cut_moments(optimizer, groups)
-        if sharded:
-            share_moments(optimizer)
-            if groups.rank > 0:
-                for each in self.models:
-                    each.register_state_dict_post_hook(_keep_experts)
-                optimizer.register_state_dict_post_hook(_keep_expert_moments)
-        else:
+        self.saved_parameters = saved_parameters
+        if sharded and groups.rank > 0:
+            for each in self.models:
+                each.register_state_dict_post_hook(_keep_experts)
+            optimizer.register_state_dict_post_hook(_keep_expert_moments)
+        elif not sharded:
             # the trainer calls this on all ranks before rank 0 saves
             optimizer.consolidate_state_dict = self.gather  # type: ignore[attr-defined]
             for i, each in enumerate(self.models):
@@ -60,7 +64,7 @@ class ExpertState:
             (i, key): gather_experts(value, self.groups)
             for i, parameter in enumerate(_parameters(self.optimizer))
             if is_spread(parameter)
-            for key, value in sorted(self.optimizer.state[parameter].items())
+            for key, value in self._saved_moments(parameter).items()
             if torch.is_tensor(value) and value.shape == parameter.shape
         }
         self.whole = [*whole, moments] if self.groups.rank == 0 else []
@@ -68,6 +72,10 @@ class ExpertState:
     def release(self) -> None:
         """Forget what was gathered: it is saved, and training goes on."""
         self.whole = []
+
+    def _saved_moments(self, parameter: nn.Parameter) -> Dict[str, Any]:
+        moments = dict(sorted(self.optimizer.state[parameter].items()))
+        return {**moments, **dict.fromkeys(self.saved_parameters, parameter.detach())}
 
     def _names(self) -> List[Optional[str]]:
         """Return the name of each parameter that is spread; a copied EMA model has no marks."""
@@ -130,6 +138,13 @@ def complete_shared(state: Dict[str, Tensor], model: nn.Module, groups: ExpertGr
         state.setdefault(name, value.to(own[name].device))
 
 
+def prepare_loaded_moments(optimizer: Optimizer, groups: ExpertGroups, sharded: bool) -> None:
+    """Make the optimizer state that was loaded, if any, this rank's: a collective call."""
+    cut_moments(optimizer, groups)
+    if sharded:
+        share_moments(optimizer)
+
+
 def cut_moments(optimizer: Optimizer, groups: ExpertGroups) -> None:
     """Cut an optimizer state that holds all experts down to this rank's, in place."""
     for parameter in _parameters(optimizer):
@@ -148,7 +163,10 @@ def share_moments(optimizer: Optimizer) -> None:
     shared = [parameter for parameter in _parameters(optimizer) if not is_spread(parameter)]
     is_first = dist.get_rank() == 0
     known = [
-        {key: value.to("meta") if torch.is_tensor(value) else value for key, value in moments.items()}
+        {
+            key: value.to("meta") if torch.is_tensor(value) else value
+            for key, value in moments.items()
+        }
         for moments in (optimizer.state.get(parameter, {}) for parameter in shared)
     ]
     told = [known if is_first else None]

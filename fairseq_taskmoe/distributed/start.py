@@ -6,11 +6,11 @@ from typing import Any, Callable, NamedTuple, Optional
 import torch.distributed as dist
 
 from ..errors import Refusal, refuse
-from .checks import Settings, check_spread, run_settings
+from .checks import check_spread, run_settings
 from .expert_groups import ExpertGroups
-from .expert_training import ExpertTraining
 from .launch import check_launch
 from .layout import ExpertLayout, expert_layout
+from .training_steps import TrainingSteps
 
 
 class Run(NamedTuple):
@@ -20,11 +20,8 @@ class Run(NamedTuple):
     rank: int
     run_id: str  # the same on all ranks, another at each start
     sharded: bool
-    training: Optional[ExpertTraining]  # None where every rank holds all experts
-
-    @property
-    def groups(self) -> Optional[ExpertGroups]:
-        return self.training.groups if self.training else None
+    groups: Optional[ExpertGroups]  # None where every rank holds all experts
+    steps: TrainingSteps
 
     def shard(self) -> Any:
         """Return what a file of this rank says of itself."""
@@ -54,11 +51,12 @@ def start_run(cfg: Any) -> Run:
     if layout.size > 1:
         check_spread(settings, layout, sharded)
     if sharded and settings.checkpoint:
-        # fairseq does so where it sees base_layers in time, which is not so under hydra
+        # by these fairseq's trainer saves and loads on every rank, each its own file
+        cfg.base_layers = 1
         settings.checkpoint["checkpoint_suffix"] = f"-rank-{rank}"
     run_id = on_first_rank(lambda: uuid.uuid4().hex)
-    training = ExpertTraining(ExpertGroups(layout), sharded) if layout.size > 1 else None
-    return Run(layout, rank, run_id, sharded, training)
+    groups = ExpertGroups(layout) if layout.size > 1 else None
+    return Run(layout, rank, run_id, sharded, groups, TrainingSteps(groups, sharded))
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:

@@ -129,8 +129,8 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     moe_expert_parallel_size: Optional[int] = field(
         default=None,
         metadata={
-            "help": "ranks that share one copy of the experts (default: the greatest common divisor "
-            "of --moe-expert-count and the number of ranks); 1: every rank holds all experts"
+            "help": "ranks that share one copy of the experts (default: the greatest common "
+            "divisor of --moe-expert-count and the number of ranks); 1: each holds all experts"
         },
     )
     moe_sharded_checkpoints: bool = field(
@@ -147,8 +147,10 @@ class TransformerTaskMoeConfig(FairseqDataclass):
             "task's experts, to send less between ranks"
         },
     )
-    # fairseq's trainer saves and loads on every rank where this is more than 0
-    base_layers: bool = II("model.moe_sharded_checkpoints")
+    base_layers: int = field(
+        default=0,
+        metadata={"help": "not to be given: --moe-sharded-checkpoints sets what fairseq looks for"},
+    )
     moe_routed_inference: bool = field(
         default=False,
         metadata={

@@ -250,9 +250,9 @@ class TranslationTaskMoeTask(FairseqTask):
         backward = partial(
             super().train_step, sample, model, criterion, optimizer, update_num, ignore_grad
         )
-        if self.run is None or self.run.training is None:
+        if self.run is None:
             return backward()
-        return self.run.training.micro_batch(backward, model, optimizer, ema_model)
+        return self.run.steps.micro_batch(backward, model, optimizer, ema_model)
 
     def valid_step(
         self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any,

@@ -1,6 +1,6 @@
-"""A training run whose experts are spread over ranks: what it needs beyond data parallelism.
+"""What a training run needs beyond fairseq's trainer, which is used as it is.
 
-fairseq's trainer is used as it is. The task hands each micro-batch through here.
+The task hands each micro-batch through here.
 """
 
 import logging
@@ -9,8 +9,9 @@ from typing import Any, Callable, Optional
 
 import torch.nn as nn
 
+from ..checkpoint.master_weights import KEY, has_masters, keep_master_weights
 from .expert_groups import ExpertGroups
-from .expert_state import ExpertState
+from .expert_state import ExpertState, prepare_loaded_moments
 from .gradients import clip_grad_norm, reduce_expert_gradients
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,18 @@ class RankFailed(SystemExit):
         self.cause = cause
 
 
-class ExpertTraining:
-    """Keeps spread experts right through training and saving."""
+class TrainingSteps:
+    """Keeps master weights, and experts that are spread over ranks, right in training and saving.
 
-    def __init__(self, groups: ExpertGroups, sharded: bool):
+    Args:
+        groups: None where every rank holds all experts
+        sharded: whether each rank saves its own experts
+    """
+
+    def __init__(self, groups: Optional[ExpertGroups], sharded: bool):
         self.groups = groups
         self.sharded = sharded
+        self.attached = False
         self.state: Optional[ExpertState] = None
 
     def micro_batch(
@@ -41,10 +48,11 @@ class ExpertTraining:
         ema_model: Optional[nn.Module],
     ) -> Any:
         """Run backward, which computes a micro-batch's gradients, and return what it returns."""
-        if self.state is None:
+        if not self.attached:
             self._attach(model, optimizer, ema_model)
-        else:
-            self.state.release()
+        if self.groups is None or self.state is None:
+            return backward()
+        self.state.release()
         try:
             result = backward()
         except Exception as error:
@@ -55,10 +63,17 @@ class ExpertTraining:
         return result
 
     def _attach(self, model: nn.Module, optimizer: Any, ema_model: Optional[nn.Module]) -> None:
-        """Take over what belongs to experts of the optimizer, and of what is saved."""
+        """Take over, once, what fairseq has built and loaded since the run's start."""
+        self.attached = True
+        if self.groups is None:
+            keep_master_weights(optimizer)
+            return
+        prepare_loaded_moments(optimizer.optimizer, self.groups, self.sharded)
+        keep_master_weights(optimizer)
         inner = getattr(optimizer, "fp32_optimizer", optimizer)
         inner.clip_grad_norm = partial(clip_grad_norm, list(inner.params), self.groups)
         module = model.module.module  # inside fairseq's wrapper and its proxy
         self.state = ExpertState(
-            self.groups, self.sharded, module, optimizer.optimizer, ema_model
+            self.groups, self.sharded, module, optimizer.optimizer, ema_model,
+            (KEY,) if has_masters(optimizer) else (),
         )
