@@ -1,0 +1,20 @@
+"""Put the shards that the ranks of one run have saved together into one ordinary checkpoint.
+
+    taskmoe consolidate checkpoints/checkpoint_last-rank-0.pt --out checkpoints/whole.pt
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="SHARD",
+        help="any of the shards, DIR/checkpoint_last-rank-N.pt, or all: DIR/checkpoint_last.pt",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="new checkpoint")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..checkpoint.convert_shards import consolidate
+
+    consolidate(args.checkpoint, args.out)

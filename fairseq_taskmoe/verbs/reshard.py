@@ -1,0 +1,30 @@
+"""Cut a checkpoint into shards for a number of ranks; it may be one file, or shards for others.
+
+    taskmoe reshard checkpoints/checkpoint_last.pt --ranks 8 --out resharded/checkpoint_last.pt
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        help="ordinary checkpoint, or shards: any of them, or their name without -rank-N",
+    )
+    parser.add_argument(
+        "--ranks", required=True, type=int, metavar="W", help="number of ranks to cut it for"
+    )
+    parser.add_argument(
+        "--expert-parallel-size", "--moe-expert-parallel-size", type=int, metavar="N",
+        help="ranks that share the experts among them (default: the largest possible number)",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FILE",
+        help="DIR/checkpoint_last.pt for DIR/checkpoint_last-rank-0.pt and so on",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..checkpoint.convert_shards import reshard
+
+    reshard(args.checkpoint, args.ranks, args.out, args.expert_parallel_size)
