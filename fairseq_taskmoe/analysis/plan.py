@@ -79,9 +79,7 @@ def make_plan(cfg: Any, vocab_size: int, table: TaskTable, run: Run) -> Dict[str
     busiest = {half: _busiest(cfg, half, moe_layers[half], layout, table, run) for half in HALVES}
     # bf16 for fp16, which is as large and which CPUs compute
     dtype = torch.float32 if run.precision == "fp32" else torch.bfloat16
-    activations = measure_activations(
-        cfg, vocab_size, table, run.shape, run.num_sentences, dtype
-    )
+    activations = measure_activations(cfg, vocab_size, table, run.shape, run.num_sentences, dtype)
     remote = expected_remote_ranks(layout, cfg.moe_top_k)
     memory = _memory(cfg, vocab_size, run, layout, local, activations, remote, busiest)
     exchanges = {
