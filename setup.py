@@ -50,6 +50,7 @@ setup(
         "omegaconf>=2.3",
         "pyyaml",  # --moe-task-groups, configs/
         "sacrebleu>=2.3",  # scores and their signatures
+        "scipy",  # dealing batches to ranks
         "sentencepiece",
         "torch>=2.6",
         "tqdm",

@@ -36,7 +36,7 @@ def make_layer(kind="token", num_experts=E, activation_fn="relu", **options):
         router = TaskRouter(C, num_experts, options, torch.arange(N), N)
     else:
         router = {"token": TokenRouter, "sentence": SentenceRouter}[kind](C, num_experts, options)
-    return MoELayer(router, Experts(num_experts, C, WIDTH, activation_fn), num_experts)
+    return MoELayer(router, Experts(num_experts, C, WIDTH, activation_fn))
 
 
 def make_inputs(left_pad=True):
@@ -207,7 +207,8 @@ def test_gradients_of_dispatch_and_combine():
     expert_ids = torch.tensor([2, 0, 1, 2, 0, 1, 1, 0, 2, 1, 0, 2]).view(2, 3, 2)
 
     def forward(x, gates):
-        rows, plan = dispatcher.dispatch(x, RouterOutput(expert_ids, gates, None, None), mask)
+        (plan,) = dispatcher.plan([RouterOutput(expert_ids, gates, None, None)], mask)
+        rows, _ = dispatcher.dispatch(x, plan)
         return dispatcher.combine(rows * rows, plan, x)
 
     x = torch.randn(2, 3, 2, dtype=torch.double, requires_grad=True)

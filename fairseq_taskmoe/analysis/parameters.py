@@ -116,7 +116,8 @@ def build_on_meta(cfg: Any, vocab_size: int, table: TaskTable) -> TransformerTas
     """Build a model without its weights."""
     dictionary = numbered_dictionary(vocab_size)
     task = SimpleNamespace(
-        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table
+        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
+        expert_groups=None,
     )
     try:
         with torch.device("meta"):

@@ -81,7 +81,8 @@ def build(
         settings.update(encoder_moe_router=routers[0], decoder_moe_router=routers[1])
     cfg = OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), settings)
     task = SimpleNamespace(
-        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table
+        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
+        expert_groups=None,
     )
     return TransformerTaskMoeModel.build_model(cfg, task)
 

@@ -10,6 +10,7 @@ from fairseq.data.multilingual.sampling_method import SamplingMethod
 from fairseq.utils import split_paths
 
 from ..errors import refuse
+from .epoch_batches import redraw_virtual_epoch
 from .task_pair_dataset import TaskPairDataset
 from .task_table import TaskTable
 
@@ -29,9 +30,12 @@ class TaskDatasetManager(MultilingualDatasetManager):
         """Return the dataset of all pairs for a split, sampled anew each epoch where trained on."""
         for pair in self.lang_pairs:
             self.check_pair(split, pair)
-        return self.load_dataset(
+        dataset = self.load_dataset(
             split, training, epoch, combine, self.estimate_global_pass_epoch(epoch)
         )
+        if training and len(split_paths(self.args.data)) == 1:
+            redraw_virtual_epoch(dataset, epoch)
+        return dataset
 
     def load_pair(self, split: str, lang_pair: str) -> TaskPairDataset:
         """Return the dataset of one pair, in the order of its file."""

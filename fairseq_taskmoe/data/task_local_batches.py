@@ -17,7 +17,7 @@ from fairseq.data import (
     SampledMultiDataset,
     SampledMultiEpochDataset,
 )
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .epoch_batches import Batch, deal_in_turn

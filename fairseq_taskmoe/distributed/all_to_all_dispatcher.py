@@ -65,11 +65,11 @@ class AllToAllDispatcher:
         arriving = torch.empty_like(leaving)
         dist.all_to_all_single(arriving, leaving, group=self.groups.group)
         # [leaving or arriving][place][layer][units, rows, rows that the sender sends in all]
-        (out, come) = torch.stack([leaving, arriving]).tolist()
+        out, come = torch.stack([leaving, arriving]).tolist()
 
         wire_units = [[sum(layer[0] for layer in place) for place in way] for way in (out, come)]
-        for units in wire_units:
-            units[self.groups.place] = 0
+        for numbers in wire_units:
+            numbers[self.groups.place] = 0
         facts = visits.facts
         if any(layer[2] for place in come for layer in place):
             facts = ExchangeRows.apply(facts, *wire_units, self.groups.group)
@@ -78,21 +78,21 @@ class AllToAllDispatcher:
         layer_here = layer_here.repeat_interleave(torch.tensor(here, device=facts.device).flatten())
 
         starts, token_rows = lengths.cumsum(0) - lengths, token_mask.flatten().nonzero().squeeze(1)
-        experts, gates, halves = [], [], []
+        experts, gates, ways = [], [], []
         for layer, routing in enumerate(routings):
-            units = visits.units[visits.layers == layer]
-            positions = token_rows[_spans(starts[units], lengths[units])]
+            leaving_units = visits.units[visits.layers == layer]
+            positions = token_rows[_spans(starts[leaving_units], lengths[leaving_units])]
+            ways.append((positions, *self._rows_by_place(out, come, layer)))
             own = GatherRows.apply(facts, (layer_here == layer).nonzero().squeeze(1))
             top_k = routing.gates.size(2)
             rows = own[:, 0].detach().long()
             unit_of_row = torch.arange(len(rows), device=rows.device).repeat_interleave(rows)
             experts.append(own[:, 1 : 1 + top_k].detach().long()[unit_of_row])
             gates.append(GatherRows.apply(own[:, 1 + top_k :], unit_of_row).type_as(routing.gates))
-            halves.append((positions, *self._rows_by_place(out, come, layer)))
         locals_ = sort_by_expert(experts, gates, self.per_rank)
         return [
-            ExchangePlan(*half, ids.size(0), local)
-            for half, ids, local in zip(halves, experts, locals_, strict=True)
+            ExchangePlan(*way, ids.size(0), local)
+            for way, ids, local in zip(ways, experts, locals_, strict=True)
         ]
 
     def dispatch(self, x: Tensor, plan: ExchangePlan) -> Tuple[Tensor, List[int]]:

@@ -25,12 +25,12 @@ class Settings(NamedTuple):
 
 def run_settings(cfg: DictConfig) -> Settings:
     """Return the settings of the run that a section of its configuration belongs to."""
-    root = cfg._get_root() if OmegaConf.is_config(cfg) else {}
-    sections = [root.get(name) or {} for name in Settings._fields[:-1]]
+    root: Any = cfg._get_root() if OmegaConf.is_config(cfg) else {}
+    sections = {name: root.get(name) or {} for name in Settings._fields[:-1]}
     optimizer = root.get("optimizer")
     # one without a dataclass of its own, such as sgd, has the whole command line for its section
     name = "optimizer" if isinstance(optimizer, Namespace) else "_name"
-    return Settings(*sections, getattr(optimizer, name, None))
+    return Settings(**sections, optimizer=getattr(optimizer, name, None))
 
 
 def check_spread(run: Settings, layout: ExpertLayout, sharded: bool) -> None:

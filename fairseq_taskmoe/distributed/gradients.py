@@ -15,8 +15,13 @@ from torch.nn import Parameter
 from .expert_groups import ExpertGroups
 
 
+def mark_spread(parameter: Parameter) -> None:
+    """Mark a parameter that holds this rank's experts alone."""
+    parameter.expert = True  # type: ignore[attr-defined]
+
+
 def is_spread(parameter: Tensor) -> bool:
-    """Say whether a parameter holds this rank's experts alone: fairseq's mark is its presence."""
+    """Say whether a parameter is marked so: what counts is that there is a mark."""
     return hasattr(parameter, "expert")
 
 

@@ -1,15 +1,17 @@
 """The start of a training run, on any number of ranks: checks, process groups, files to resume."""
 
 import uuid
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence
 
 import torch.distributed as dist
 
+from ..checkpoint.usable import make_usable
 from ..errors import Refusal, refuse
 from .checks import check_spread, run_settings
 from .expert_groups import ExpertGroups
 from .launch import check_launch
 from .layout import ExpertLayout, expert_layout
+from .lost_ranks import watch_ranks
 from .training_steps import TrainingSteps
 
 
@@ -20,6 +22,7 @@ class Run(NamedTuple):
     rank: int
     run_id: str  # the same on all ranks, another at each start
     sharded: bool
+    update_freq: Sequence[int]
     groups: Optional[ExpertGroups]  # None where every rank holds all experts
     steps: TrainingSteps
 
@@ -40,6 +43,7 @@ def start_run(cfg: Any) -> Run:
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     check_launch(world_size)
+    watch_ranks()
     layout = expert_layout(cfg.moe_expert_count, world_size, cfg.moe_expert_parallel_size)
     sharded = cfg.moe_sharded_checkpoints
     if sharded and world_size > 1 and layout.size == 1:
@@ -54,16 +58,21 @@ def start_run(cfg: Any) -> Run:
         # by these fairseq's trainer saves and loads on every rank, each its own file
         cfg.base_layers = 1
         settings.checkpoint["checkpoint_suffix"] = f"-rank-{rank}"
+    if settings.checkpoint:
+        num_shards = world_size if sharded else None
+        on_first_rank(lambda: make_usable(settings.checkpoint, num_shards))
     run_id = on_first_rank(lambda: uuid.uuid4().hex)
     groups = ExpertGroups(layout) if layout.size > 1 else None
-    return Run(layout, rank, run_id, sharded, groups, TrainingSteps(groups, sharded))
+    update_freq = settings.optimization.get("update_freq") or [1]
+    steps = TrainingSteps(groups, sharded)
+    return Run(layout, rank, run_id, sharded, update_freq, groups, steps)
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
     """Do work on rank 0 and return its result on all ranks; a refusal ends them all."""
     if not dist.is_initialized():
         return work()
-    told = [None, None]
+    told: List[Any] = [None, None]
     if dist.get_rank() == 0:
         try:
             told = [work(), None]

@@ -72,7 +72,7 @@ class TrainingSteps:
         keep_master_weights(optimizer)
         inner = getattr(optimizer, "fp32_optimizer", optimizer)
         inner.clip_grad_norm = partial(clip_grad_norm, list(inner.params), self.groups)
-        module = model.module.module  # inside fairseq's wrapper and its proxy
+        module = model.get_submodule("module.module")  # inside fairseq's wrapper and its proxy
         self.state = ExpertState(
             self.groups, self.sharded, module, optimizer.optimizer, ema_model,
             (KEY,) if has_masters(optimizer) else (),

@@ -8,6 +8,7 @@ import torch.nn as nn
 from ..data.task_table import TaskTable
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
 from ..distributed.expert_groups import ExpertGroups
+from ..distributed.gradients import mark_spread
 from ..errors import refuse
 from ..modules.experts import Experts
 from ..modules.fixed_routers import RandomRouter, StaticRouter
@@ -124,7 +125,7 @@ def build_moe_layer(
     if groups is None:
         return MoELayer(router, experts)
     for parameter in experts.parameters():
-        parameter.expert = True  # fairseq's mark; see distributed/gradients.py
+        mark_spread(parameter)
     return MoELayer(router, experts, AllToAllDispatcher(groups))
 
 

@@ -112,7 +112,7 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         )
         aligned = self._aligned_layer(alignment_layer)
         attn, states, gate_stats = None, [x.transpose(0, 1)], []
-        routes = route_ahead([layer.moe for layer in self.layers], x, routing)
+        routes = route_ahead(self.layers, x, routing)
         for i, (layer, route) in enumerate(zip(self.layers, routes, strict=True)):
             x, stats, weights = self._run(
                 layer, x, memory, memory_mask, routing, route, incremental_state, i == aligned

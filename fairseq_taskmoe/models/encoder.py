@@ -73,7 +73,7 @@ class TaskMoeEncoder(FairseqEncoder):
         x, embedding = self.embed(src_tokens)
         x = x * token_mask.unsqueeze(2)
         states, gate_stats = [x] if return_all_hiddens else [], []
-        routes = route_ahead([layer.moe for layer in self.layers], x, routing)
+        routes = route_ahead(self.layers, x, routing)
         for layer, route in zip(self.layers, routes, strict=True):
             x, stats = self._run(layer, x, key_mask, routing, route)
             if stats is not None:

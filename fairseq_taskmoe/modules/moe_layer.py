@@ -1,6 +1,6 @@
 """The mixture-of-experts layer: router, dispatcher, experts, combine."""
 
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch.nn as nn
 from torch import Tensor
@@ -55,18 +55,20 @@ class MoELayer(nn.Module):
 
 
 def route_ahead(
-    layers: Sequence[Optional[MoELayer]], x: Tensor, inputs: RoutingInputs
+    layers: Iterable[nn.Module], x: Tensor, inputs: RoutingInputs
 ) -> List[Optional[Route]]:
-    """Route the layers that need not see their own input, all at once; None for the others.
+    """Route the transformer layers that need not see their own input, all at once.
+
+    Returns a route for each layer, None for one that is dense or must see its input first.
 
     A task's route, say, is known when the batch arrives: the plans of all layers then take one
     exchange between ranks, and one wait for the device. x (B, S, C) is the first layer's input.
     """
-    ahead = [moe is not None and not moe.router.reads_input(inputs) for moe in layers]
-    chosen = [moe for moe, is_ahead in zip(layers, ahead, strict=True) if moe and is_ahead]
+    moes: List[Any] = [layer.moe for layer in layers]
+    chosen = [moe for moe in moes if moe is not None and not moe.router.reads_input(inputs)]
     if not chosen:
-        return [None] * len(layers)
+        return [None] * len(moes)
     routings = [moe.router(x, inputs) for moe in chosen]
     plans = chosen[0].dispatcher.plan(routings, inputs.token_mask)
-    routes = iter([Route(*pair) for pair in zip(routings, plans, strict=True)])
-    return [next(routes) if is_ahead else None for is_ahead in ahead]
+    routes = {id(moe): Route(*pair) for moe, *pair in zip(chosen, routings, plans, strict=True)}
+    return [routes.get(id(moe)) for moe in moes]

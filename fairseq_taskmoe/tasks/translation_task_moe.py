@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.data import (
@@ -21,6 +21,7 @@ from fairseq.utils import split_paths
 from torch import Tensor
 
 from ..data.dataset_manager import TaskDatasetManager, manager_namespace
+from ..data.epoch_batches import Deal, deal_in_turn, rank_free_batches
 from ..data.languages import (
     LanguageTags,
     check_words,
@@ -28,10 +29,12 @@ from ..data.languages import (
     load_joined_dictionary,
     named_pairs,
 )
+from ..data.task_local_batches import AffinityDeal, OneTaskBatches
 from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import TaskTable, load_task_groups
+from ..distributed.affinity import task_affinity
 from ..distributed.expert_groups import ExpertGroups
-from ..distributed.start import Run, start_run
+from ..distributed.start import Run, on_first_rank, start_run
 from ..errors import refuse
 from ..models.config import TransformerTaskMoeConfig
 from ..models.transformer_task_moe import TransformerTaskMoeModel
@@ -58,6 +61,7 @@ class TranslationTaskMoeTask(FairseqTask):
         self.parameter_names: List[str] = []  # in the optimizer's order, once there is a model
         self.run: Optional[Run] = None  # in training
         self.expert_groups: Optional[ExpertGroups] = None
+        self.affinity: Optional[Callable[[], Tensor]] = None  # with --moe-task-local-batches
         self.uses_ema = True  # fairseq then hands its EMA model to train_step, where there is one
         if not served:
             self._adopt(*languages_from_config(cfg))
@@ -177,6 +181,10 @@ class TranslationTaskMoeTask(FairseqTask):
         if not isinstance(model, TransformerTaskMoeModel):
             refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
                    "use for task ids")
+        if self.run is not None and cfg.moe_task_local_batches:
+            self.affinity = partial(
+                task_affinity, model, len(self.task_table.lang_pairs), self.run.layout
+            )
         self.parameter_names = [
             name for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
@@ -212,19 +220,27 @@ class TranslationTaskMoeTask(FairseqTask):
         fairseq drops the last batch when its size is no multiple of --required-batch-size-multiple:
         the multiple is 1 here, always. Sources that are too long for the model are refused at
         inference, or with --skip-invalid-size-inputs-valid-test translated to nothing; references
-        may have any length.
+        may have any length. Training resumes at any number of ranks.
         """
         if self.served and max_positions is not None:
             limit = max_positions[0] if isinstance(max_positions, tuple) else max_positions
             dataset = admit_sources(dataset, limit, ignore_invalid_inputs)
             max_positions = None
-        return super().get_batch_iterator(
+        in_training = self.run is not None and dataset is self.datasets.get(self.cfg.train_subset)
+        deal: Deal = deal_in_turn
+        if in_training and self.affinity is not None:
+            dataset = OneTaskBatches(dataset)
+            deal = AffinityDeal(dataset, partial(on_first_rank, self.affinity))
+        batches = super().get_batch_iterator(
             dataset,
             max_positions=max_positions,
             ignore_invalid_inputs=ignore_invalid_inputs,
             required_batch_size_multiple=1,
             **kwargs,
         )
+        if self.run is not None and in_training:
+            return rank_free_batches(batches, self.run.update_freq, deal)
+        return batches
 
     def build_dataset_for_inference(
         self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any
