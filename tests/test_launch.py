@@ -18,7 +18,8 @@ HYDRA = (
     "fairseq-hydra-train", "--config-dir", ROOT / "configs", "--config-name", "target_target",
     "size=smoke", f"common.user_dir={PLUGIN}", "optimization.max_update=2",
 )
-VARIABLES = (*launch.REQUIRED, "LOCAL_RANK", *launch.STARTED_BY, "SLURM_NTASKS", "SLURM_JOB_ID")
+VARIABLES = (*launch.REQUIRED, "LOCAL_RANK", *launch.STARTED_BY, "SLURM_NTASKS", "SLURM_JOB_ID",
+             "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_USE_AGENT_STORE")
 UNCHANGED = {
     "distributed_init_method": None, "distributed_rank": 0, "distributed_no_spawn": False,
     "distributed_backend": "nccl",
@@ -165,6 +166,20 @@ def test_processes_that_train_together_are_let_in(monkeypatch, variables, world_
     launch.check_launch(world_size)
 
 
+@pytest.mark.parametrize("restarts, shared, refused", [
+    (1, "True", True), (0, "True", False), (1, "False", False), (3, "", False),
+])
+def test_restarts_that_could_not_connect_are_refused(monkeypatch, restarts, shared, refused):
+    set_environment(
+        monkeypatch, TORCHELASTIC_MAX_RESTARTS=restarts, TORCHELASTIC_USE_AGENT_STORE=shared
+    )
+    if refused:
+        with pytest.raises(Refusal, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+            launch.check_launch(1)
+    else:
+        launch.check_launch(1)
+
+
 def assert_one_group_of_two(result):
     for rank in range(2):
         assert f"as rank {rank}\n" in result.said
@@ -198,3 +213,24 @@ def test_launch_real_hydra_without_the_launch_group_is_refused_with_what_to_add(
     result = run(*TORCHRUN, *words, *shlex.split(overrides),
                  "distributed_training.distributed_backend=gloo")
     assert_one_group_of_two(result)
+
+
+RESTARTED = """
+if [ "$TORCHELASTIC_RESTART_COUNT" = 1 ]; then exec "$@" --max-update 3; fi
+"$@" --max-update 2
+kill -9 $$
+"""
+
+
+@pytest.mark.slow
+def test_launch_real_restart_resumes(corpus, tmp_path, monkeypatch):
+    torchrun = (*TORCHRUN[:-1], "--max-restarts", 1, "--no-python")
+    words = ("fairseq-train", corpus.data, *TRAIN, "--ddp-backend", "legacy_ddp",
+             "--save-dir", tmp_path)
+    result = run(*torchrun, *words, check=False)
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in result.refusals[0]
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    result = run(*torchrun, "bash", "-c", RESTARTED, "bash", *words)
+    assert result.said.count("training on 2 devices") == 2
+    assert "checkpoint_last.pt (epoch 1 @ 2 updates)" in result.said
+    assert logged(result.stdout + result.stderr, "train_num_updates")[-1] == 3

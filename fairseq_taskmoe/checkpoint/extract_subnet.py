@@ -92,7 +92,8 @@ def _fold_half(
         names = [name for name in state if name.startswith(f"{prefix}.moe.")]
         experts = f"{prefix}.moe.experts."
         stacked = {k[len(experts):]: state[k] for k in names if k.startswith(experts)}
-        for name, tensor in fold_experts(stacked, route).items():
+        chosen = {name: stack[route.expert_ids] for name, stack in stacked.items()}
+        for name, tensor in fold_experts(chosen, route.gates).items():
             state[f"{prefix}.{name}"] = tensor
         for name in names:
             del state[name]

@@ -113,6 +113,20 @@ class AllToAllDispatcher:
         """Return how many rows this rank sends in one layer's forward pass, there and back."""
         return sum(plan.send) + sum(plan.receive)
 
+    def fetch(self, weights: Tensor, expert_ids: Tensor) -> Tensor:
+        """Return some experts' (K, ...) of a layer's stacked weights, wherever they are.
+
+        weights (E / P, ...) are this rank's. A collective call, with the same expert_ids (K,) on
+        all ranks of the group.
+        """
+        here = self.groups.experts
+        chosen = weights.new_zeros(len(expert_ids), *weights.shape[1:])
+        for row, expert in enumerate(expert_ids.tolist()):
+            if here.start <= expert < here.stop:
+                chosen[row] = weights[expert - here.start]
+        dist.all_reduce(chosen, group=self.groups.group)
+        return chosen
+
     def _visits(self, routings: Sequence[RouterOutput], lengths: Tensor) -> Visits:
         """Return who goes where; padding and dropped choices go nowhere."""
         experts = torch.stack([routing.expert_ids.flatten(0, 1) for routing in routings])

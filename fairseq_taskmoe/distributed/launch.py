@@ -90,7 +90,8 @@ def check_launch(world_size: int) -> None:
     """Refuse to train where more processes were started than belong together.
 
     world_size is the number of ranks that fairseq trains on; the process group's own number counts
-    once there is one. To be called before training, with flags and hydra alike.
+    once there is one. To be called before training, with flags and hydra alike. Restarts that
+    could not connect are refused as well.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         world_size = torch.distributed.get_world_size()
@@ -100,6 +101,21 @@ def check_launch(world_size: int) -> None:
                 f"{STARTED_BY[name]} started {number(name)} processes ({name}), but they would not "
                 f"train together: this one's world size is {world_size}; {remedy(name)}"
             )
+    check_restarts()
+
+
+def check_restarts() -> None:
+    """Refuse a torchrun whose restarted ranks would look for each other where the dead ones were.
+
+    They read the addresses in a store that outlives them (PyTorch's issue 135712).
+    """
+    if not os.environ.get("TORCHELASTIC_MAX_RESTARTS") or number("TORCHELASTIC_MAX_RESTARTS") == 0:
+        return
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        refuse(
+            "torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's "
+            "environment: the restarted ranks could not connect"
+        )
 
 
 def remedy(name: str) -> str:

@@ -11,10 +11,12 @@ import torch
 from fairseq.dataclass.configs import GenerationConfig
 
 from ..checkpoint.reading import read_task_moe_checkpoint
+from ..distributed.start import on_first_rank
 from ..errors import refuse
 from ..files import write_atomically
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .floors import nearest_neighbour_translations
+from .over_ranks import join_ranks, rank
 from .results import Results
 from .scoring import DirectionScore, bleu_metric, score_direction
 from .translate import Batching, TestSet, load_for_pairs, read_test_set, translate_pair
@@ -44,34 +46,43 @@ def evaluate(
     floors: bool = False,
     cpu: bool = False,
     fold: bool = True,
-) -> Results:
+) -> Optional[Results]:
     """Write out/hypotheses/*, out/results.json and out/results.md; return the results.
 
     A direction whose hypotheses are there is scored and not translated again, if the folder was
-    made from the same checkpoint with the same settings; otherwise it is refused.
+    made from the same checkpoint with the same settings; otherwise it is refused. Under torchrun
+    all ranks translate, with experts spread over them; rank 0 writes and scores, and the others
+    return None.
     """
+    join_ranks(cpu)
     config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
     model, task = load_for_pairs(data, path, lang_pairs)
     # all that can be missing shows here, not after an hour of translating
     sets = {pair: read_set(task, pair, settings, references, floors) for pair in task.served}
-    claim_folder(out, config)
+    on_first_rank(lambda: claim_folder(out, config))
     if torch.cuda.is_available() and not cpu:
         model.cuda()
     generation = GenerationConfig(
         beam=settings.beam, lenpen=settings.lenpen,
         max_len_a=settings.max_len_a, max_len_b=settings.max_len_b,
     )
+    files = {
+        pair: Path(f"{out}/hypotheses/{settings.gen_subset}.{pair}.{pair.split('-')[1]}")
+        for pair in sets
+    }
+    todo = on_first_rank(lambda: [one for one, file in files.items() if not file.is_file()])
+    for pair in todo:
+        hypotheses = translate_pair(
+            model, task, pair, settings.gen_subset, generation, batching, fold
+        )
+        if hypotheses is not None:
+            files[pair].parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(files[pair], "".join(line + "\n" for line in hypotheses))
+    if rank() > 0:
+        return None
     directions: Dict[str, DirectionScore] = {}
     for pair, (test, train) in sets.items():
-        hypotheses_file = f"{out}/hypotheses/{settings.gen_subset}.{pair}.{pair.split('-')[1]}"
-        if os.path.isfile(hypotheses_file):
-            hypotheses = read_lines(hypotheses_file)
-        else:
-            hypotheses = translate_pair(
-                model, task, pair, settings.gen_subset, generation, batching, fold
-            )
-            os.makedirs(os.path.dirname(hypotheses_file), exist_ok=True)
-            write_atomically(Path(hypotheses_file), "".join(line + "\n" for line in hypotheses))
+        hypotheses = read_lines(str(files[pair]))
         nearest = None
         if train is not None:
             nearest = nearest_neighbour_translations(

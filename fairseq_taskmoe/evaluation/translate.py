@@ -8,6 +8,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import BaseFairseqModel
 from fairseq.utils import move_to_cuda, resolve_max_positions, split_paths
+from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,11 +16,14 @@ from .. import register  # noqa: F401
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..data.languages import load_joined_dictionary
 from ..data.task_table import check_pairs
+from ..distributed.expert_groups import ExpertGroups
+from ..distributed.layout import expert_layout
 from ..errors import refuse
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
+from .over_ranks import Together, gather_hypotheses, num_ranks, rank
 
 Batch = Dict[str, Any]
 
@@ -52,7 +56,12 @@ def load_for_pairs(
     langs = sorted({lang for pair in pairs for lang in pair.split("-")})
     dictionary = load_joined_dictionary(split_paths(data)[0], langs)
     task = TranslationTaskMoeTask(cfg, dictionary, pairs)
-    (model,), _ = load_model_ensemble([path], task=task)
+    if num_ranks() > 1:
+        layout = expert_layout(checkpoint["cfg"]["model"]["moe_expert_count"], num_ranks())
+        task.expert_groups = ExpertGroups(layout) if layout.size > 1 else None
+    # still on the disk: of experts on other ranks nothing is read
+    state = {**checkpoint, "cfg": OmegaConf.create(checkpoint["cfg"])}
+    (model,), _ = load_model_ensemble([path], task=task, state=state)
     return model.eval(), task
 
 
@@ -60,7 +69,10 @@ def batches(
     model: BaseFairseqModel, task: TranslationTaskMoeTask, lang_pair: str, split: str,
     batching: Batching,
 ) -> Iterator[Batch]:
-    """Yield a direction's test set in batches of similar length, on the model's device."""
+    """Yield a direction's test set in batches of similar length, on the model's device.
+
+    Among several ranks each takes its share, as many batches as the others; some may be empty.
+    """
     dataset = task.data_manager.load_pair(split, lang_pair)
     longest = int(dataset.sizes.max()) if len(dataset) else 0
     if batching.max_tokens is not None and batching.max_tokens < longest:
@@ -74,10 +86,13 @@ def batches(
         max_sentences=batching.batch_size,
         max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
         ignore_invalid_inputs=batching.skip_long,
+        num_shards=num_ranks(),
+        shard_id=rank(),
         disable_iterator_cache=True,
     ).next_epoch_itr(shuffle=False)
     on_cuda = next(model.parameters()).is_cuda
-    for batch in tqdm(iterator, desc=lang_pair, unit="batch", leave=False, disable=None):
+    silent = rank() > 0 or None
+    for batch in tqdm(iterator, desc=lang_pair, unit="batch", leave=False, disable=silent):
         yield move_to_cuda(batch) if on_cuda else batch
 
 
@@ -89,21 +104,27 @@ def translate_pair(
     generation: GenerationConfig,
     batching: Batching,
     fold: bool = True,
-) -> List[str]:
+) -> Optional[List[str]]:
     """Return the translations of a direction's test set: each sentence once, at its place.
 
     With fold, the direction's experts are folded into dense layers first: the translations are the
-    same up to rounding, without a router's work for every step.
+    same up to rounding, without a router's work for every step. Among several ranks, each
+    translates its share, and rank 0 returns all of them, the others None.
     """
     if fold:
         model = fold_model(model, task.task_table.task_id(lang_pair))
-    generator = task.build_generator([model], generation)
+    together = Together(model)
+    generator = task.build_generator([together.model], generation)
     text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
-    hypotheses: Dict[int, str] = {}
+    own: Dict[int, str] = {}
     for batch in batches(model, task, lang_pair, split, batching):
-        found = task.inference_step(generator, [model], batch)
-        for index, ranked in zip(batch["id"].tolist(), found, strict=True):
-            hypotheses[index] = text(ranked[0]["tokens"])
+        found = task.inference_step(generator, [together.model], batch) if batch else []
+        together.finish_batch(had_one=bool(batch))
+        for index, ranked in zip(batch["id"].tolist() if batch else [], found, strict=True):
+            own[index] = text(ranked[0]["tokens"])
+    hypotheses = gather_hypotheses(own)
+    if hypotheses is None:
+        return None
     return [hypotheses[index] for index in range(len(hypotheses))]
 
 

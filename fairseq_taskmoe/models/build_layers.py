@@ -108,7 +108,7 @@ def build_router(cfg: Any, half: str, layer: int, table: TaskTable) -> nn.Module
 
 
 def build_moe_layer(
-    cfg: Any, half: str, layer: int, table: TaskTable, groups: Optional[ExpertGroups]
+    cfg: Any, half: str, layer: int, table: TaskTable, groups: Optional[ExpertGroups] = None
 ) -> Optional[MoELayer]:
     """Build the MoE layer at a position, or None where the layer is dense.
 

@@ -56,6 +56,10 @@ class LocalDispatcher:
         """Return how many rows of one layer's forward pass leave this device: none."""
         return 0
 
+    def fetch(self, weights: Tensor, expert_ids: Tensor) -> Tensor:
+        """Return some experts' (K, ...) of a layer's stacked weights (E, ...)."""
+        return weights[expert_ids.to(weights.device)]
+
 
 def sort_by_expert(
     experts: Sequence[Tensor], gates: Sequence[Tensor], num_experts: int

@@ -39,18 +39,17 @@ def task_route(router: nn.Module, task_id: int) -> Optional[Route]:
     return Route(routing.expert_ids[0, 0], routing.gates[0, 0].float())
 
 
-def fold_experts(experts: Dict[str, Tensor], route: Route) -> Dict[str, Tensor]:
-    """Merge the experts of a route, weighted by its gates, into one network.
+def fold_experts(chosen: Dict[str, Tensor], gates: Tensor) -> Dict[str, Tensor]:
+    """Merge the experts of a route, weighted by its gates (K,), into one network.
 
-    E experts of width F over C channels come in stacked: fc1.weight (E, F, C), fc1.bias (E, 1, F),
-    fc2.weight (E, C, F), fc2.bias (E, 1, C). One network of width K F comes out: fc1.weight
+    K experts of width F over C channels come in stacked: fc1.weight (K, F, C), fc1.bias (K, 1, F),
+    fc2.weight (K, C, F), fc2.bias (K, 1, C). One network of width K F comes out: fc1.weight
     (K F, C), fc1.bias (K F,), fc2.weight (C, K F), fc2.bias (C,). Gates enter in float32.
     """
     fc1_weight, fc1_bias, fc2_weight, fc2_bias = (
-        experts[name][route.expert_ids.to(experts[name].device)]
-        for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+        chosen[name] for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
     )
-    gates = route.gates.to(fc2_weight.device).view(-1, 1, 1)
+    gates = gates.to(fc2_weight.device).view(-1, 1, 1)
     weighted = (gates * fc2_weight.float()).type_as(fc2_weight)
     return {
         "fc1.weight": fc1_weight.flatten(0, 1),
@@ -61,11 +60,18 @@ def fold_experts(experts: Dict[str, Tensor], route: Route) -> Dict[str, Tensor]:
 
 
 def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, nn.Linear]]:
-    """Return a task's dense network of an MoE layer as fc1 and fc2, or None, as task_route does."""
+    """Return a task's dense network of an MoE layer as fc1 and fc2, or None, as task_route does.
+
+    A collective call where experts are spread over ranks.
+    """
     route = task_route(moe.router, task_id)
     if route is None:
         return None
-    folded = fold_experts(dict(moe.experts.state_dict()), route)
+    chosen = {
+        name: moe.dispatcher.fetch(weights, route.expert_ids)
+        for name, weights in moe.experts.state_dict().items()
+    }
+    folded = fold_experts(chosen, route.gates)
     linears = {}
     for name in ("fc1", "fc2"):
         weight, bias = folded[f"{name}.weight"], folded[f"{name}.bias"]

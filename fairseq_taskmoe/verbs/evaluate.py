@@ -1,6 +1,8 @@
 """Translate and score all directions of a binarized test set, with the model loaded once.
 
 Writes hypotheses, results.json and results.md; what an interrupted run has translated is kept.
+A model that does not fit one device: `torchrun --nproc_per_node N --no-python taskmoe evaluate ...`
+spreads its experts over N ranks, each of which translates a share of the sentences.
 """
 
 import argparse
@@ -73,4 +75,5 @@ def run(args: argparse.Namespace) -> None:
         args.cpu,
         not args.no_folding,
     )
-    print(terminal_table(results))
+    if results is not None:  # on rank 0
+        print(terminal_table(results))

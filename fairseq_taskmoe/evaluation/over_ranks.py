@@ -1,0 +1,110 @@
+"""Translating on many ranks: each its own sentences, with experts that may be spread over them.
+
+Where a layer exchanges rows, every step of one rank's search is a step of all: who has no more to
+translate goes along with a batch of padding, which is never routed.
+"""
+
+import copy
+import os
+from functools import partial
+from typing import Any, Dict, List, Optional
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from torch import Tensor
+
+from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
+from ..distributed.lost_ranks import watch_ranks
+from ..errors import refuse
+from ..models.transformer_task_moe import TransformerTaskMoeModel
+from ..modules.moe_layer import MoELayer
+
+
+def join_ranks(cpu: bool) -> None:
+    """Form the process group of a launcher's processes; nothing is done without one.
+
+    With torchrun, each process takes its node's GPU of its own number.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            refuse(f"WORLD_SIZE is set and {name} is not: start with torchrun")
+    on_gpu = torch.cuda.is_available() and not cpu
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    watch_ranks()
+
+
+def num_ranks() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def exchanges_rows(half: nn.Module) -> bool:
+    """Say whether a half of a model has a layer whose experts are on other ranks."""
+    moes = [module for module in half.modules() if isinstance(module, MoELayer)]
+    return any(isinstance(moe.dispatcher, AllToAllDispatcher) for moe in moes)
+
+
+class Together:
+    """Keeps the ranks' searches in step, batch by batch. All ranks translate as many batches."""
+
+    def __init__(self, model: TransformerTaskMoeModel):
+        self.alone = model
+        self.in_encoder = exchanges_rows(model.encoder)
+        self.in_decoder = exchanges_rows(model.decoder)
+        self.model = copy.copy(model)
+        self.model._modules = dict(model._modules)
+        if self.in_decoder:
+            decoder: Any = copy.copy(model.decoder)
+            decoder.forward = partial(self._step, model.decoder)
+            self.model._modules["decoder"] = decoder
+
+    def finish_batch(self, had_one: bool) -> None:
+        """Go along until every rank has finished its batch, or from its start if there was none."""
+        values = next(self.alone.parameters())
+        padding = values.new_full((1, 1), self.alone.encoder.padding_idx, dtype=torch.long)
+        with torch.no_grad():
+            if self.in_encoder and not had_one:
+                self.alone.encoder(padding, task_ids=torch.zeros_like(padding[0]))
+            while self.in_decoder and self._anyone_steps(False):
+                self.alone.decoder(padding, self._nothing(values), incremental_state={})
+
+    def _step(self, decoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Run one step of this rank's search."""
+        self._anyone_steps(True)
+        return decoder(*args, **kwargs)
+
+    def _anyone_steps(self, this_rank: bool) -> bool:
+        steps = torch.tensor(float(this_rank), device=next(self.alone.parameters()).device)
+        dist.all_reduce(steps)
+        return bool(steps > 0)
+
+    def _nothing(self, like: Tensor) -> Dict[str, List[Any]]:
+        """Return the encoder's output for a sentence of padding, without running its layers."""
+        zeros = like.new_zeros(1, self.alone.encoder.embed_tokens.embedding_dim)
+        task_ids = torch.zeros(1, dtype=torch.long, device=like.device)
+        return {
+            "encoder_out": [zeros.unsqueeze(0)],
+            "encoder_padding_mask": [torch.ones_like(task_ids, dtype=torch.bool).unsqueeze(0)],
+            "task_ids": [task_ids],
+            "sentence_hashes": [task_ids],
+            "source_means": [zeros],
+        }
+
+
+def gather_hypotheses(own: Dict[int, str]) -> Optional[Dict[int, str]]:
+    """Return all ranks' hypotheses on rank 0, None elsewhere: a collective call."""
+    if not dist.is_initialized():
+        return own
+    parts: Optional[List[Any]] = [None] * num_ranks() if rank() == 0 else None
+    dist.gather_object(own, parts)
+    if parts is None:
+        return None
+    return {index: text for part in parts for index, text in part.items()}
