@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from fairseq.data import (
@@ -16,22 +16,13 @@ from fairseq.data import (
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.logging import metrics
 from fairseq.sequence_generator import SequenceGenerator
-from fairseq.tasks import FairseqTask, register_task
-from fairseq.utils import split_paths
+from fairseq.tasks import register_task
 from torch import Tensor
 
-from ..data.dataset_manager import TaskDatasetManager, manager_namespace
 from ..data.epoch_batches import Deal, deal_in_turn, rank_free_batches
-from ..data.languages import (
-    LanguageTags,
-    check_words,
-    languages_from_config,
-    load_joined_dictionary,
-    named_pairs,
-)
 from ..data.task_local_batches import AffinityDeal, OneTaskBatches
 from ..data.task_pair_dataset import TaskPairDataset
-from ..data.task_table import TaskTable, load_task_groups
+from ..data.task_table import load_task_groups
 from ..distributed.affinity import task_affinity
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.start import Run, on_first_rank, start_run
@@ -40,130 +31,32 @@ from ..models.config import TransformerTaskMoeConfig
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .config import TranslationTaskMoeConfig
 from .inference import admit_sources, empty_hypothesis
+from .multilingual_task import MultilingualTask
 
 
 @register_task("translation_task_moe", dataclass=TranslationTaskMoeConfig)
-class TranslationTaskMoeTask(FairseqTask):
-    """Many language pairs, one joined dictionary, and a task table that is stored with the model.
-
-    In training the table follows from --lang-pairs. At inference languages, tags, ids and groups
-    come from the checkpoint (`task_state`), and flags that contradict it are refused.
-    """
+class TranslationTaskMoeTask(MultilingualTask):
+    """Trains on any number of ranks, and translates in one direction at a time."""
 
     def __init__(
         self, cfg: TranslationTaskMoeConfig, dictionary: Dictionary, served: Sequence[str] = ()
     ):
         """Make the task that trains the pairs of cfg, or that serves the pairs served."""
-        super().__init__(cfg)
-        self.dictionary = dictionary
-        self.words = list(dictionary.symbols)  # without language tags
-        self.served = list(served)
+        super().__init__(cfg, dictionary, served)
         self.parameter_names: List[str] = []  # in the optimizer's order, once there is a model
         self.run: Optional[Run] = None  # in training
         self.expert_groups: Optional[ExpertGroups] = None
         self.affinity: Optional[Callable[[], Tensor]] = None  # with --moe-task-local-batches
         self.uses_ema = True  # fairseq then hands its EMA model to train_step, where there is one
-        if not served:
-            self._adopt(*languages_from_config(cfg))
-
-    @classmethod
-    def setup_task(cls, cfg: TranslationTaskMoeConfig, **kwargs: Any) -> "TranslationTaskMoeTask":
-        """Load the joined dictionary of the data folder."""
-        if not cfg.data:
-            refuse("name the folder of the binarized data")
-        torch.set_float32_matmul_precision(str(cfg.float32_matmul_precision))
-        if bool(cfg.source_lang) != bool(cfg.target_lang):
-            refuse("-s/--source-lang and -t/--target-lang go together")
-        served = [f"{cfg.source_lang}-{cfg.target_lang}"] if cfg.source_lang else []
-        pairs = served or languages_from_config(cfg)[0].trained
-        langs = sorted({lang for pair in pairs for lang in pair.split("-")})
-        return cls(cfg, load_joined_dictionary(split_paths(cfg.data)[0], langs), served)
-
-    def _adopt(self, table: TaskTable, tags: LanguageTags) -> None:
-        """Take over a table and tags: the flags' in training, the checkpoint's at inference."""
-        self.task_table = table
-        self.tags = tags
-        tags.add_to(self.dictionary)
-        pairs = self.served or list(table.trained)
-        settings = {
-            "data": self.cfg.data,
-            "lang_pairs": pairs,
-            "lang_tok_style": tags.style,
-            "langtoks": {"main": (tags.encoder_langtok, "tgt" if tags.decoder_langtok else None)},
-        }
-        for name in (
-            "dataset_impl", "max_source_positions", "max_target_positions", "sampling_method",
-            "sampling_temperature", "seed", "train_subset", "truncate_source",
-            "virtual_data_size", "virtual_epoch_size",
-        ):
-            settings[name] = getattr(self.cfg, name)
-        self.data_manager = TaskDatasetManager(
-            manager_namespace(settings), pairs, list(tags.langs), self.dictionary, table
-        )
-
-    # -- what is stored with the model
 
     def state_dict(self) -> Dict[str, Any]:
-        """Return what a checkpoint needs so that inference gives the same ids, tags and routes."""
-        state = {
-            "task_table": self.task_table.state(),
-            "tags": self.tags.state(),
-            "words": self.words,
-            "word_counts": self.dictionary.count[: len(self.words)],
-            "parameter_names": self.parameter_names,
-        }
+        """As in the base class, with what tools need that convert checkpoints."""
+        state = {**super().state_dict(), "parameter_names": self.parameter_names}
         if self.run is not None and self.run.sharded:
             state["expert_shard"] = self.run.shard()
         return state
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """Take over a checkpoint's languages, refusing flags and dictionaries that contradict."""
-        if "task_table" not in state_dict:
-            refuse("the checkpoint has no task table: it was not trained by translation_task_moe")
-        if "expert_shard" in state_dict and self.run is None:
-            refuse(
-                f"the checkpoint is one of {state_dict['expert_shard']['world_size']} shards, each "
-                "with some of the experts: make one file of them with `taskmoe consolidate`"
-            )
-        table = TaskTable.from_state(state_dict["task_table"])
-        tags = LanguageTags.from_state(state_dict["tags"])
-        if hasattr(self, "tags"):
-            if (table.trained, tags) != (self.task_table.trained, self.tags):
-                refuse("the checkpoint was trained on other language pairs or tags than these")
-        check_words(self.words, state_dict["words"])
-        if not self.served:
-            self.task_table = table
-            return
-        tags.check_flags(self.cfg)
-        for pair in named_pairs(self.cfg.lang_pairs):
-            if pair not in table.trained and pair not in self.served:
-                refuse(f"--lang-pairs {pair} contradicts the checkpoint, which never trained it")
-        for pair in self.served:
-            only = state_dict.get("served_only", [pair])
-            if pair not in only:
-                refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
-            for lang in pair.split("-"):
-                if lang not in tags.langs:
-                    refuse(f"unknown language {lang}: the checkpoint has {', '.join(tags.langs)}")
-        self._adopt(table.with_pairs(self.served), tags)
-
-    def get_checkpoint_dict(self) -> Dict[str, Any]:
-        """Return what a resumed run must agree with: resume does not load task_state."""
-        return {type(self).__name__: {"task_table": self.task_table.state(),
-                                      "tags": self.tags.state()}}
-
-    def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
-        """Refuse to resume with other language pairs: the ids would mean other tasks."""
-        own = self.get_checkpoint_dict()[type(self).__name__]
-        if own != state:
-            trained = ", ".join(state["task_table"]["lang_pairs"])
-            refuse(
-                "--lang-pairs, --langs, tags or --moe-task-groups differ from those of the "
-                f"checkpoint to resume, which was trained on {trained}; to train on others give "
-                "another --save-dir"
-            )
-
-    # -- data
+    # -- training
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; a file of task groups is read once, then it is part of the table."""
@@ -189,23 +82,6 @@ class TranslationTaskMoeTask(FairseqTask):
             name for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
         return model
-
-    def has_sharded_data(self, split: str) -> bool:
-        return self.data_manager.has_sharded_data(split)
-
-    def load_dataset(
-        self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
-    ) -> None:
-        """Load a split: all trained pairs, sampled where it is trained on, or the served pair."""
-        if split in self.datasets:
-            loaded = self.datasets.pop(split)
-            if self.cfg.virtual_epoch_size is not None and not loaded.load_next_shard:
-                self.datasets[split] = loaded
-                return
-        if self.served:
-            self.datasets[split] = self.data_manager.load_pair(split, self.served[0])
-        else:
-            self.datasets[split] = self.data_manager.load_split(split, True, epoch, combine)
 
     def get_batch_iterator(
         self,
@@ -334,17 +210,3 @@ class TranslationTaskMoeTask(FairseqTask):
                 metrics.log_scalar(
                     f"nll_loss_{pair}", loss / count / math.log(2), count, priority=300, round=3
                 )
-
-    def max_positions(self) -> Tuple[int, int]:
-        """Return the numbers of tokens that a source and a target may have."""
-        return self.cfg.max_source_positions, self.cfg.max_target_positions
-
-    @property
-    def source_dictionary(self) -> Dictionary:
-        """The joined dictionary, with the languages' tags once they are known."""
-        return self.dictionary
-
-    @property
-    def target_dictionary(self) -> Dictionary:
-        """The joined dictionary, as the source's."""
-        return self.dictionary

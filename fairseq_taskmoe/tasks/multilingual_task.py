@@ -1,0 +1,165 @@
+"""The multilingual side of the task: languages, tags, task ids, and data that carries them."""
+
+from typing import Any, Dict, List, Sequence, Tuple
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.tasks import FairseqTask
+from fairseq.utils import split_paths
+
+from ..data.dataset_manager import TaskDatasetManager, manager_namespace
+from ..data.languages import (
+    LanguageTags,
+    check_words,
+    languages_from_config,
+    load_joined_dictionary,
+    named_pairs,
+)
+from ..data.task_table import TaskTable
+from ..errors import refuse
+from .config import TranslationTaskMoeConfig
+
+
+class MultilingualTask(FairseqTask):
+    """Many language pairs, one joined dictionary, and a task table that is stored with the model.
+
+    In training the table follows from --lang-pairs. At inference languages, tags, ids and groups
+    come from the checkpoint (`task_state`), and flags that contradict it are refused.
+    """
+
+    def __init__(
+        self, cfg: TranslationTaskMoeConfig, dictionary: Dictionary, served: Sequence[str] = ()
+    ):
+        """Make the task that trains the pairs of cfg, or that serves the pairs served."""
+        super().__init__(cfg)
+        self.dictionary = dictionary
+        self.words: List[str] = list(dictionary.symbols)  # without language tags
+        self.served = list(served)
+        if not served:
+            self._adopt(*languages_from_config(cfg))
+
+    @classmethod
+    def setup_task(cls, cfg: TranslationTaskMoeConfig, **kwargs: Any) -> "MultilingualTask":
+        """Load the joined dictionary of the data folder."""
+        if not cfg.data:
+            refuse("name the folder of the binarized data")
+        torch.set_float32_matmul_precision(str(cfg.float32_matmul_precision))
+        if bool(cfg.source_lang) != bool(cfg.target_lang):
+            refuse("-s/--source-lang and -t/--target-lang go together")
+        served = [f"{cfg.source_lang}-{cfg.target_lang}"] if cfg.source_lang else []
+        pairs = served or languages_from_config(cfg)[0].trained
+        langs = sorted({lang for pair in pairs for lang in pair.split("-")})
+        return cls(cfg, load_joined_dictionary(split_paths(cfg.data)[0], langs), served)
+
+    def _adopt(self, table: TaskTable, tags: LanguageTags) -> None:
+        """Take over a table and tags: the flags' in training, the checkpoint's at inference."""
+        self.task_table = table
+        self.tags = tags
+        tags.add_to(self.dictionary)
+        pairs = self.served or list(table.trained)
+        settings = {
+            "data": self.cfg.data,
+            "lang_pairs": pairs,
+            "lang_tok_style": tags.style,
+            "langtoks": {"main": (tags.encoder_langtok, "tgt" if tags.decoder_langtok else None)},
+        }
+        for name in (
+            "dataset_impl", "max_source_positions", "max_target_positions", "sampling_method",
+            "sampling_temperature", "seed", "train_subset", "truncate_source",
+            "virtual_data_size", "virtual_epoch_size",
+        ):
+            settings[name] = getattr(self.cfg, name)
+        self.data_manager = TaskDatasetManager(
+            manager_namespace(settings), pairs, list(tags.langs), self.dictionary, table
+        )
+
+    # -- what is stored with the model
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Return what a checkpoint needs so that inference gives the same ids, tags and routes."""
+        return {
+            "task_table": self.task_table.state(),
+            "tags": self.tags.state(),
+            "words": self.words,
+            "word_counts": self.dictionary.count[: len(self.words)],
+        }
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Take over a checkpoint's languages, refusing flags and dictionaries that contradict."""
+        if "task_table" not in state_dict:
+            refuse("the checkpoint has no task table: it was not trained by translation_task_moe")
+        if "expert_shard" in state_dict:
+            refuse(
+                f"the checkpoint is one of {state_dict['expert_shard']['world_size']} shards, each "
+                "with some of the experts: make one file of them with `taskmoe consolidate`"
+            )
+        table = TaskTable.from_state(state_dict["task_table"])
+        tags = LanguageTags.from_state(state_dict["tags"])
+        if hasattr(self, "tags"):
+            if (table.trained, tags) != (self.task_table.trained, self.tags):
+                refuse("the checkpoint was trained on other language pairs or tags than these")
+        check_words(self.words, state_dict["words"])
+        if not self.served:
+            self.task_table = table
+            return
+        tags.check_flags(self.cfg)
+        for pair in named_pairs(self.cfg.lang_pairs):
+            if pair not in table.trained and pair not in self.served:
+                refuse(f"--lang-pairs {pair} contradicts the checkpoint, which never trained it")
+        for pair in self.served:
+            only = state_dict.get("served_only", [pair])
+            if pair not in only:
+                refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
+            for lang in pair.split("-"):
+                if lang not in tags.langs:
+                    refuse(f"unknown language {lang}: the checkpoint has {', '.join(tags.langs)}")
+        self._adopt(table.with_pairs(self.served), tags)
+
+    def get_checkpoint_dict(self) -> Dict[str, Any]:
+        """Return what a resumed run must agree with: resume does not load task_state."""
+        return {type(self).__name__: {"task_table": self.task_table.state(),
+                                      "tags": self.tags.state()}}
+
+    def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
+        """Refuse to resume with other language pairs: the ids would mean other tasks."""
+        own = self.get_checkpoint_dict()[type(self).__name__]
+        if own != state:
+            trained = ", ".join(state["task_table"]["lang_pairs"])
+            refuse(
+                "--lang-pairs, --langs, tags or --moe-task-groups differ from those of the "
+                f"checkpoint to resume, which was trained on {trained}; to train on others give "
+                "another --save-dir"
+            )
+
+    # -- data
+
+    def has_sharded_data(self, split: str) -> bool:
+        return self.data_manager.has_sharded_data(split)
+
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
+    ) -> None:
+        """Load a split: all trained pairs, sampled where it is trained on, or the served pair."""
+        if split in self.datasets:
+            loaded = self.datasets.pop(split)
+            if self.cfg.virtual_epoch_size is not None and not loaded.load_next_shard:
+                self.datasets[split] = loaded
+                return
+        if self.served:
+            self.datasets[split] = self.data_manager.load_pair(split, self.served[0])
+        else:
+            self.datasets[split] = self.data_manager.load_split(split, True, epoch, combine)
+
+    def max_positions(self) -> Tuple[int, int]:
+        """Return the numbers of tokens that a source and a target may have."""
+        return self.cfg.max_source_positions, self.cfg.max_target_positions
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The joined dictionary, with the languages' tags once they are known."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The joined dictionary, as the source's."""
+        return self.dictionary
