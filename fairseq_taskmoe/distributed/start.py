@@ -34,17 +34,21 @@ class Run(NamedTuple):
         }
 
 
-def start_run(cfg: Any) -> Run:
-    """Start a training run with the model's section of its configuration: a collective call.
+def start_run(cfg: Any, num_experts: int) -> Run:
+    """Start a training run: a collective call.
 
     Refuses, on all ranks, what would go wrong later or in silence.
+
+    Args:
+        cfg: the model's section of the run's configuration
+        num_experts: of each MoE layer; 0 without such layers
     """
     settings = run_settings(cfg)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     check_launch(world_size)
     watch_ranks()
-    layout = expert_layout(cfg.moe_expert_count, world_size, cfg.moe_expert_parallel_size)
+    layout = expert_layout(num_experts, world_size, cfg.moe_expert_parallel_size)
     sharded = cfg.moe_sharded_checkpoints
     if sharded and world_size > 1 and layout.size == 1:
         refuse(

@@ -68,6 +68,15 @@ def is_moe_position(cfg: Any, half: str, layer: int) -> bool:
     return cfg.moe_expert_count > 0 and (layer + 1) % moe_freq(cfg, half) == 0
 
 
+def has_moe_layer(cfg: Any) -> bool:
+    """Say whether the model of a configuration has any MoE layer."""
+    return any(
+        is_moe_position(cfg, half, layer)
+        for half in ("encoder", "decoder") if getattr(cfg, f"{half}_moe_router") != "dense"
+        for layer in range(getattr(cfg, f"{half}_layers"))
+    )
+
+
 def expert_dim(cfg: Any, half: str) -> int:
     """Return the width of an expert."""
     return cfg.moe_expert_ffn_dim or getattr(cfg, f"{half}_ffn_embed_dim")

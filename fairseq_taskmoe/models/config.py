@@ -1,6 +1,6 @@
 """Configuration of transformer_task_moe, from flags and from hydra YAML alike, and its sizes."""
 
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional
 
@@ -149,7 +149,8 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     )
     base_layers: int = field(
         default=0,
-        metadata={"help": "not to be given: --moe-sharded-checkpoints sets what fairseq looks for"},
+        # --moe-sharded-checkpoints sets it: fairseq's trainer looks for it, users need not
+        metadata={"help": SUPPRESS},
     )
     moe_routed_inference: bool = field(
         default=False,

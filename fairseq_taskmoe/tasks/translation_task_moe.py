@@ -27,6 +27,7 @@ from ..distributed.affinity import task_affinity
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.start import Run, on_first_rank, start_run
 from ..errors import refuse
+from ..models.build_layers import has_moe_layer
 from ..models.config import TransformerTaskMoeConfig
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .config import TranslationTaskMoeConfig
@@ -68,7 +69,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         if from_checkpoint:  # one of an older version lacks newer options
             cfg = merge_with_parent(TransformerTaskMoeConfig(), cfg, remove_missing=True)
         if not from_checkpoint and not self.served:
-            self.run = start_run(cfg)
+            self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
             self.expert_groups = self.run.groups
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, TransformerTaskMoeModel):

@@ -78,8 +78,10 @@ def model_fields() -> Dict[str, bool]:
     return {
         ast.unparse(node.target): ast.unparse(node.annotation) == "bool"
         for node in config.body
-        # II(...) takes the value from another component, which has the flag
-        if isinstance(node, ast.AnnAssign) and not ast.unparse(node.value or node).startswith("II(")
+        # II(...) takes the value from another component, which has the flag; SUPPRESS hides one
+        if isinstance(node, ast.AnnAssign)
+        and not ast.unparse(node.value or node).startswith("II(")
+        and "SUPPRESS" not in ast.unparse(node)
     }
 
 
