@@ -13,6 +13,14 @@ from rank_processes import Ranks, start_nursery
 
 from fairseq_taskmoe.distributed import rank_connections
 from fairseq_taskmoe.distributed.rank_connections import Peer
+from fairseq_taskmoe.distributed.rank_reports import (
+    ENDED,
+    FAILED,
+    LOST,
+    TERMINATED,
+    Report,
+    find_cause,
+)
 
 HOST = socket.gethostname()
 ADVICE = "; all ranks stop; resume from the last checkpoint"
@@ -128,8 +136,8 @@ time.sleep(1)
 
 def test_a_rank_that_ends_alone_is_named_after_a_while(start):
     ranks = start("""
-from fairseq_taskmoe.distributed import lost_ranks
-lost_ranks.PATIENCE[lost_ranks.ENDED] = 1.0
+from fairseq_taskmoe.distributed.rank_reports import ENDED, PATIENCE
+PATIENCE[ENDED] = 1.0
 dist.barrier()
 if rank == 1:
     sys.exit(2)
@@ -246,3 +254,21 @@ def test_lines_are_put_together_from_pieces():
     peer.send("nobody listens")
     other.close()
     listener.close()
+
+
+@pytest.mark.parametrize(
+    "kinds, cause",
+    [
+        ([FAILED, LOST, TERMINATED], "1 was lost"),  # gloo's error may come first
+        ([FAILED, FAILED], "0 ended with an error: E"),
+        ([LOST, TERMINATED, LOST], "0 was lost, 2 was lost"),  # a host and its ranks
+        ([TERMINATED, ENDED], "1 ended before the others"),  # the launcher reacts to an end
+        ([ENDED, FAILED], "1 ended with an error: E"),
+        ([TERMINATED, TERMINATED], "0 was terminated"),
+    ],
+)
+def test_the_cause_is_told_from_its_consequences(kinds, cause):
+    reports = [
+        Report(kind, str(rank), "E" if kind == FAILED else "") for rank, kind in enumerate(kinds)
+    ]
+    assert find_cause(reports) == cause

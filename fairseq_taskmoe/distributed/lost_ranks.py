@@ -22,29 +22,14 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, TextIO, Type
+from typing import Any, Dict, List, NoReturn, Optional, TextIO, Type
 
 import torch.distributed as dist
 
 from .rank_connections import Peer, connect_ranks
+from .rank_reports import ENDED, FAILED, LOST, PATIENCE, TERMINATED, Report, find_cause
 
-LOST, FAILED = "was lost", "ended with an error"
-ENDED, TERMINATED = "ended before the others", "was terminated"
-# seconds from a report to the verdict, the likelier causes first: a rank that fails or is told to
-# end may suffer from another's loss; in a run that ends well all ranks end at nearly the same time
-PATIENCE = {LOST: 0.0, FAILED: 1.0, ENDED: 20.0, TERMINATED: 1.0}
 ORPHANED = 3.0  # seconds after SIGTERM until a rank ends that hears no verdict
-
-
-class Report(NamedTuple):
-    """How a rank ended."""
-
-    kind: str
-    rank: str  # with its host
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.rank} {self.kind}" + (f": {self.detail}" if self.detail else "")
 
 
 def watch_ranks() -> Optional["RankMonitor"]:
@@ -146,20 +131,26 @@ class RankMonitor:
     # -- the thread's side
 
     def _watch(self) -> None:
-        while True:
-            due = min(self.verdict_due, self.death_due)
-            wait = None if due == math.inf else max(due - time.monotonic(), 0)
-            for key, _ in self.selector.select(wait):
-                if key.data is None:
-                    self._answer_bell()
-                elif key.data in self.peers:
-                    self._hear(key.data)
-            if time.monotonic() >= self.verdict_due:
-                self._give_verdict()
-            if time.monotonic() >= self.death_due:
-                os._exit(self.status)
-            if self.rank == 0 and self._all_ended():
-                self._finish({"done": True})
+        try:
+            while True:
+                self._wait_and_act()
+        finally:
+            self.over.set()  # whatever is wrong here must not keep the main thread from ending
+
+    def _wait_and_act(self) -> None:
+        due = min(self.verdict_due, self.death_due)
+        wait = None if due == math.inf else max(due - time.monotonic(), 0)
+        for key, _ in self.selector.select(wait):
+            if key.data is None:
+                self._answer_bell()
+            elif key.data in self.peers:
+                self._hear(key.data)
+        if time.monotonic() >= self.verdict_due:
+            self._give_verdict()
+        if time.monotonic() >= self.death_due:
+            os._exit(self.status)
+        if self.rank == 0 and self._all_ended():
+            self._finish({"done": True})
 
     def _answer_bell(self) -> None:
         rung = self.bell.recv(4096)
@@ -194,7 +185,7 @@ class RankMonitor:
             if "report" in message:
                 self._note(Report(message["report"], peer.name, message["detail"]))
             elif self.rank != 0:  # rank 0 has left, or all are done
-                self._finish({})
+                self._finish()
                 return
         if peer.closed:
             self._hang_up(peer)
@@ -207,9 +198,10 @@ class RankMonitor:
         well = all(report.kind == ENDED for report in self.reports)
         return own and well and all(peer.ended for peer in self.peers)
 
-    def _finish(self, message: Dict[str, Any]) -> None:
-        """Say a last word, and watch no longer."""
-        self._send(message)
+    def _finish(self, last_word: Optional[Dict[str, Any]] = None) -> None:
+        """Watch no longer."""
+        if last_word is not None:
+            self._send(last_word)
         for peer in list(self.peers):
             self._hang_up(peer)
         self.verdict_due = math.inf
@@ -222,11 +214,9 @@ class RankMonitor:
 
     def _give_verdict(self) -> None:
         """Tell all ranks the likeliest cause, and end."""
-        first = min(self.reports, key=lambda report: list(PATIENCE).index(report.kind))
-        lost = [report for report in self.reports if report.kind == LOST]
-        causes = lost or [first]  # the others' errors follow from the first
-        self._send({"verdict": ", ".join(map(str, causes))})
-        self._stop(", ".join(map(str, causes)))
+        cause = find_cause(self.reports)
+        self._send({"verdict": cause})
+        self._stop(cause)
 
     def _send(self, message: Dict[str, Any]) -> None:
         for peer in self.peers:

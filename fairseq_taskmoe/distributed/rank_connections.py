@@ -43,6 +43,8 @@ class Peer:
         """Return the whole lines that came, when the connection can be read; sets closed."""
         try:
             data = self.connection.recv(65536)
+        except TimeoutError:  # there was nothing to read after all
+            return []
         except OSError:  # reset by a peer that was killed, or keepalive gave up
             data = b""
         self.closed = not data
