@@ -107,6 +107,13 @@ work(10000)
     assert "Traceback" in ranks.said(victim) and "second line" in ranks.said(victim)
 
 
+def test_where_all_fail_all_name_the_first(start):
+    ranks = start("work(5); raise ValueError(rank)")
+    assert ranks.statuses() == [1, 1, 1]
+    (said,) = {verdict(ranks, rank) for rank in range(3)}
+    assert re.fullmatch(r"rank (\d) \(.*\) ended with an error: ValueError: \1", said)
+
+
 def test_a_normal_end_is_silent(start):
     ranks = start("""
 work(5)
