@@ -46,8 +46,8 @@ def deal_in_turn(batches: Sequence[Batch], num_ranks: int) -> np.ndarray:
 class EpochBatches(iterators.EpochBatchIterator):
     """fairseq's iterator, resumable at any number of ranks.
 
-    An epoch that was not resumed in its middle is the stock iterator's, batch for batch. A state of
-    the stock iterator is taken to be of the same number of ranks.
+    An epoch that was not resumed in its middle is the stock iterator's, update for update. A state
+    of the stock iterator is taken to be of the same number of ranks.
     """
 
     def __init__(self, *, update_freq: Sequence[int], deal: Deal = deal_in_turn, **settings: Any):
@@ -113,8 +113,16 @@ class EpochBatches(iterators.EpochBatchIterator):
             with data_utils.numpy_seed(self.seed + epoch):
                 np.random.shuffle(batches)
         left = batches[self._num_before :]
-        own = self.deal(left, self.num_shards)[:, self.shard_id]
-        return [left[i] if i >= 0 else [] for i in own.tolist()]
+        own = self.deal(left, self.num_shards)[:, self.shard_id].tolist()
+        # only the last step may have nothing for this rank. It comes first in its update then:
+        # fairseq's trainer takes an update that ends with nothing for one that had no batch at all
+        if own and own[-1] < 0:
+            own.insert((len(own) - 1) // self._freq(epoch) * self._freq(epoch), own.pop())
+        return [left[i] if i >= 0 else [] for i in own]
+
+    def _freq(self, epoch: int) -> int:
+        """Return the steps in an update of an epoch."""
+        return self.update_freq[min(epoch, len(self.update_freq)) - 1]
 
     def _get_iterator_for_epoch(
         self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
@@ -125,7 +133,7 @@ class EpochBatches(iterators.EpochBatchIterator):
         if 0 < num_batches <= self._num_before:
             return None
         itr = super()._get_iterator_for_epoch(epoch, shuffle, fix_batches_to_gpus)
-        update_freq = self.update_freq[min(epoch, len(self.update_freq)) - 1]
+        update_freq = self._freq(epoch)
         if offset > 0 and self.skip_remainder_batch and len(itr) < update_freq:
             refuse(
                 f"epoch {epoch} has no full update left for {self.num_shards} ranks with "
