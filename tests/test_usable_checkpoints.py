@@ -14,6 +14,7 @@ from console import TRAIN, logged, run
 from fairseq.dataclass.configs import CheckpointConfig
 from kills import ending, killed_at, save, save_for_ever, start, state, updates_of
 
+from fairseq_taskmoe.checkpoint.first_save import MARK
 from fairseq_taskmoe.checkpoint.usable import make_usable
 from fairseq_taskmoe.errors import Refusal
 
@@ -96,8 +97,10 @@ def test_a_whole_file_is_left_alone_though_another_has_more_updates(tmp_path, ca
 def test_a_first_start_does_nothing(tmp_path):
     for num_shards in (None, 2):
         resume(tmp_path / "not made yet", num_shards)
+        assert not list(tmp_path.iterdir())
         resume(tmp_path, num_shards)
-    assert not list(tmp_path.iterdir())
+    (note,) = tmp_path.iterdir()  # of shards alone: that none is to be missed yet
+    assert note.name == MARK and not note.read_bytes()
 
 
 def test_nothing_whole_is_refused_not_started_anew(tmp_path):

@@ -14,11 +14,11 @@ from fairseq.file_io import PathManager
 
 from ..errors import refuse
 from .atomic_writes import PREVIOUS, TEMPORARY, keep_as, stand_in
+from .first_save import BROKEN, expect_first_save, is_first_save_expected, set_aside
 from .reading import Unreadable, open_checkpoint
 
 logger = logging.getLogger(__name__)
 
-BROKEN = ".broken"
 # What fairseq calls the checkpoints that it can resume from, without suffix and .pt: an average or
 # a sub-network that a user has put beside them is none
 SAVED = re.compile(r"checkpoint(_last|_best|\d+|_\d+_\d+|\.best_.+_-?\d+\.\d+)")
@@ -71,7 +71,10 @@ def make_usable(cfg: Any, num_shards: Optional[int] = None) -> None:
     whole, or its shards are not of one save, the newest whole save takes its name: shards of the
     same run before any others. The file that it replaces is kept as NAME.broken, and a warning
     says what was done. Refuses if nothing whole is left, if --restore-file itself is broken, and
-    if there are shards for another number of ranks. Where there is nothing yet, nothing is done.
+    if there are shards for another number of ranks.
+
+    Where there is nothing yet, training is to start; shards of a first save that was not finished
+    (first_save.py) are nothing, too.
     """
     names = Names(re.sub(r"-rank-\d+$", "", cfg.checkpoint_suffix or ""), num_shards)
     _remove_unfinished(cfg.save_dir)
@@ -85,12 +88,16 @@ def make_usable(cfg: Any, num_shards: Optional[int] = None) -> None:
     _refuse_other_kind(names, last)
     nothing_there = not _files(names, last)
     if nothing_there and (cfg.finetune_from_model or cfg.continue_once or cfg.no_last_checkpoints):
+        _starts_anew(cfg, names)
         return
     problem = _problem(names, last)
     if problem is None:
         return
     saves = [save for base in _bases(cfg.save_dir, names) for save in _whole_saves(names, base)]
-    if nothing_there and not saves:
+    first_save = num_shards is not None and is_first_save_expected(cfg.save_dir)
+    if not saves and (nothing_there or first_save):
+        set_aside(names.paths(last), problem)
+        _starts_anew(cfg, names)
         return
     # in a folder that several trainings have used, the most updates need not be the newest
     runs = {header.run for header in map(read_header, _files(names, last)) if header is not None}
@@ -121,6 +128,11 @@ def read_header(path: str) -> Optional[Header]:
         shard.get("rank", 0),
         shard.get("world_size"),
     )
+
+
+def _starts_anew(cfg: Any, names: Names) -> None:
+    if names.num_shards is not None and not cfg.no_save:
+        expect_first_save(cfg.save_dir)
 
 
 def _remove_unfinished(save_dir: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run with spread experts must not be started with, each with its reason."""
+"""What a training run must not be started with, each with its reason."""
 
 from argparse import Namespace
 from typing import Any, Dict, NamedTuple, Optional
@@ -31,6 +31,15 @@ def run_settings(cfg: DictConfig) -> Settings:
     # one without a dataclass of its own, such as sgd, has the whole command line for its section
     name = "optimizer" if isinstance(optimizer, Namespace) else "_name"
     return Settings(**sections, optimizer=getattr(optimizer, name, None))
+
+
+def check_saving(run: Settings) -> None:
+    """Refuse what would leave broken checkpoints behind, on any number of ranks."""
+    if run.checkpoint.get("write_checkpoints_asynchronously"):
+        refuse(
+            "--write-checkpoints-asynchronously: fairseq then writes files in place, so that a "
+            "kill leaves half of one, and makes no checkpoint_last.pt to resume from; leave it out"
+        )
 
 
 def check_spread(run: Settings, layout: ExpertLayout, sharded: bool) -> None:

@@ -32,16 +32,20 @@ from .rank_reports import ENDED, FAILED, LOST, PATIENCE, TERMINATED, Report, fin
 ORPHANED = 3.0  # seconds after SIGTERM until a rank ends that hears no verdict
 
 
-def watch_ranks() -> Optional["RankMonitor"]:
+def watch_ranks(advice: str = "resume from the last checkpoint") -> Optional["RankMonitor"]:
     """Watch the ranks of torch.distributed's group from now on; all of them have to call this.
 
     Must be called in the main thread, once there is a process group. Does nothing with one rank or
     without a group; a second call returns the first one's monitor. The ranks are taken to end
     together, as fairseq's training does: where they do not, each calls leave() when it is done.
+    advice is what the user is told to do after a rank was lost.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
-    return start_monitor()
+    monitor = start_monitor()
+    if monitor is not None:
+        monitor.advice = advice
+    return monitor
 
 
 @functools.lru_cache(maxsize=1)
@@ -61,7 +65,7 @@ class RankMonitor:
 
     def __init__(self, rank: int, peers: List[Peer]):
         """Watch over peers: all other ranks on rank 0, rank 0 on the others."""
-        self.rank, self.peers = rank, peers
+        self.rank, self.peers, self.advice = rank, peers, ""
         self.name = f"rank {rank} ({socket.gethostname()})"
         self.over = threading.Event()  # nobody is watched any longer
         self.reports: List[Report] = []
@@ -100,12 +104,16 @@ class RankMonitor:
             with suppress(BlockingIOError):  # then it rings anyway
                 self.bell_rope.send(b"\0")
 
+    def fail(self, error: BaseException) -> None:
+        """Report the error that ends this rank; uncaught exceptions are reported without a call."""
+        first_line = next(iter(str(error).splitlines()), "")[:500]
+        self._tell(Report(FAILED, self.name, f"{type(error).__name__}: {first_line}"))
+
     def _report_exception(
         self, kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
     ) -> None:
         self.excepthook(kind, error, trace)
-        first_line = next(iter(str(error).splitlines()), "")[:500]
-        self._tell(Report(FAILED, self.name, f"{kind.__name__}: {first_line}"))
+        self.fail(error)
 
     def _report_end(self) -> None:
         """Wait until all ranks have ended; where one was lost, the process ends in here."""
@@ -224,7 +232,7 @@ class RankMonitor:
 
     def _stop(self, verdict: str) -> NoReturn:
         """End the process, whatever the main thread does."""
-        line = f"taskmoe: error: {verdict}; all ranks stop; resume from the last checkpoint\n"
+        line = f"taskmoe: error: {verdict}; all ranks stop; {self.advice}\n"
         os.write(2, line.encode())  # not sys.stderr: the main thread may hold its lock for ever
         for stream in (sys.stdout, sys.stderr):
             flush(stream)

@@ -1,18 +1,22 @@
 """The start of a training run, on any number of ranks: checks, process groups, files to resume."""
 
+import logging
 import uuid
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence
 
 import torch.distributed as dist
 
+from ..checkpoint.first_save import note_finished_save
 from ..checkpoint.usable import make_usable
 from ..errors import Refusal, refuse
-from .checks import check_spread, run_settings
+from .checks import check_saving, check_spread, run_settings
 from .expert_groups import ExpertGroups
 from .launch import check_launch
 from .layout import ExpertLayout, expert_layout
 from .lost_ranks import watch_ranks
 from .training_steps import TrainingSteps
+
+logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -25,6 +29,7 @@ class Run(NamedTuple):
     update_freq: Sequence[int]
     groups: Optional[ExpertGroups]  # None where every rank holds all experts
     steps: TrainingSteps
+    save_dir: str
 
     def shard(self) -> Any:
         """Return what a file of this rank says of itself."""
@@ -32,6 +37,14 @@ class Run(NamedTuple):
             "rank": self.rank, "world_size": self.layout.world_size, "size": self.layout.size,
             "run": self.run_id,
         }
+
+    def finish_save(self, num_updates: int) -> None:
+        """Wait until the shards of all ranks are there: a collective call."""
+        if dist.is_initialized():
+            dist.barrier()
+        if self.rank == 0:
+            note_finished_save(self.save_dir)
+            logger.info("all ranks have saved their shards @ %d updates", num_updates)
 
 
 def start_run(cfg: Any, num_experts: int) -> Run:
@@ -47,7 +60,8 @@ def start_run(cfg: Any, num_experts: int) -> Run:
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     check_launch(world_size)
-    watch_ranks()
+    monitor = watch_ranks()
+    check_saving(settings)
     layout = expert_layout(num_experts, world_size, cfg.moe_expert_parallel_size)
     sharded = cfg.moe_sharded_checkpoints
     if sharded and world_size > 1 and layout.size == 1:
@@ -68,8 +82,9 @@ def start_run(cfg: Any, num_experts: int) -> Run:
     run_id = on_first_rank(lambda: uuid.uuid4().hex)
     groups = ExpertGroups(layout) if layout.size > 1 else None
     update_freq = settings.optimization.get("update_freq") or [1]
-    steps = TrainingSteps(groups, sharded)
-    return Run(layout, rank, run_id, sharded, update_freq, groups, steps)
+    steps = TrainingSteps(groups, sharded, monitor)
+    save_dir = settings.checkpoint.get("save_dir", "")
+    return Run(layout, rank, run_id, sharded, update_freq, groups, steps, save_dir)
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:

@@ -5,14 +5,18 @@ The task hands each micro-batch through here.
 
 import logging
 from functools import partial
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NoReturn, Optional
 
+import torch
+import torch.distributed as dist
 import torch.nn as nn
+from torch import Tensor
 
 from ..checkpoint.master_weights import KEY, has_masters, keep_master_weights
 from .expert_groups import ExpertGroups
 from .expert_state import ExpertState, prepare_loaded_moments
 from .gradients import clip_grad_norm, reduce_expert_gradients
+from .lost_ranks import RankMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -35,32 +39,52 @@ class TrainingSteps:
     Args:
         groups: None where every rank holds all experts
         sharded: whether each rank saves its own experts
+        monitor: to tell the other ranks of an error
     """
 
-    def __init__(self, groups: Optional[ExpertGroups], sharded: bool):
+    def __init__(
+        self, groups: Optional[ExpertGroups], sharded: bool, monitor: Optional[RankMonitor]
+    ):
         self.groups = groups
         self.sharded = sharded
+        self.monitor = monitor
         self.attached = False
         self.state: Optional[ExpertState] = None
 
     def micro_batch(
         self, backward: Callable[[], Any], model: nn.Module, optimizer: Any,
-        ema_model: Optional[nn.Module],
+        ema_model: Optional[nn.Module], is_dummy: bool = False,
     ) -> Any:
-        """Run backward, which computes a micro-batch's gradients, and return what it returns."""
+        """Run backward, which computes a micro-batch's gradients, and return what it returns.
+
+        That is (loss, sample size, logging output). A dummy batch, whose gradients are zero, keeps
+        company to those of other ranks: its sizes and sums are returned as zeros.
+        """
         if not self.attached:
             self._attach(model, optimizer, ema_model)
-        if self.groups is None or self.state is None:
-            return backward()
-        self.state.release()
-        try:
-            result = backward()
-        except Exception as error:
-            logger.exception("rank %d failed, and with it the run", self.groups.rank)
-            raise RankFailed(error) from error
-        if not model.accumulate_grads:  # the last micro-batch of an update
+        if self.state is not None:
+            self.state.release()
+        result = self.together(backward)
+        # the last micro-batch of an update
+        if self.groups is not None and not model.accumulate_grads:
             reduce_expert_gradients(model.parameters(), self.groups)
-        return result
+        return zeros_like(result) if is_dummy else result
+
+    def together(self, step: Callable[[], Any]) -> Any:
+        """Run a step that all ranks make together; an error of one ends them all."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return step()
+        try:
+            return step()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        logger.error("rank %d failed, and with it the run", rank, exc_info=error)
+        if self.monitor is not None:
+            self.monitor.fail(error)
+        raise RankFailed(error) from error
 
     def _attach(self, model: nn.Module, optimizer: Any, ema_model: Optional[nn.Module]) -> None:
         """Take over, once, what fairseq has built and loaded since the run's start."""
@@ -72,8 +96,36 @@ class TrainingSteps:
         keep_master_weights(optimizer)
         inner = getattr(optimizer, "fp32_optimizer", optimizer)
         inner.clip_grad_norm = partial(clip_grad_norm, list(inner.params), self.groups)
+        if self.sharded:
+            optimizer.clip_grad_norm = self._without_crash_file(optimizer.clip_grad_norm)
         module = model.get_submodule("module.module")  # inside fairseq's wrapper and its proxy
         self.state = ExpertState(
             self.groups, self.sharded, module, optimizer.optimizer, ema_model,
             (KEY,) if has_masters(optimizer) else (),
         )
+
+    def _without_crash_file(self, clip: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Let a norm that is not finite end the run here.
+
+        The trainer would first save crash.pt: each rank its shard, all of them in one file.
+        """
+
+        def clip_or_fail(*args: Any, **kwargs: Any) -> Tensor:
+            try:
+                norm = clip(*args, **kwargs)
+                if not norm.isfinite():
+                    raise FloatingPointError("gradients are NaN or infinite")
+            except FloatingPointError as error:
+                self._fail(error)
+            return norm
+
+        return clip_or_fail
+
+
+def zeros_like(value: Any) -> Any:
+    """Return numbers and tensors as zeros, in tuples and dictionaries as well."""
+    if isinstance(value, tuple):
+        return tuple(map(zeros_like, value))
+    if isinstance(value, dict):
+        return {key: zeros_like(each) for key, each in value.items()}
+    return torch.zeros_like(value) if torch.is_tensor(value) else type(value)()

@@ -54,7 +54,7 @@ def evaluate(
     all ranks translate, with experts spread over them; rank 0 writes and scores, and the others
     return None.
     """
-    join_ranks(cpu)
+    monitor = join_ranks(cpu)
     config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
     model, task = load_for_pairs(data, path, lang_pairs)
     # all that can be missing shows here, not after an hour of translating
@@ -80,6 +80,8 @@ def evaluate(
             write_atomically(files[pair], "".join(line + "\n" for line in hypotheses))
     if rank() > 0:
         return None
+    if monitor is not None:
+        monitor.leave()  # scoring takes its time, and no other rank
     directions: Dict[str, DirectionScore] = {}
     for pair, (test, train) in sets.items():
         hypotheses = read_lines(str(files[pair]))

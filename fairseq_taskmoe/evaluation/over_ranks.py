@@ -15,19 +15,20 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
-from ..distributed.lost_ranks import watch_ranks
+from ..distributed.lost_ranks import RankMonitor, watch_ranks
 from ..errors import refuse
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..modules.moe_layer import MoELayer
 
 
-def join_ranks(cpu: bool) -> None:
+def join_ranks(cpu: bool) -> Optional[RankMonitor]:
     """Form the process group of a launcher's processes; nothing is done without one.
 
-    With torchrun, each process takes its node's GPU of its own number.
+    With torchrun, each process takes its node's GPU of its own number. Returns what watches over
+    the ranks, until rank 0 needs the others no longer and leaves.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        return
+        return None
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             refuse(f"WORLD_SIZE is set and {name} is not: start with torchrun")
@@ -35,7 +36,7 @@ def join_ranks(cpu: bool) -> None:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("nccl" if on_gpu else "gloo")
-    watch_ranks()
+    return watch_ranks("the same command goes on with the directions that are not finished")
 
 
 def num_ranks() -> int:

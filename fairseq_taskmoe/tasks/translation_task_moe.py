@@ -145,14 +145,22 @@ class TranslationTaskMoeTask(MultilingualTask):
         )
         if self.run is None:
             return backward()
-        return self.run.steps.micro_batch(backward, model, optimizer, ema_model)
+        return self.run.steps.micro_batch(
+            backward, model, optimizer, ema_model, is_dummy=ignore_grad
+        )
 
     def valid_step(
         self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any,
         ema_model: Optional[torch.nn.Module] = None,
     ) -> Any:
         """As in fairseq; the EMA model is not validated."""
-        return super().valid_step(sample, model, criterion)
+        forward = partial(super().valid_step, sample, model, criterion)
+        return forward() if self.run is None else self.run.steps.together(forward)
+
+    def post_save(self, path: str, num_updates: int) -> None:
+        """Be told by fairseq of a save: on rank 0, or with shards on every rank."""
+        if self.run is not None and self.run.sharded:
+            self.run.finish_save(num_updates)
 
     # -- generation
 
