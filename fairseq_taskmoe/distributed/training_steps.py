@@ -64,11 +64,15 @@ class TrainingSteps:
             self._attach(model, optimizer, ema_model)
         if self.state is not None:
             self.state.release()
-        result = self.together(backward)
+        result = self.together(partial(self._compute_gradients, backward, model))
+        return zeros_like(result) if is_dummy else result
+
+    def _compute_gradients(self, backward: Callable[[], Any], model: nn.Module) -> Any:
+        result = backward()
         # the last micro-batch of an update
         if self.groups is not None and not model.accumulate_grads:
             reduce_expert_gradients(model.parameters(), self.groups)
-        return zeros_like(result) if is_dummy else result
+        return result
 
     def together(self, step: Callable[[], Any]) -> Any:
         """Run a step that all ranks make together; an error of one ends them all."""
