@@ -94,8 +94,9 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         for half in HALVES:
             logging_output.update(gate_logs(half, gate_stats[half], sample_size))
         if layers:
-            # gradients go the same ways back
-            passes = 2 if model.training else 1
+            passes = 1
+            if model.training:  # gradients go the same ways back; recomputing sends rows once more
+                passes = 3 if model.decoder.checkpoint_activations else 2
             sent = sum(stats.wire_bytes for stats in layers) * passes
             logging_output["moe_wire_bytes"] = torch.tensor(sent, dtype=torch.float64)
         if self.report_accuracy:
