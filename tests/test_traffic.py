@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from console import refused, run
+from console import run
 from hypothesis import given
 from hypothesis import strategies as st
 from rank_processes import Ranks, start_nursery
@@ -16,8 +16,11 @@ from rank_processes import Ranks, start_nursery
 from fairseq_taskmoe.analysis.plan_traffic import exchange_bytes
 from fairseq_taskmoe.benchmarks.traffic import Load, Variant, list_variants, training_flags
 from fairseq_taskmoe.benchmarks.wire_counter import rows_needed
+from fairseq_taskmoe.cli import Parser
 from fairseq_taskmoe.distributed.layout import expert_layout
+from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.modules.routers import RouterOutput
+from fairseq_taskmoe.verbs import bench
 
 LANG_PAIRS = ("en-de", "de-en", "en-ru", "ru-en")
 BYTES = 4  # of a number in float32
@@ -228,8 +231,7 @@ def test_task_local_batches_stay_where_their_experts_are(nursery, corpus, tmp_pa
 
 
 def test_nothing_is_exchanged_where_all_experts_are_at_home(nursery, corpus, tmp_path):
-    """Each rank's gates want its own experts: no data-parallel training, but what counts is told.
-    """
+    """The gates of each rank want its own experts, which real gates, equal on all, never do."""
     (updates,) = train(nursery, corpus, tmp_path, ["mixed"], wanted=None, updates=2)
     for update in updates:
         assert update["needed"]["stay"] > 0
@@ -283,6 +285,11 @@ def test_batches_of_one_task_are_measured_where_tasks_are_routed():
         (("--lang-pairs", "en-zh"), "en-zh"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(flags, named, corpus):
+def test_what_cannot_be_counted_is_refused(flags, named, corpus, capsys):
+    parser = Parser(allow_abbrev=False)
+    bench.add_arguments(parser)
     words = ("--data", corpus.data, "--lang-pairs", "en-de", "--moe-expert-count", 4)
-    assert named in refused(run("taskmoe", "bench", "traffic", *words, *flags, check=False))
+    with pytest.raises(Refusal):
+        bench.run(parser.parse_args(["traffic", *map(str, (*words, *flags))]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
