@@ -88,6 +88,11 @@ def make_usable(cfg: Any, num_shards: Optional[int] = None) -> None:
     _refuse_other_kind(names, last)
     nothing_there = not _files(names, last)
     if nothing_there and (cfg.finetune_from_model or cfg.continue_once or cfg.no_last_checkpoints):
+        for path in filter(None, (cfg.finetune_from_model, cfg.continue_once)):
+            header = read_header(path)
+            if header is not None and header.num_shards is not None:
+                refuse(f"{path} is one of {header.num_shards} shards: make one file of them with "
+                       "`taskmoe consolidate`")
         _starts_anew(cfg, names)
         return
     problem = _problem(names, last)
@@ -186,7 +191,9 @@ def _problem(names: Names, base: str) -> Optional[str]:
     for rank, (path, header) in enumerate(zip(paths, headers, strict=True)):
         if header is None or first is None:
             return f"{path} is {'broken' if os.path.exists(path) else 'missing'}"
-        if names.num_shards is not None and header[2:] != (rank, names.num_shards):
+        if (header.rank, header.num_shards) != (rank, names.num_shards):
+            if names.num_shards is None:
+                return f"{path} is one of {header.num_shards} shards (`taskmoe consolidate`)"
             return f"{path} is not shard {rank} of {names.num_shards}"
         if header.run != first.run:
             return f"{path} is of another run than {paths[0]}"

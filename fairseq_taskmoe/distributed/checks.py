@@ -44,6 +44,14 @@ def check_saving(run: Settings) -> None:
 
 def check_spread(run: Settings, layout: ExpertLayout, sharded: bool) -> None:
     """Refuse what would corrupt experts that are spread over ranks, or lose them."""
+    if layout.size == 1:
+        if sharded and layout.world_size > 1:
+            refuse(
+                "--moe-sharded-checkpoints: every rank would save all experts, since "
+                f"--moe-expert-count {layout.num_experts} and {layout.world_size} ranks have no "
+                "common divisor (or --moe-expert-parallel-size is 1)"
+            )
+        return
     spread = f"experts are spread over {layout.size} ranks"
     backend = run.distributed_training.get("ddp_backend")
     if backend not in ("legacy_ddp", "no_c10d"):
@@ -76,6 +84,9 @@ def check_spread(run: Settings, layout: ExpertLayout, sharded: bool) -> None:
             common.get("fp16") and not common.get("fp16_no_flatten_grads"),
             "flattened gradients lose the mark that keeps experts apart; add "
             "--fp16-no-flatten-grads",
+        ),
+        "--quantization-config-path": (
+            common.get("quantization_config_path"), "it builds the optimizer anew in mid-training"
         ),
         "--model-parallel-size": (
             common.get("model_parallel_size", 1) > 1, "they are not made for each other"

@@ -16,6 +16,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .agreement import refuse_together
 from .expert_groups import ExpertGroups
 from .gradients import is_spread
 
@@ -65,7 +66,7 @@ class ExpertState:
             for i, parameter in enumerate(_parameters(self.optimizer))
             if is_spread(parameter)
             for key, value in self._saved_moments(parameter).items()
-            if torch.is_tensor(value) and value.shape == parameter.shape
+            if _is_moment(value, parameter)
         }
         self.whole = [*whole, moments] if self.groups.rank == 0 else []
 
@@ -98,13 +99,11 @@ class ExpertState:
             state["state"][i][key] = value
 
 
-def local_experts(stored: Tensor, own: Tensor, groups: Optional[ExpertGroups]) -> Tensor:
-    """Return this rank's part of stored (E, ...), for own (E / P, ...); as it is where it fits."""
-    if groups is None or stored.shape == own.shape or stored.dim() == 0:
-        return stored
-    if stored.size(0) != groups.layout.num_experts or stored.shape[1:] != own.shape[1:]:
-        return stored
-    return stored[groups.experts]
+def local_experts(stored: Tensor, own: Tensor, groups: ExpertGroups) -> Tensor:
+    """Return this rank's part of stored (E, ...), for own (E / P, ...); another shape as it is."""
+    if stored.shape == (groups.layout.num_experts, *own.shape[1:]):
+        return stored[groups.experts]
+    return stored
 
 
 def gather_experts(local: Tensor, groups: ExpertGroups) -> Optional[Tensor]:
@@ -127,19 +126,38 @@ def complete_shared(state: Dict[str, Tensor], model: nn.Module, groups: ExpertGr
     """Give every rank the shared weights of rank 0's shard: a collective call.
 
     state is what each rank's file holds; what of the model is not in it is added, in place.
+    Refuses the shard of another model.
     """
     own = model.state_dict()
-    missing: List[Any] = [None] * groups.layout.world_size
-    dist.all_gather_object(missing, [name for name in own if name not in state])
-    # what rank 0 lacks as well is missing, as strict loading will say
-    for name in sorted(set().union(*missing) - set(missing[0])):
-        value = state.get(name, own[name]).to(groups.device(), copy=True)
+    shared = [name for name in own if not is_expert_key(name)]
+    told = [{name: state[name].shape for name in shared if name in state}]
+    dist.broadcast_object_list(told, 0)
+    for name in shared:
+        if name not in told[0] or told[0][name] != own[name].shape:
+            refuse_together(other_model(name, state.get(name), own[name].shape))
+    refuse_together(None)
+    for name in shared:
+        # fairseq saves half precision as float32
+        value = state.get(name, own[name]).to(groups.device(), own[name].dtype, copy=True)
         dist.broadcast(value, 0)
-        state.setdefault(name, value.to(own[name].device))
+        state[name] = value.to(own[name].device)
+
+
+def other_model(name: str, stored: Optional[Tensor], wanted: torch.Size) -> str:
+    """Return what is wrong with a checkpoint that has `name` in another shape, or not at all."""
+    found = "is missing" if stored is None else f"has the shape {tuple(stored.shape)}"
+    return (
+        f"the checkpoint is of another model: {name} {found} in it, and the shape {tuple(wanted)} "
+        "in the model of these flags; give the --lang-pairs, --moe-expert-count and other flags "
+        "that it was trained with, or another --save-dir"
+    )
 
 
 def prepare_loaded_moments(optimizer: Optimizer, groups: ExpertGroups, sharded: bool) -> None:
-    """Make the optimizer state that was loaded, if any, this rank's: a collective call."""
+    """Make the optimizer state that was loaded, if any, this rank's.
+
+    A collective call where ranks have loaded shards.
+    """
     cut_moments(optimizer, groups)
     if sharded:
         share_moments(optimizer)
@@ -162,24 +180,29 @@ def share_moments(optimizer: Optimizer) -> None:
     """
     shared = [parameter for parameter in _parameters(optimizer) if not is_spread(parameter)]
     is_first = dist.get_rank() == 0
+    # what is no moment of the parameter's shape, such as a number of steps, is told by value
     known = [
         {
-            key: value.to("meta") if torch.is_tensor(value) else value
-            for key, value in moments.items()
+            key: value.to("meta") if _is_moment(value, parameter) else value
+            for key, value in optimizer.state.get(parameter, {}).items()
         }
-        for moments in (optimizer.state.get(parameter, {}) for parameter in shared)
+        for parameter in shared
     ]
     told = [known if is_first else None]
     dist.broadcast_object_list(told, 0)
     for parameter, moments in zip(shared, told[0] or [], strict=True):
         for key, like in moments.items():
             value = like
-            if torch.is_tensor(like):
+            if _is_moment(like, parameter):
                 value = optimizer.state[parameter][key] if is_first else torch.empty_like(
                     like, device=parameter.device
                 )
                 dist.broadcast(value, 0)
             optimizer.state[parameter][key] = value
+
+
+def _is_moment(value: Any, parameter: Tensor) -> bool:
+    return torch.is_tensor(value) and value.shape == parameter.shape
 
 
 def _parameters(optimizer: Optimizer) -> List[nn.Parameter]:

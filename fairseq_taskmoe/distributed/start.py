@@ -2,13 +2,13 @@
 
 import logging
 import uuid
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple, Optional, Sequence
 
 import torch.distributed as dist
 
 from ..checkpoint.first_save import note_finished_save
 from ..checkpoint.usable import make_usable
-from ..errors import Refusal, refuse
+from .agreement import num_ranks, on_first_rank, rank
 from .checks import check_saving, check_spread, run_settings
 from .expert_groups import ExpertGroups
 from .launch import check_launch
@@ -57,49 +57,27 @@ def start_run(cfg: Any, num_experts: int) -> Run:
         num_experts: of each MoE layer; 0 without such layers
     """
     settings = run_settings(cfg)
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    check_launch(world_size)
-    monitor = watch_ranks()
-    check_saving(settings)
-    layout = expert_layout(num_experts, world_size, cfg.moe_expert_parallel_size)
     sharded = cfg.moe_sharded_checkpoints
-    if sharded and world_size > 1 and layout.size == 1:
-        refuse(
-            "--moe-sharded-checkpoints: every rank would save all experts, since "
-            f"--moe-expert-count {layout.num_experts} and {world_size} ranks have no common divisor"
-            " (or --moe-expert-parallel-size is 1)"
-        )
-    if layout.size > 1:
+    check_launch(num_ranks())
+    monitor = watch_ranks()
+
+    def check() -> ExpertLayout:
+        check_saving(settings)
+        layout = expert_layout(num_experts, num_ranks(), cfg.moe_expert_parallel_size)
         check_spread(settings, layout, sharded)
+        return layout
+
+    layout = on_first_rank(check)
     if sharded and settings.checkpoint:
         # by these fairseq's trainer saves and loads on every rank, each its own file
         cfg.base_layers = 1
-        settings.checkpoint["checkpoint_suffix"] = f"-rank-{rank}"
+        settings.checkpoint["checkpoint_suffix"] = f"-rank-{rank()}"
     if settings.checkpoint:
-        num_shards = world_size if sharded else None
+        num_shards = num_ranks() if sharded else None
         on_first_rank(lambda: make_usable(settings.checkpoint, num_shards))
     run_id = on_first_rank(lambda: uuid.uuid4().hex)
     groups = ExpertGroups(layout) if layout.size > 1 else None
     update_freq = settings.optimization.get("update_freq") or [1]
     steps = TrainingSteps(groups, sharded, monitor)
     save_dir = settings.checkpoint.get("save_dir", "")
-    return Run(layout, rank, run_id, sharded, update_freq, groups, steps, save_dir)
-
-
-def on_first_rank(work: Callable[[], Any]) -> Any:
-    """Do work on rank 0 and return its result on all ranks; a refusal ends them all."""
-    if not dist.is_initialized():
-        return work()
-    told: List[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            told = [work(), None]
-        except Refusal as refusal:
-            told = [None, refusal.message]
-            dist.broadcast_object_list(told, 0)
-            raise
-    dist.broadcast_object_list(told, 0)
-    if told[1] is not None:
-        raise Refusal(told[1])  # rank 0 has said it
-    return told[0]
+    return Run(layout, rank(), run_id, sharded, update_freq, groups, steps, save_dir)

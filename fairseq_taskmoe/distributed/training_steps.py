@@ -102,9 +102,10 @@ class TrainingSteps:
         inner.clip_grad_norm = partial(clip_grad_norm, list(inner.params), self.groups)
         if self.sharded:
             optimizer.clip_grad_norm = self._without_crash_file(optimizer.clip_grad_norm)
-        module = model.get_submodule("module.module")  # inside fairseq's wrapper and its proxy
+        while "module" in dict(model.named_children()):  # inside fairseq's wrappers
+            model = model.get_submodule("module")
         self.state = ExpertState(
-            self.groups, self.sharded, module, optimizer.optimizer, ema_model,
+            self.groups, self.sharded, model, optimizer.optimizer, ema_model,
             (KEY,) if has_masters(optimizer) else (),
         )
 

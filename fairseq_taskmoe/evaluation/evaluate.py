@@ -11,12 +11,12 @@ import torch
 from fairseq.dataclass.configs import GenerationConfig
 
 from ..checkpoint.reading import read_task_moe_checkpoint
-from ..distributed.start import on_first_rank
+from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .floors import nearest_neighbour_translations
-from .over_ranks import join_ranks, rank
+from .over_ranks import join_ranks
 from .results import Results
 from .scoring import DirectionScore, bleu_metric, score_direction
 from .translate import Batching, TestSet, load_for_pairs, read_test_set, translate_pair
@@ -57,9 +57,15 @@ def evaluate(
     monitor = join_ranks(cpu)
     config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
     model, task = load_for_pairs(data, path, lang_pairs)
-    # all that can be missing shows here, not after an hour of translating
-    sets = {pair: read_set(task, pair, settings, references, floors) for pair in task.served}
-    on_first_rank(lambda: claim_folder(out, config))
+    sets: Dict[str, Any] = {}  # on rank 0, which scores
+
+    def prepare() -> None:
+        # all that can be missing shows here, not after an hour of translating
+        for pair in task.served:
+            sets[pair] = read_set(task, pair, settings, references, floors)
+        claim_folder(out, config)
+
+    on_first_rank(prepare)
     if torch.cuda.is_available() and not cpu:
         model.cuda()
     generation = GenerationConfig(
@@ -68,7 +74,7 @@ def evaluate(
     )
     files = {
         pair: Path(f"{out}/hypotheses/{settings.gen_subset}.{pair}.{pair.split('-')[1]}")
-        for pair in sets
+        for pair in task.served
     }
     todo = on_first_rank(lambda: [one for one, file in files.items() if not file.is_file()])
     for pair in todo:

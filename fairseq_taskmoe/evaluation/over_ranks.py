@@ -5,7 +5,6 @@ translate goes along with a batch of padding, which is never routed.
 """
 
 import copy
-import os
 from functools import partial
 from typing import Any, Dict, List, Optional
 
@@ -14,9 +13,10 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
+from ..distributed.agreement import num_ranks, rank
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
+from ..distributed.launch import check_launch, from_environment
 from ..distributed.lost_ranks import RankMonitor, watch_ranks
-from ..errors import refuse
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..modules.moe_layer import MoELayer
 
@@ -27,24 +27,15 @@ def join_ranks(cpu: bool) -> Optional[RankMonitor]:
     With torchrun, each process takes its node's GPU of its own number. Returns what watches over
     the ranks, until rank 0 needs the others no longer and leaves.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    launcher = from_environment()
+    if launcher is None or dist.is_initialized():
+        check_launch(num_ranks())
         return None
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            refuse(f"WORLD_SIZE is set and {name} is not: start with torchrun")
     on_gpu = torch.cuda.is_available() and not cpu
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device((launcher.local_rank or 0) % torch.cuda.device_count())
     dist.init_process_group("nccl" if on_gpu else "gloo")
     return watch_ranks("the same command goes on with the directions that are not finished")
-
-
-def num_ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def exchanges_rows(half: nn.Module) -> bool:

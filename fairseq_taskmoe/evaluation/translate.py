@@ -16,6 +16,7 @@ from .. import register  # noqa: F401
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..data.languages import load_joined_dictionary
 from ..data.task_table import check_pairs
+from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.layout import expert_layout
 from ..errors import refuse
@@ -23,7 +24,7 @@ from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
-from .over_ranks import Together, gather_hypotheses, num_ranks, rank
+from .over_ranks import Together, gather_hypotheses
 
 Batch = Dict[str, Any]
 

@@ -4,6 +4,7 @@ from argparse import Namespace
 from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
+import torch
 import torch.nn as nn
 from fairseq.models import (
     ARCH_CONFIG_REGISTRY,
@@ -16,8 +17,14 @@ from torch import Tensor
 
 from ..compat import without_tpu
 from ..data.task_table import TaskTable
+from ..distributed.agreement import refuse_together
 from ..distributed.expert_groups import ExpertGroups
-from ..distributed.expert_state import complete_shared, is_expert_key, local_experts
+from ..distributed.expert_state import (
+    complete_shared,
+    is_expert_key,
+    local_experts,
+    other_model,
+)
 from ..distributed.launch import join_launcher
 from ..errors import refuse
 from .build_layers import check_config
@@ -94,19 +101,24 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         state_dict = dict(state_dict)
         if self.groups is not None and self.sharded_checkpoints and strict:
             complete_shared(state_dict, self, self.groups)
+        problem = None
         for key, own in self.state_dict().items():
             stored = state_dict.get(key)
-            if stored is not None and is_expert_key(key):
-                stored = state_dict[key] = local_experts(stored, own, self.groups)
             if stored is None and not strict:
                 continue
-            if stored is None or stored.shape != own.shape:
-                found = "is missing" if stored is None else f"has the shape {tuple(stored.shape)}"
-                refuse(
-                    f"the checkpoint is of another model: {key} {found} in it, and the shape "
-                    f"{tuple(own.shape)} in the model of these flags; give the --lang-pairs and "
-                    "other flags that it was trained with, or another --save-dir"
-                )
+            wanted = own.shape
+            if stored is not None and self.groups is not None and is_expert_key(key):
+                state_dict[key] = local_experts(stored, own, self.groups)
+                if strict and not self.sharded_checkpoints:  # no shard will do
+                    wanted = torch.Size([self.groups.layout.num_experts, *own.shape[1:]])
+                else:
+                    stored = state_dict[key]
+            if stored is None or stored.shape != wanted:
+                problem = problem or other_model(key, stored, wanted)
+        if strict:
+            refuse_together(problem)
+        elif problem is not None:
+            refuse(problem)
         return super().load_state_dict(state_dict, strict, **kwargs)
 
     def prepare_for_inference_(self, cfg: Any) -> None:

@@ -24,12 +24,12 @@ from ..data.task_local_batches import AffinityDeal, OneTaskBatches
 from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import load_task_groups
 from ..distributed.affinity import task_affinity
+from ..distributed.agreement import on_first_rank
 from ..distributed.expert_groups import ExpertGroups
-from ..distributed.start import Run, on_first_rank, start_run
+from ..distributed.start import Run, start_run
 from ..errors import refuse
-from ..models.build_layers import has_moe_layer
+from ..models.build_layers import check_config, has_moe_layer
 from ..models.config import TransformerTaskMoeConfig
-from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .config import TranslationTaskMoeConfig
 from .inference import admit_sources, empty_hypothesis
 from .multilingual_task import MultilingualTask
@@ -68,13 +68,14 @@ class TranslationTaskMoeTask(MultilingualTask):
             self.task_table = self.task_table.with_groups(load_task_groups(groups_file))
         if from_checkpoint:  # one of an older version lacks newer options
             cfg = merge_with_parent(TransformerTaskMoeConfig(), cfg, remove_missing=True)
+        if not hasattr(cfg, "moe_expert_count"):
+            refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
+                   "use for task ids")
+        check_config(cfg)
         if not from_checkpoint and not self.served:
             self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
             self.expert_groups = self.run.groups
         model = super().build_model(cfg, from_checkpoint)
-        if not isinstance(model, TransformerTaskMoeModel):
-            refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
-                   "use for task ids")
         if self.run is not None and cfg.moe_task_local_batches:
             self.affinity = partial(
                 task_affinity, model, len(self.task_table.lang_pairs), self.run.layout

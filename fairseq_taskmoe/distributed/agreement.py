@@ -1,0 +1,53 @@
+"""Ranks that decide together, so that none goes on alone."""
+
+from typing import Any, Callable, List, Optional
+
+import torch.distributed as dist
+
+from ..errors import Refusal, refuse
+
+
+def num_ranks() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def on_first_rank(work: Callable[[], Any]) -> Any:
+    """Do work on rank 0 and return its result on all ranks: a collective call.
+
+    A refusal on rank 0 ends them all, and is said once.
+    """
+    if num_ranks() == 1:
+        return work()
+    told: List[Any] = [None, None]
+    if rank() == 0:
+        try:
+            told = [work(), None]
+        except Refusal as refusal:
+            dist.broadcast_object_list([None, refusal.message], 0)
+            raise
+    dist.broadcast_object_list(told, 0)
+    if told[1] is not None:
+        raise Refusal(told[1])
+    return told[0]
+
+
+def refuse_together(problem: Optional[str]) -> None:
+    """Refuse on all ranks if there is a problem on any: a collective call.
+
+    Rank 0 says the first one that is not None.
+    """
+    if num_ranks() == 1:
+        if problem is not None:
+            refuse(problem)
+        return
+    problems: List[Any] = [None] * num_ranks()
+    dist.all_gather_object(problems, problem)
+    found = [each for each in problems if each is not None]
+    if found and rank() == 0:
+        refuse(found[0])
+    if found:
+        raise Refusal(found[0])
