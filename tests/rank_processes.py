@@ -24,11 +24,11 @@ torch.set_num_threads(1)
 
 def serve():
     # answer requests in the parent; return a program in a child that is to run it
-    born = []
+    born, statuses = [], {}
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
         if "program" in request:
-            born.clear()
+            born.clear(), statuses.clear()
             for rank, log in enumerate(request["logs"]):
                 born.append(os.fork())
                 if born[-1] == 0:
@@ -38,7 +38,7 @@ def serve():
                     return request["program"]
             answer = born
         else:
-            deadline, statuses = time.monotonic() + request["wait"], {}
+            deadline = time.monotonic() + request["wait"]
             while len(statuses) < len(born) and time.monotonic() < deadline:
                 for pid in set(born) - set(statuses):
                     ended, status = os.waitpid(pid, os.WNOHANG)
