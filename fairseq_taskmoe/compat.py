@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 import torch
 from fairseq.distributed.utils import _TensorPlaceholder
+from fairseq.nan_detector import NanDetector
 from omegaconf import AnyNode, DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 
@@ -67,3 +68,17 @@ def put_checkpoints_in_place_atomically() -> None:
 
     PathManager.copy = staticmethod(copy_atomically)
     PathManager.rename = staticmethod(replace_checkpoint)  # called for local files alone
+
+
+def let_nan_detector_see_encoders() -> None:
+    """Let fairseq say where NaN comes from, and training end with its FloatingPointError.
+
+    The kind of hook that NanDetector registers for gradients makes current torch raise
+    StopIteration in a module that returns a dictionary of lists, as all of fairseq's encoders do.
+    """
+
+    def add_hooks(detector: NanDetector, module: torch.nn.Module) -> None:
+        detector.fhooks.append(module.register_forward_hook(detector.fhook_fn))
+        detector.bhooks.append(module.register_full_backward_hook(detector.bhook_fn))
+
+    NanDetector.add_hooks = add_hooks

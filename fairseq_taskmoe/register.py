@@ -1,7 +1,12 @@
 """Importing this registers the task, the model and the criterion with fairseq."""
 
 from . import criterions, models, tasks  # noqa: F401
-from .compat import allow_checkpoint_types, put_checkpoints_in_place_atomically
+from .compat import (
+    allow_checkpoint_types,
+    let_nan_detector_see_encoders,
+    put_checkpoints_in_place_atomically,
+)
 
 allow_checkpoint_types()
+let_nan_detector_see_encoders()
 put_checkpoints_in_place_atomically()

@@ -1,6 +1,7 @@
 """Repairs of fairseq and torch: each does what it is for, and no more."""
 
 import argparse
+import logging
 import os
 import pickle
 
@@ -9,6 +10,7 @@ import torch
 from console import PLUGIN
 from fairseq import options
 from fairseq.file_io import PathManager
+from fairseq.nan_detector import NanDetector
 
 import fairseq_taskmoe  # noqa: F401  (importing it applies the repairs)
 
@@ -61,3 +63,25 @@ def test_checkpoints_are_put_in_place_atomically_and_other_files_as_fairseq_does
     assert not replaces(overwrite=False)
     monkeypatch.setattr(PathManager, "path_requires_pathmanager", staticmethod(lambda _: True))
     assert not replaces(overwrite=True)
+
+
+class Encoder(torch.nn.Linear):
+    """It returns what fairseq's encoders do."""
+
+    def forward(self, x):
+        return {"encoder_out": [super().forward(x)], "encoder_states": []}
+
+
+@pytest.mark.filterwarnings("ignore:For backward hooks")
+def test_nan_detector_names_modules_behind_an_encoder(caplog):
+    model = torch.nn.ModuleDict(
+        {"encoder": Encoder(2, 3), "one": torch.nn.Linear(3, 4), "other": torch.nn.Linear(4, 5)}
+    )
+    with torch.no_grad():
+        model["other"].weight[0, 0] = float("nan")
+    with caplog.at_level(logging.WARNING, "fairseq.nan_detector"), NanDetector(model):
+        encoded = model["encoder"](torch.ones(6, 2, requires_grad=True))["encoder_out"][0]
+        model["other"](model["one"](encoded)).sum().backward()
+    forward, backward = [record.getMessage() for record in caplog.records]
+    assert forward.startswith("NaN detected in output of other, shape: torch.Size([6, 5]), forw")
+    assert backward == "NaN detected in output of one, shape: torch.Size([6, 4]), backward"
