@@ -71,7 +71,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         if not hasattr(cfg, "moe_expert_count"):
             refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
                    "use for task ids")
-        check_config(cfg)
+        on_first_rank(partial(check_config, cfg))
         if not from_checkpoint and not self.served:
             self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
             self.expert_groups = self.run.groups
