@@ -31,7 +31,7 @@ VERBS = {
     "params": Verb("params", "count parameters, of a checkpoint or of an architecture"),
     "plan": Verb("plan", "estimate memory, traffic and time of training on N GPUs"),
     "routing": Verb("routing", "routing statistics and figures"),
-    "bench": Verb("bench", "measure throughput on random weights"),
+    "bench": Verb("bench", "measure throughput, and traffic between ranks"),
 }
 
 

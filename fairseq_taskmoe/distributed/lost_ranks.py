@@ -107,7 +107,8 @@ class RankMonitor:
     def fail(self, error: BaseException) -> None:
         """Report the error that ends this rank; uncaught exceptions are reported without a call."""
         first_line = next(iter(str(error).splitlines()), "")[:500]
-        self._tell(Report(FAILED, self.name, f"{type(error).__name__}: {first_line}"))
+        said = f": {first_line}" if first_line else ""
+        self._tell(Report(FAILED, self.name, type(error).__name__ + said))
 
     def _report_exception(
         self, kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
