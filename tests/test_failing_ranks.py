@@ -1,0 +1,203 @@
+"""What goes wrong on one rank ends all of them, in time; a normal end is quick and silent."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+from console import TRAIN, refused, run
+from rank_processes import start_nursery
+from rank_trainings import read, run_on
+from torchrun_processes import Torchrun
+
+nursery = pytest.fixture(scope="module")(start_nursery)
+
+LIMIT = 30  # seconds in which all ranks have to end
+FLAGS = (
+    *TRAIN, "--ddp-backend", "legacy_ddp", "--moe-expert-count", 4, "--max-update", 4,
+    "--batch-size", 8,
+)
+# In the n-th call of the decoder in training or validation, an error on one rank
+ERROR = """
+from fairseq_taskmoe.models.decoder import TaskMoeDecoder
+forward, calls = TaskMoeDecoder.forward, {{True: 0, False: 0}}
+def fail(self, *args, **kwargs):
+    calls[self.training] += 1
+    if os.environ["RANK"] == "1" and (self.training, calls[self.training]) == {moment}:
+        raise {error}
+    return forward(self, *args, **kwargs)
+TaskMoeDecoder.forward = fail
+"""
+TRAINING, VALIDATION = (True, 3), (False, 2)
+# In the third update, a weight of an expert that one rank holds is NaN
+NAN = """
+from fairseq_taskmoe.tasks.translation_task_moe import TranslationTaskMoeTask
+train_step = TranslationTaskMoeTask.train_step
+def spoil(self, sample, model, criterion, optimizer, update_num, *args, **kwargs):
+    if os.environ["RANK"] == "1" and update_num == 2:
+        experts = model.get_submodule("module.module.encoder.layers.1.moe.experts")
+        experts.fc2.weight.data[1, 0, 0] = float("nan")
+    return train_step(self, sample, model, criterion, optimizer, update_num, *args, **kwargs)
+TranslationTaskMoeTask.train_step = spoil
+"""
+
+
+# Rank 0 is slow where the others have nothing left to do
+SLOW_SCORING = """
+import time
+from fairseq_taskmoe.distributed import rank_reports
+from fairseq_taskmoe.evaluation import evaluate as evaluation
+rank_reports.PATIENCE[rank_reports.ENDED] = 1.0
+score = evaluation.score_direction
+def score_slowly(*args):
+    time.sleep(4)
+    return score(*args)
+evaluation.score_direction = score_slowly
+"""
+
+
+def fail(nursery: Any, data: Path, folder: Path, *flags: Any, prelude: str) -> List[str]:
+    """Train on two ranks, which fail; return what they said about it."""
+    started = time.monotonic()
+    ended = run_on(
+        nursery, 2, folder / "logs", "fairseq-train", data, *FLAGS, "--save-dir", folder, *flags,
+        prelude=prelude, check=False,
+    )
+    print(f"all ranks ended within {time.monotonic() - started:.1f} s of their start")
+    assert ended.statuses == [1, 1], ended.said
+    assert len(set(ended.refusals)) == 1, ended.said
+    return ended.refusals
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment, error, flags",
+    [
+        (TRAINING, "RuntimeError('CUDA out of memory')", ()),
+        (TRAINING, "RuntimeError('CUDA out of memory')", ("--moe-expert-parallel-size", 1)),
+        (TRAINING, "ValueError('no such thing')", ()),
+        (VALIDATION, "RuntimeError('CUDA out of memory')", ()),
+    ],
+)
+def test_an_error_of_one_rank_ends_all(nursery, corpus, tmp_path, moment, error, flags):
+    validation = ("--validate-interval-updates", 2) if moment == VALIDATION else (
+        "--disable-validation",
+    )
+    lines = fail(
+        nursery, corpus.data, tmp_path, *flags, *validation,
+        prelude=ERROR.format(moment=moment, error=error),
+    )
+    kind, text = error.rstrip("')").split("('")
+    assert f"taskmoe: error: rank 1 ({os.uname().nodename}) ended with an error: {kind}: " \
+           f"{text}; all ranks stop" in lines[0]
+    assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_expert_that_is_nan_stops_all_ranks_together(nursery, corpus, tmp_path, sharded):
+    flags = ("--moe-sharded-checkpoints",) if sharded else ()
+    lines = fail(
+        nursery, corpus.data, tmp_path, "--disable-validation", *flags, prelude=NAN
+    )
+    assert "ended with an error: FloatingPointError: " in lines[0]
+    crash = list(tmp_path.glob("*.pt"))
+    if sharded:  # in one file they would be one rank's
+        assert not crash
+        return
+    assert [file.name for file in crash] == ["crash.pt"]
+    experts = read(crash[0])["model"]["encoder.layers.1.moe.experts.fc2.weight"]
+    assert experts.size(0) == 4 and experts.isnan().flatten(1).any(1).tolist() == [
+        False, False, False, True
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number, said",
+    [(signal.SIGTERM, "was terminated"),
+     (signal.SIGINT, "ended with an error: KeyboardInterrupt")],
+)
+def test_all_end_where_torchrun_is_terminated_or_interrupted(corpus, tmp_path, number, said):
+    torchrun = Torchrun(
+        2, tmp_path / "log", "fairseq-train", corpus.data, *FLAGS, "--max-update", 10000,
+        "--disable-validation", "--no-save",
+    )
+    try:
+        torchrun.wait_until_said('"num_updates": "3"')
+        assert len(torchrun.pids()) == 2
+        os.kill(torchrun.process.pid, number)
+        assert torchrun.wait(LIMIT) not in (0, None)
+    finally:
+        torchrun.kill()
+    lines = torchrun.said().splitlines()
+    (line,) = {line for line in lines if line.startswith("taskmoe: error: ")}
+    assert line.startswith("taskmoe: error: rank ") and f"{said}; all ranks stop" in line
+
+
+def last_word(log: Path) -> float:
+    """Return how long ago somebody wrote to a log, in seconds."""
+    return time.time() - log.stat().st_mtime
+
+
+@pytest.mark.slow
+def test_a_normal_end_is_quick_and_silent_under_torchrun(corpus, tmp_path):
+    training = Torchrun(
+        2, tmp_path / "log", "fairseq-train", corpus.data, *FLAGS, "--save-dir", tmp_path,
+        "--valid-subset", "valid",
+    )
+    try:
+        assert training.wait(120) == 0, training.said()
+    finally:
+        training.kill()
+    assert "done training" in training.said()
+    assert "taskmoe:" not in training.said() and "Traceback" not in training.said()
+    seconds = last_word(training.log)
+    print(f"fairseq-train has ended {seconds:.1f} s after its last word")
+    assert seconds < 10  # 20 are what a rank is given that ends before the others
+
+    evaluation = Torchrun(
+        2, tmp_path / "evaluate.log", "taskmoe", "evaluate", corpus.data, "--path",
+        tmp_path / "checkpoint_last.pt", "--out", tmp_path / "results", "--lang-pairs", "en-de",
+        "--beam", 1, "--max-len-b", 5, "--cpu",
+    )
+    try:
+        assert evaluation.wait(120) == 0, evaluation.said()
+    finally:
+        evaluation.kill()
+    said = evaluation.said()
+    assert "en-de" in said and "taskmoe:" not in said and "Traceback" not in said
+    seconds = last_word(evaluation.log)
+    print(f"taskmoe evaluate has ended {seconds:.1f} s after its last word")
+    assert seconds < 10
+
+
+@pytest.mark.slow
+def test_ranks_may_end_while_the_first_one_scores(nursery, corpus, train, tmp_path):
+    run_on(
+        nursery, 2, tmp_path / "logs", "taskmoe", "evaluate", corpus.data, "--path",
+        train("four-updates", "--max-update", 4, "--disable-validation"), "--out",
+        tmp_path / "results", "--lang-pairs", "en-de", "--beam", 1, "--max-len-b", 5, "--cpu",
+        prelude=SLOW_SCORING,
+    )
+    assert (tmp_path / "results" / "results.json").is_file()
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize("flags", [(), ("--moe-expert-count", 0)])
+def test_files_that_are_written_in_place_are_refused(corpus, tmp_path, flags):
+    (tmp_path / "iopath.py").touch()  # fairseq only looks whether there is one
+    command = "import sys; sys.path.append(sys.argv.pop(1)); import fairseq_cli.train as train"
+    result = run(
+        sys.executable, "-c", f"{command}; train.cli_main()", tmp_path, corpus.data, *FLAGS,
+        "--save-dir", tmp_path, "--write-checkpoints-asynchronously", *flags, check=False,
+    )
+    assert refused(result).startswith(
+        "taskmoe: error: --write-checkpoints-asynchronously: fairseq then writes files in place"
+    )
+    assert not list(tmp_path.glob("*.pt"))
