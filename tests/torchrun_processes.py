@@ -1,9 +1,11 @@
 """A command under a real torchrun, whose ranks can be found and killed."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional, Set
 
@@ -41,10 +43,10 @@ class Torchrun:
         found = {}
         for task in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             for pid in map(int, task.read_text().split()):
-                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                found.update(
-                    {int(each[5:]): pid for each in variables if each.startswith(b"RANK=")}
-                )
+                with suppress(OSError):  # it has just ended
+                    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                    ranks = [int(each[5:]) for each in variables if each.startswith(b"RANK=")]
+                    found.update(dict.fromkeys(ranks, pid))
         self.seen.update(found.values())
         return found
 
@@ -65,7 +67,8 @@ class Torchrun:
             self.process.kill()
             self.process.wait()
         for pid in filter(is_alive, self.seen):
-            os.kill(pid, 9)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def is_alive(pid: int) -> bool:
