@@ -17,10 +17,13 @@ from console import ROOT
 
 NURSERY = """
 import json, os, sys, time
+from importlib import import_module
 import torch
 import torch.distributed as dist
 from fairseq_taskmoe.distributed.lost_ranks import watch_ranks
 torch.set_num_threads(1)
+for module in sys.argv[1:]:
+    import_module(module)
 
 def serve():
     # answer requests in the parent; return a program in a child that is to run it
@@ -104,12 +107,12 @@ class Ranks:
             self._ask({"wait": 10})
 
 
-def start_nursery() -> Iterator["subprocess.Popen[str]"]:
-    """Give the process that forks ranks; a fixture."""
+def start_nursery(*modules: str) -> Iterator["subprocess.Popen[str]"]:
+    """Give the process that forks ranks, with more modules imported; a fixture."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
            "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
-        [sys.executable, "-c", NURSERY], env=env, text=True,
+        [sys.executable, "-c", NURSERY, *modules], env=env, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )
     yield process

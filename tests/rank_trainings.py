@@ -6,12 +6,12 @@ torchrun itself, which costs seconds, is tested in test_launch.py.
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
 import pytest
 import torch
 from console import TRAIN, logged
-from rank_processes import Ranks
+from rank_processes import Ranks, start_nursery
 from torch import Tensor
 
 ENTRY_POINTS = {
@@ -119,6 +119,12 @@ class Training(NamedTuple):
                 for update, *sentence in json.loads(line):
                     found.setdefault(update, []).append(tuple(sentence))
         return {update: sorted(sentences) for update, sentences in found.items()}
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Any]:
+    """A process that forks ranks, with the compiler imported: optimizers do so, for seconds."""
+    yield from start_nursery("torch._dynamo")
 
 
 TrainOn = Callable[..., Training]

@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 from console import GENERATE, TASK, assert_same_hypotheses, hypotheses, stir
-from rank_processes import start_nursery
 from rank_trainings import (
     ROUTERS,
     assert_close,
     everything,
+    nursery,
     run_on,
     train_on,
     without_key_biases,
@@ -16,8 +16,7 @@ from rank_trainings import (
 
 from fairseq_taskmoe.evaluation.evaluate import read_lines
 
-__all__ = ["train_on"]  # a fixture
-nursery = pytest.fixture(scope="module")(start_nursery)
+__all__ = ["nursery", "train_on"]  # fixtures
 
 # 12 micro-batches an update: --update-freq 3, 6, 12, 4
 STAGES = ((4, 2), (2, 5), (1, 8), (3, 13))  # ranks, last update
@@ -114,11 +113,10 @@ def test_translations_from_each_checkpoint_are_the_same(
         out = tmp_path / "-".join(["on", str(ranks), *flags])
         run_on(
             nursery, ranks, tmp_path / f"{out.name}-logs", "taskmoe", "evaluate", corpus.data,
-            "--path", other, "--out", out, "--cpu", "--lang-pairs", "en-de,ru-en", *SEARCH, *flags,
+            "--path", other, "--out", out, "--cpu", "--lang-pairs", "ru-en", *SEARCH, *flags,
         )
-        return [read_lines(str(out / "hypotheses" / f"test.{pair}"))
-                for pair in ("en-de.de", "ru-en.en")]
+        return read_lines(str(out / "hypotheses/test.ru-en.en"))
 
     expected_lines = evaluate(1)
-    assert len(set(expected_lines[1])) > 20
+    assert len(set(expected_lines)) > 20
     assert evaluate(2) == evaluate(3, "--no-folding") == expected_lines

@@ -6,18 +6,17 @@ The same micro-batches make up an update whatever the number of ranks: ranks * -
 import pytest
 import torch
 from console import TRAIN, logged, run
-from rank_processes import start_nursery
 from rank_trainings import (
     ROUTERS,
     Training,
     assert_close,
     moments,
+    nursery,
     train_on,
     without_key_biases,
 )
 
-__all__ = ["train_on"]  # a fixture
-nursery = pytest.fixture(scope="module")(start_nursery)
+__all__ = ["nursery", "train_on"]  # fixtures
 
 UPDATES = range(1, 11)
 CLIP_NORM = 0.25  # every update is clipped
@@ -101,6 +100,7 @@ def test_adam_keeps_the_course(train_model, model, ranks):
     assert any(".experts." in name for name in moments(other))
 
 
+@pytest.mark.slow
 def test_validation_is_that_of_one_rank(train_on):
     # the last ranks run out of batches, and go along with some that count for nothing
     flags = (*ROUTERS, "--max-update", 1, "--max-tokens-valid", 150, "--update-freq")

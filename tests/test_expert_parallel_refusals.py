@@ -6,16 +6,14 @@ import pytest
 from console import PLUGIN, TASK, TRAIN, run
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from rank_processes import start_nursery
-from rank_trainings import run_on, train_on
+from rank_trainings import nursery, run_on, train_on
 
 from fairseq_taskmoe.checkpoint.convert_shards import reshard
 from fairseq_taskmoe.distributed.checks import check_spread, run_settings
 from fairseq_taskmoe.distributed.layout import ExpertLayout, expert_layout
 from fairseq_taskmoe.errors import Refusal
 
-__all__ = ["train_on"]  # a fixture
-nursery = pytest.fixture(scope="module")(start_nursery)
+__all__ = ["nursery", "train_on"]  # fixtures
 
 LEGACY = ("--ddp-backend", "legacy_ddp")
 SPREAD = ExpertLayout(num_experts=4, world_size=2, size=2)

@@ -5,11 +5,11 @@ With half precision, averages of weights and recomputed activations, in one file
 
 import pytest
 import torch
-from rank_processes import start_nursery
 from rank_trainings import (
     ROUTERS,
     assert_close,
     everything,
+    nursery,
     read,
     train_on,
     without_key_biases,
@@ -18,8 +18,7 @@ from rank_trainings import (
 from fairseq_taskmoe.checkpoint.convert_shards import consolidate, reshard
 from fairseq_taskmoe.checkpoint.shards import shard_file
 
-__all__ = ["train_on"]  # a fixture
-nursery = pytest.fixture(scope="module")(start_nursery)
+__all__ = ["nursery", "train_on"]  # fixtures
 
 STOP, LAST = 3, 6
 NUM_EXPERTS = 4
