@@ -20,6 +20,7 @@ from fairseq_taskmoe.modules.routers import (
     TaskRouter,
     TokenRouter,
 )
+from fairseq_taskmoe.modules.visits import Visits
 
 C, WIDTH, E, N = 6, 10, 5, 4
 LENGTHS = (7, 2, 4)
@@ -178,42 +179,53 @@ def test_batch_of_padding_alone_goes_through():
 # -- the stacked linear map
 
 
-def test_experts_without_rows_get_zero_gradients():
-    linear = StackedLinear(4, 50, 40)
+def visits_of(counts, num_rows):
+    """Return visits with random gates, to rows that differ within an expert."""
+    rows = torch.cat([torch.randperm(num_rows)[:n].sort().values for n in counts])
+    gates = torch.rand(len(rows), 1, dtype=torch.double, requires_grad=True)
+    return Visits(rows, gates, counts)
+
+
+def test_gradients_are_zero_where_no_row_came_and_leave_nothing_of_before():
+    experts = Experts(4, 20, 10, "tanh").double()
     for _ in range(5):
-        garbage = torch.full_like(linear.weight, float("nan"))
+        garbage = torch.full_like(experts.fc1.weight, float("nan"))
         del garbage  # the allocator gives this memory out again
-        linear.zero_grad()
-        linear(torch.randn(6, 50), [0, 4, 0, 2]).sum().backward()
-        for parameter in linear.parameters():
+        experts.zero_grad()
+        rows = torch.randn(6, 20, dtype=torch.double)
+        experts(rows, visits_of([0, 4, 0, 2], 6)).sum().backward()
+        for parameter in experts.parameters():
             assert not parameter.grad[[0, 2]].any()
             assert parameter.grad[[1, 3]].all()
 
 
-@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 5, 0], [0, 0, 0]])
-def test_gradients_of_the_stacked_linear_map(counts):
-    linear = StackedLinear(3, 4, 2).double()
-    rows = torch.randn(sum(counts), 4, dtype=torch.double, requires_grad=True)
+@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 5, 0], [0, 0, 0], [4, 4, 4]])
+@pytest.mark.parametrize("activation_fn", ["relu", "tanh"])
+def test_gradients_of_experts(counts, activation_fn):
+    experts = Experts(3, 4, 2, activation_fn).double()
+    visits = visits_of(counts, num_rows=5)
+    rows = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
+    names, parameters = zip(*experts.named_parameters(), strict=True)
 
-    def forward(rows, weight, bias):
-        return functional_call(linear, {"weight": weight, "bias": bias}, (rows, counts))
+    def forward(rows, gates, *parameters):
+        named = dict(zip(names, parameters, strict=True))
+        return functional_call(experts, named, (rows, visits._replace(gates=gates)))
 
-    assert torch.autograd.gradcheck(forward, (rows, linear.weight, linear.bias))
+    assert torch.autograd.gradcheck(forward, (rows, visits.gates, *parameters))
 
 
-def test_gradients_of_dispatch_and_combine():
+def test_gradients_of_planned_gates():
     mask = ragged_mask([3, 2])
     dispatcher = LocalDispatcher(3)
     expert_ids = torch.tensor([2, 0, 1, 2, 0, 1, 1, 0, 2, 1, 0, 2]).view(2, 3, 2)
+    weights = torch.randn(10, 1, dtype=torch.double)
 
-    def forward(x, gates):
+    def forward(gates):
         (plan,) = dispatcher.plan([RouterOutput(expert_ids, gates, None, None)], mask)
-        rows, _ = dispatcher.dispatch(x, plan)
-        return dispatcher.combine(rows * rows, plan, x)
+        return plan.visits.gates * weights
 
-    x = torch.randn(2, 3, 2, dtype=torch.double, requires_grad=True)
     gates = torch.rand(2, 3, 2, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(forward, (x, gates))
+    assert torch.autograd.gradcheck(forward, (gates,))
 
 
 def test_experts_are_initialised_as_linear_maps_are():
@@ -275,7 +287,7 @@ def test_experts_under_autocast_compute_in_half_precision():
     experts = Experts(2, C, WIDTH)
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", torch.bfloat16):
-            out = experts(torch.randn(3, C, dtype=dtype), [1, 2])
+            out = experts(torch.randn(3, C, dtype=dtype), visits_of([1, 2], 3))
         assert out.dtype == torch.bfloat16
 
 

@@ -6,7 +6,7 @@ rank weights and adds up what its experts say, and one row for each token comes 
 experts are here stay here.
 
 Shapes: L layers, U units, K choices, P ranks of the expert group, B sentences, S positions, C model
-width, M visits (a unit at a rank). "Slots" are the ranks of the group in the order in which rows
+width, M journeys (a unit to a rank). "Slots" are the ranks of the group in the order in which rows
 are laid out: the others in order of rank, then this one.
 """
 
@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..modules.dispatchers import AddRows, DispatchPlan, GatherRows, sort_by_expert
 from ..modules.routers import RouterOutput
+from ..modules.visits import AddRows, GatherRows, Visits, sort_by_expert
 from .exchange import ExchangeRows
 from .expert_groups import ExpertGroups
 
@@ -29,11 +29,10 @@ class ExchangePlan(NamedTuple):
     send: List[int]  # P numbers of rows for each place; 0 for this one
     receive: List[int]
     travels: bool  # whether anybody in the group sends anything
-    num_here: int  # rows to compute here, received ones and own ones
-    local: DispatchPlan  # from rows here to the experts here
+    visits: Visits  # by received and own rows, of the experts here
 
 
-class Visits(NamedTuple):
+class Journeys(NamedTuple):
     """Who goes where, for all layers; sorted by slot, layer and unit."""
 
     slots: Tensor  # (M,) int64
@@ -60,8 +59,8 @@ class AllToAllDispatcher:
         num_layers, num_slots = len(routings), len(self.place_of_slot)
         per_token = routings[0].gates.size(1) == token_mask.size(1)
         lengths = token_mask.flatten().long() if per_token else token_mask.sum(dim=1)
-        visits = self._visits(routings, lengths)
-        leaving = self._counts(visits, lengths, num_layers)
+        journeys = self._journeys(routings, lengths)
+        leaving = self._counts(journeys, lengths, num_layers)
         arriving = torch.empty_like(leaving)
         dist.all_to_all_single(arriving, leaving, group=self.groups.group)
         # [leaving or arriving][place][layer][units, rows, rows that the sender sends in all]
@@ -70,7 +69,7 @@ class AllToAllDispatcher:
         wire_units = [[sum(layer[0] for layer in place) for place in way] for way in (out, come)]
         for numbers in wire_units:
             numbers[self.groups.place] = 0
-        facts = visits.facts
+        facts = journeys.facts
         if any(layer[2] for place in come for layer in place):
             facts = ExchangeRows.apply(facts, *wire_units, self.groups.group)
         here = [[layer[0] for layer in come[place]] for place in self.place_of_slot]
@@ -80,7 +79,7 @@ class AllToAllDispatcher:
         starts, token_rows = lengths.cumsum(0) - lengths, token_mask.flatten().nonzero().squeeze(1)
         experts, gates, ways = [], [], []
         for layer, routing in enumerate(routings):
-            leaving_units = visits.units[visits.layers == layer]
+            leaving_units = journeys.units[journeys.layers == layer]
             positions = token_rows[_spans(starts[leaving_units], lengths[leaving_units])]
             ways.append((positions, *self._rows_by_place(out, come, layer)))
             own = GatherRows.apply(facts, (layer_here == layer).nonzero().squeeze(1))
@@ -89,22 +88,18 @@ class AllToAllDispatcher:
             unit_of_row = torch.arange(len(rows), device=rows.device).repeat_interleave(rows)
             experts.append(own[:, 1 : 1 + top_k].detach().long()[unit_of_row])
             gates.append(GatherRows.apply(own[:, 1 + top_k :], unit_of_row).type_as(routing.gates))
-        locals_ = sort_by_expert(experts, gates, self.per_rank)
-        return [
-            ExchangePlan(*way, ids.size(0), local)
-            for way, ids, local in zip(ways, experts, locals_, strict=True)
-        ]
+        visits = sort_by_expert(experts, gates, self.per_rank)
+        return [ExchangePlan(*way, here) for way, here in zip(ways, visits, strict=True)]
 
-    def dispatch(self, x: Tensor, plan: ExchangePlan) -> Tuple[Tensor, List[int]]:
-        """Return the rows for the experts here, sorted by expert, and how many each one has."""
+    def dispatch(self, x: Tensor, plan: ExchangePlan) -> Tensor:
+        """Return the rows that meet experts here: those received, then own ones."""
         rows = GatherRows.apply(x.flatten(0, 1), plan.positions)
         if plan.travels:
             rows = ExchangeRows.apply(rows, plan.send, plan.receive, self.groups.group)
-        return GatherRows.apply(rows, plan.local.positions), plan.local.counts
+        return rows
 
     def combine(self, rows: Tensor, plan: ExchangePlan, x: Tensor) -> Tensor:
-        """Return what all experts said to x (B, S, C), weighted and added up."""
-        rows = AddRows.apply(rows * plan.local.gates, plan.local.positions, plan.num_here)
+        """Return rows to where they came from, and what all experts said to x (B, S, C)."""
         if plan.travels:
             rows = ExchangeRows.apply(rows, plan.receive, plan.send, self.groups.group)
         return AddRows.apply(rows, plan.positions, x.size(0) * x.size(1)).view_as(x)
@@ -127,7 +122,7 @@ class AllToAllDispatcher:
         dist.all_reduce(chosen, group=self.groups.group)
         return chosen
 
-    def _visits(self, routings: Sequence[RouterOutput], lengths: Tensor) -> Visits:
+    def _journeys(self, routings: Sequence[RouterOutput], lengths: Tensor) -> Journeys:
         """Return who goes where; padding and dropped choices go nowhere."""
         experts = torch.stack([routing.expert_ids.flatten(0, 1) for routing in routings])
         gates = torch.stack([routing.gates.flatten(0, 1) for routing in routings])  # (L, U, K)
@@ -147,15 +142,15 @@ class AllToAllDispatcher:
             there.masked_fill(~is_there, self.per_rank).float(),
             GatherRows.apply(gates.flatten(0, 1), decisions).float(),
         ]
-        return Visits(slots, layers, units, torch.cat(facts, dim=1))
+        return Journeys(slots, layers, units, torch.cat(facts, dim=1))
 
-    def _counts(self, visits: Visits, lengths: Tensor, num_layers: int) -> Tensor:
+    def _counts(self, journeys: Journeys, lengths: Tensor, num_layers: int) -> Tensor:
         """Return (P, L, 3): units and rows for each place, and all rows that leave this rank."""
         num_slots = len(self.place_of_slot)
-        cell = visits.slots * num_layers + visits.layers
+        cell = journeys.slots * num_layers + journeys.layers
         size = num_slots * num_layers
         units = torch.bincount(cell, minlength=size).view(num_slots, num_layers)
-        rows = units.new_zeros(size).index_add_(0, cell, lengths[visits.units])
+        rows = units.new_zeros(size).index_add_(0, cell, lengths[journeys.units])
         rows = rows.view(num_slots, num_layers)
         leaving = rows[:-1].sum(dim=0).expand_as(rows)
         place_order = torch.tensor(self.place_of_slot, device=cell.device).argsort()

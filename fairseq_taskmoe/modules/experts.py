@@ -1,11 +1,12 @@
 """Experts: E feed-forward networks of equal shape, stacked into 3-D parameters.
 
-Shapes: R rows sorted by expert, C model width, F width of an expert, E experts. Stacked on the
-first dimension, experts are gathered by concatenation and spread over devices by slicing.
+Shapes: T rows (tokens), R visits (a row and one of its experts), C model width, F width of an
+expert, E experts. Stacked on the first dimension, experts are gathered by concatenation and spread
+over devices by slicing.
 """
 
 import math
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .dropout import Dropout
+from .visits import Visits
 
 
 class Experts(nn.Module):
@@ -36,10 +38,15 @@ class Experts(nn.Module):
         self.activation_fn = utils.get_activation_fn(activation_fn)
         self.dropout = Dropout(activation_dropout)
 
-    def forward(self, rows: Tensor, counts: List[int]) -> Tensor:
-        """Apply expert e to its counts[e] consecutive rows of rows (R, C); return (R, C)."""
-        hidden = self.activation_fn(self.fc1(rows, counts))
-        return self.fc2(self.dropout(hidden), counts)
+    def forward(self, rows: Tensor, visits: Visits) -> Tensor:
+        """Return for each of rows (T, C) what its experts say, weighted and added up (T, C)."""
+        dtype = rows.dtype
+        if torch.is_autocast_enabled(rows.device.type):
+            dtype = torch.get_autocast_dtype(rows.device.type)
+        hidden = _Visit.apply(rows.to(dtype), *self.fc1.parameters_as(dtype), visits)
+        hidden = self.dropout(self.activation_fn(hidden))
+        weights = self.fc2.parameters_as(dtype)
+        return _Return.apply(hidden, *weights, visits.gates.to(dtype), visits, rows.size(0))
 
 
 class StackedLinear(nn.Module):
@@ -73,63 +80,102 @@ class StackedLinear(nn.Module):
             weight.uniform_(-bound, bound, generator=generator)
             bias.uniform_(-bound, bound, generator=generator)
 
-    def forward(self, rows: Tensor, counts: List[int]) -> Tensor:
-        """Map counts[e] consecutive rows of rows (R, I) by map e; return (R, O)."""
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        if torch.is_autocast_enabled(rows.device.type):
-            dtype = torch.get_autocast_dtype(rows.device.type)
-            rows, weight, bias = rows.to(dtype), weight.to(dtype), bias.to(dtype)
-        return _StackedLinear.apply(rows, weight, bias, counts)
+    def parameters_as(self, dtype: torch.dtype) -> Tuple[Tensor, Tensor]:
+        """Return weight and bias in the type to compute in."""
+        return self.weight.to(dtype), self.bias.to(dtype)
 
 
-class _StackedLinear(torch.autograd.Function):
-    """A loop of matrix products over blocks of rows, each written where it belongs.
+# Both functions work expert by expert, with temporary copies of one expert's rows at a time: what
+# is kept for backward is what a dense network of the same computation keeps. Autograd's own
+# backward of weight[e] would allocate a gradient of the whole stack for every expert; here each
+# gradient is written once into its slice.
 
-    Autograd's own backward of weight[e] allocates a gradient of the whole stack for every expert;
-    here each gradient is written once into its slice.
-    """
+
+class _Visit(torch.autograd.Function):
+    """rows (T, C) to hidden (R, F): each visit through the first matrix of its expert."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, counts: Sequence[int]
-    ) -> Tensor:
-        ctx.save_for_backward(rows, weight)
-        ctx.counts = counts
-        out = rows.new_empty(rows.size(0), weight.size(1))
-        for expert, block in _blocks(counts):
-            torch.addmm(bias[expert], rows[block], weight[expert].t(), out=out[block])
-        return out
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, visits: Visits) -> Tensor:
+        ctx.save_for_backward(rows, weight, visits.rows)
+        ctx.counts = visits.counts
+        hidden = rows.new_empty(visits.rows.numel(), weight.size(1))
+        for expert, block, here in _blocks(visits.counts, visits.rows):
+            torch.addmm(bias[expert], rows[here], weight[expert].t(), out=hidden[block])
+        return hidden
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> Tuple[Optional[Tensor], ...]:
-        rows, weight = ctx.saved_tensors
-        grad_rows = grad_weight = grad_bias = None
-        blocks = _blocks(ctx.counts)
-        if ctx.needs_input_grad[0]:
-            grad_rows = torch.empty_like(rows)
-            for expert, block in blocks:
-                torch.mm(grad_out[block], weight[expert], out=grad_rows[block])
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.empty_like(weight)
-            for expert, block in blocks:
-                torch.mm(grad_out[block].t(), rows[block], out=grad_weight[expert])
-            for expert, count in enumerate(ctx.counts):
-                if count == 0:
-                    grad_weight[expert].zero_()
-        if ctx.needs_input_grad[2]:
-            grad_bias = weight.new_zeros(weight.size(0), 1, weight.size(1))
-            for expert, block in blocks:
-                torch.sum(grad_out[block], dim=0, out=grad_bias[expert, 0])
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        rows, weight, visited = ctx.saved_tensors
+        grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
+        grad_weight, grad_bias = _empty_gradients(ctx, weight)
+        for expert, block, here in _blocks(ctx.counts, visited):
+            if grad_rows is not None:
+                grad_rows[here] += grad[block] @ weight[expert]  # a row visits an expert once
+            if grad_weight is not None:
+                torch.mm(grad[block].t(), rows[here], out=grad_weight[expert])
+            if grad_bias is not None:
+                torch.sum(grad[block], dim=0, out=grad_bias[expert, 0])
         return grad_rows, grad_weight, grad_bias, None
 
 
-def _blocks(counts: Sequence[int]) -> List[Tuple[int, slice]]:
-    """Return (expert, its rows) for every expert that has rows."""
-    blocks, start = [], 0
+class _Return(torch.autograd.Function):
+    """hidden (R, F) to rows (T, C): the second matrices, weighted by gates (R, 1), added up."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, gates: Tensor, visits: Visits,
+        num_rows: int,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias, gates, visits.rows)
+        ctx.counts = visits.counts
+        rows = hidden.new_zeros(num_rows, weight.size(1))
+        for expert, block, here in _blocks(visits.counts, visits.rows):
+            said = torch.addmm(bias[expert], hidden[block], weight[expert].t())
+            rows[here] += said.mul_(gates[block])
+        return rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        hidden, weight, bias, gates, visited = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_gates = torch.empty_like(gates) if ctx.needs_input_grad[3] else None
+        grad_weight, grad_bias = _empty_gradients(ctx, weight)
+        for expert, block, here in _blocks(ctx.counts, visited):
+            heard = grad[here]
+            from_weight = torch.mm(heard, weight[expert], out=grad_hidden[block])
+            if grad_gates is not None:
+                # <grad, W h + b> = <W' grad, h> + <grad, b>: what the expert said is not kept
+                by_hidden = (from_weight * hidden[block]).sum(dim=1, keepdim=True)
+                torch.addmm(by_hidden, heard, bias[expert].t(), out=grad_gates[block])
+            from_weight.mul_(gates[block])
+            weighted = heard * gates[block]
+            if grad_weight is not None:
+                torch.mm(weighted.t(), hidden[block], out=grad_weight[expert])
+            if grad_bias is not None:
+                torch.sum(weighted, dim=0, out=grad_bias[expert, 0])
+        return grad_hidden, grad_weight, grad_bias, grad_gates, None, None
+
+
+def _empty_gradients(ctx: Any, weight: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """Return gradients to fill of weight and bias where wanted, zeros where no row came."""
+    grad_weight = grad_bias = None
+    if ctx.needs_input_grad[1]:
+        grad_weight = torch.empty_like(weight)
+        for expert, count in enumerate(ctx.counts):
+            if count == 0:
+                grad_weight[expert].zero_()
+    if ctx.needs_input_grad[2]:
+        grad_bias = weight.new_zeros(weight.size(0), 1, weight.size(1))
+    return grad_weight, grad_bias
+
+
+def _blocks(counts: List[int], rows: Tensor) -> Iterator[Tuple[int, slice, Tensor]]:
+    """Yield (expert, its visits, their rows) for every expert that has any."""
+    start = 0
     for expert, count in enumerate(counts):
         if count:
-            blocks.append((expert, slice(start, start + count)))
+            block = slice(start, start + count)
+            yield expert, block, rows[block]
         start += count
-    return blocks

@@ -23,7 +23,7 @@ class MoELayer(nn.Module):
 
     Args:
         router: module from (x, RoutingInputs) to RouterOutput
-        experts: module from (rows sorted by expert, rows per expert) to rows
+        experts: module from (rows, Visits) to what experts say to each row, weighted and added up
         dispatcher: moves rows to the experts and back (default: all experts are here)
     """
 
@@ -45,8 +45,8 @@ class MoELayer(nn.Module):
         if route is None:
             routing = self.router(x, inputs)
             route = Route(routing, self.dispatcher.plan([routing], inputs.token_mask)[0])
-        rows, counts = self.dispatcher.dispatch(x, route.plan)
-        rows = self.experts(rows, counts)
+        rows = self.dispatcher.dispatch(x, route.plan)
+        rows = self.experts(rows, route.plan.visits)
         stats = None
         if with_stats:
             wire_bytes = self.dispatcher.wire_rows(route.plan) * x.size(2) * x.element_size()
