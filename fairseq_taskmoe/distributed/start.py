@@ -4,10 +4,12 @@ import logging
 import uuid
 from typing import Any, NamedTuple, Optional, Sequence
 
+import torch
 import torch.distributed as dist
 
 from ..checkpoint.first_save import note_finished_save
 from ..checkpoint.usable import make_usable
+from ..host_memory import keep_freed_memory
 from .agreement import num_ranks, on_first_rank, rank
 from .checks import check_saving, check_spread, run_settings
 from .expert_groups import ExpertGroups
@@ -68,6 +70,8 @@ def start_run(cfg: Any, num_experts: int) -> Run:
         return layout
 
     layout = on_first_rank(check)
+    if settings.common.get("cpu") or not torch.cuda.is_available():
+        keep_freed_memory()
     if sharded and settings.checkpoint:
         # by these fairseq's trainer saves and loads on every rank, each its own file
         cfg.base_layers = 1

@@ -6,7 +6,7 @@ over devices by slicing.
 """
 
 import math
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from .dropout import Dropout
 from .visits import Visits
+
+Index = Union[slice, Tensor]
 
 
 class Experts(nn.Module):
@@ -171,11 +173,24 @@ def _empty_gradients(ctx: Any, weight: Tensor) -> Tuple[Optional[Tensor], Option
     return grad_weight, grad_bias
 
 
-def _blocks(counts: List[int], rows: Tensor) -> Iterator[Tuple[int, slice, Tensor]]:
+def _blocks(counts: List[int], rows: Tensor) -> Iterator[Tuple[int, slice, Index]]:
     """Yield (expert, its visits, their rows) for every expert that has any."""
     start = 0
     for expert, count in enumerate(counts):
         if count:
             block = slice(start, start + count)
-            yield expert, block, rows[block]
+            yield expert, block, _as_slice(rows[block])
         start += count
+
+
+def _as_slice(rows: Tensor) -> Index:
+    """Return ascending rows as a slice where they lie side by side: no copy is made of them.
+
+    So do those of sentences of one task, where a batch is sorted by task and has no padding. On a
+    GPU the question would cost more than the copy.
+    """
+    if rows.device.type == "cpu":
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first == len(rows) - 1:
+            return slice(first, last + 1)
+    return rows
