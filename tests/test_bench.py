@@ -8,6 +8,7 @@ from console import refused, run
 from fairseq.data import Dictionary
 
 from fairseq_taskmoe.benchmarks.measure import Timing, alternate
+from fairseq_taskmoe.benchmarks.memory import peak_bytes
 from fairseq_taskmoe.benchmarks.train_step import Load, build, random_batch
 from fairseq_taskmoe.data.task_table import TaskTable
 
@@ -64,3 +65,44 @@ def test_variants_take_turns_and_the_burn_in_is_left_out():
     assert calls == ["a", "b"] * 4
     assert all(len(timing.seconds) == 3 for timing in timings.values())
     assert Timing([1.0, 2.0, 10.0]).median == 2.0
+
+
+LAYER = ("--moe-expert-count", 4, "--embed-dim", 16, "--ffn-dim", 32, "--tokens", 64, "--length", 4,
+         "--tasks", 2, "--repeats", 2, "--threads", 1)
+
+
+def test_layers_are_measured_beside_a_dense_one_of_the_same_work(tmp_path):
+    out = tmp_path / "layer.json"
+    run("taskmoe", "bench", "layer", *LAYER, "--variants", "token,task,fairscale", "--out", out)
+    rows = json.loads(out.read_text())["variants"]
+    products = 3 * 2 * 64 * 2 * 2 * 16 * 32  # forward and both gradients, two matrices, two experts
+    assert rows["dense"]["flops"] == products
+    gate = 2 * 2 * 16 * 4  # a task's or token's scores, and the gradient of the gate's weights
+    assert rows["task"]["flops"] - products < rows["token"]["flops"] - products
+    assert rows["token"]["flops"] - products <= 2 * gate * 64
+    assert rows["fairscale"]["flops"] > products
+    assert all(row["seconds"] > 0 and row["extra_bytes"] > 0 for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    "flags,named",
+    [
+        (("--variants", "dense,moe"), "--variants moe"),
+        (("--moe-top-k", 5), "--moe-top-k 5"),
+        (("--tokens", 4), "--tokens"),
+    ],
+)
+def test_layers_that_cannot_be_measured_are_refused(flags, named):
+    assert named in refused(run("taskmoe", "bench", "layer", *LAYER, *flags, check=False))
+
+
+def test_peak_of_memory_is_what_is_held_at_once():
+    weight = torch.nn.Parameter(torch.ones(100, 100))
+
+    def step():
+        weight.grad = None
+        first = weight * 2  # 40,000 bytes, freed at once
+        del first
+        weight.exp().sum().backward()  # as many, kept for backward
+
+    assert 40_000 <= peak_bytes(step, [weight], "cpu") < 45_000

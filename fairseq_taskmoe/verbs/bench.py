@@ -1,11 +1,14 @@
 """Measure throughput on random weights and tokens, and traffic between ranks.
 
+layer: one MoE layer, against a dense network of the same computation and other libraries' layers.
 train: forward, loss and backward of whole models, against a dense model of the same computation.
 traffic: what ranks send to one another in training on real data, against the minimum.
 """
 
 import argparse
 from typing import Any, Dict
+
+from . import bench_layer
 
 TRAFFIC = """Count what ranks send to one another in training, and compare it with the minimum.
 
@@ -18,7 +21,11 @@ ranks together in an update.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parsers = parser.add_subparsers(dest="what", required=True, metavar="{train,traffic}")
+    parsers = parser.add_subparsers(dest="what", required=True, metavar="{layer,train,traffic}")
+    bench_layer.add_arguments(parsers.add_parser(
+        "layer", description=bench_layer.__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ))
     _add_train(parsers.add_parser(
         "train", description="Measure forward, loss and backward.", allow_abbrev=False
     ))
@@ -81,7 +88,9 @@ def _add_traffic(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.what == "train":
+    if args.what == "layer":
+        bench_layer.run(args)
+    elif args.what == "train":
         run_train(args)
     else:
         run_traffic(args)
@@ -93,6 +102,7 @@ def run_train(args: argparse.Namespace) -> None:
     from ..benchmarks import measure
     from ..benchmarks.train_step import VARIANTS, Load, bench_train
     from ..errors import refuse
+    from ..host_memory import keep_freed_memory
 
     if args.device == "cuda" and not torch.cuda.is_available():
         refuse("--device cuda: this machine has no GPU that torch can use")
@@ -104,6 +114,8 @@ def run_train(args: argparse.Namespace) -> None:
             refuse(f"--variants {name}: choose from {', '.join(VARIANTS)}")
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.device == "cpu":
+        keep_freed_memory()  # as in training
     load = Load(args.arch, args.moe_expert_count, args.vocab_size, args.tokens, args.length)
     report = bench_train(variants, load, args.repeats, args.device, args.lang_pairs.split(","))
     reference = report["reference"]

@@ -1,0 +1,40 @@
+"""Peak memory of a computation."""
+
+from typing import Any, Callable, List
+
+import torch
+from torch.nn import Parameter
+
+
+def peak_bytes(step: Callable[[], Any], parameters: List[Parameter], device: str) -> int:
+    """Return the most bytes that a step has allocated at once, beyond its parameters' gradients.
+
+    On CPU the allocations that torch's profiler reports are added up in order.
+    """
+    for parameter in parameters:
+        parameter.grad = None
+    peak = _cuda_peak(step) if device == "cuda" else _cpu_peak(step)
+    used = sum(p.grad.nbytes for p in parameters if p.grad is not None)
+    return peak - used
+
+
+def _cuda_peak(step: Callable[[], Any]) -> int:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _cpu_peak(step: Callable[[], Any]) -> int:
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step()
+    held = peak = 0
+    events = profile.profiler.kineto_results.events()
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    )
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak
