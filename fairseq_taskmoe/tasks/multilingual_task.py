@@ -16,6 +16,7 @@ from ..data.languages import (
     named_pairs,
 )
 from ..data.task_table import TaskTable
+from ..distributed.agreement import refuse_together
 from ..errors import refuse
 from .config import TranslationTaskMoeConfig
 
@@ -123,13 +124,15 @@ class MultilingualTask(FairseqTask):
     def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
         """Refuse to resume with other language pairs: the ids would mean other tasks."""
         own = self.get_checkpoint_dict()[type(self).__name__]
+        problem = None
         if own != state:
             trained = ", ".join(state["task_table"]["lang_pairs"])
-            refuse(
+            problem = (
                 "--lang-pairs, --langs, tags or --moe-task-groups differ from those of the "
                 f"checkpoint to resume, which was trained on {trained}; to train on others give "
                 "another --save-dir"
             )
+        refuse_together(problem)
 
     # -- data
 

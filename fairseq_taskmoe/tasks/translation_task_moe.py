@@ -65,7 +65,8 @@ class TranslationTaskMoeTask(MultilingualTask):
             refuse("--lang-pairs names the pairs to train on; -s and -t are for inference")
         groups_file = getattr(cfg, "moe_task_groups", None)
         if groups_file and not self.task_table.groups:
-            self.task_table = self.task_table.with_groups(load_task_groups(groups_file))
+            groups = on_first_rank(partial(load_task_groups, groups_file))
+            self.task_table = self.task_table.with_groups(groups)
         if from_checkpoint:  # one of an older version lacks newer options
             cfg = merge_with_parent(TransformerTaskMoeConfig(), cfg, remove_missing=True)
         if not hasattr(cfg, "moe_expert_count"):
