@@ -15,7 +15,7 @@ from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.build_layers import build_router, is_moe_position
 from ..models.config import TransformerTaskMoeConfig
-from ..modules.folding import Route, fold_experts, task_route
+from ..modules.folding import TaskRoute, fold_experts, task_route
 from .reading import Checkpoint
 
 HALVES = ("encoder", "decoder")
@@ -71,7 +71,7 @@ def moe_layers(state: StateDict, cfg: Any, half: str) -> Iterator[Tuple[int, str
 
 def layer_route(
     state: StateDict, cfg: Any, half: str, layer: int, table: TaskTable, lang_pair: str
-) -> Optional[Route]:
+) -> Optional[TaskRoute]:
     """Return a pair's route through one layer of a checkpoint, None where the text decides."""
     router = build_router(cfg, half, layer, table)
     prefix = f"{half}.layers.{layer}.moe.router."

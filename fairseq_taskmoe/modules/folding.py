@@ -18,14 +18,14 @@ from .routers import RoutingInputs, TaskRouter
 FOLDABLE = (TaskRouter, StaticRouter)
 
 
-class Route(NamedTuple):
+class TaskRoute(NamedTuple):
     """The way of one task through one MoE layer."""
 
     expert_ids: Tensor  # (K,) int64
     gates: Tensor  # (K,) float32
 
 
-def task_route(router: nn.Module, task_id: int) -> Optional[Route]:
+def task_route(router: nn.Module, task_id: int) -> Optional[TaskRoute]:
     """Return the route of a task, or None where routing depends on the text."""
     if not isinstance(router, FOLDABLE):
         return None
@@ -36,7 +36,7 @@ def task_route(router: nn.Module, task_id: int) -> Optional[Route]:
     with torch.no_grad():
         routing = router.eval()(token.unsqueeze(2), inputs)
     router.train(was_training)
-    return Route(routing.expert_ids[0, 0], routing.gates[0, 0].float())
+    return TaskRoute(routing.expert_ids[0, 0], routing.gates[0, 0].float())
 
 
 def fold_experts(chosen: Dict[str, Tensor], gates: Tensor) -> Dict[str, Tensor]:
