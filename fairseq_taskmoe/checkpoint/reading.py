@@ -10,6 +10,8 @@ from ..compat import allow_checkpoint_types
 from ..errors import refuse
 
 Checkpoint = Dict[str, Any]
+EXPERTS = ".moe.experts."  # in the names of all their parameters, and of no others
+SHARD = "expert_shard"  # key of task_state: rank, world_size, size, run
 
 
 class Unreadable(Exception):

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from ..distributed.layout import ExpertLayout
 from ..errors import refuse
-from .reading import Checkpoint, read_task_moe_checkpoint
+from .reading import EXPERTS, SHARD, Checkpoint, read_task_moe_checkpoint
 
-EXPERTS = ".moe.experts."  # in the names of all their parameters, and of no others
-SHARD = "expert_shard"  # key of task_state: rank, world_size, size, run
 SHARD_NAME = re.compile(r"(?P<stem>.+)-rank-(?P<rank>0|[1-9][0-9]*)\.pt")
 
 

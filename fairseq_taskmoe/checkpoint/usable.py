@@ -15,7 +15,7 @@ from fairseq.file_io import PathManager
 from ..errors import refuse
 from .atomic_writes import PREVIOUS, TEMPORARY, keep_as, stand_in
 from .first_save import BROKEN, expect_first_save, is_first_save_expected, set_aside
-from .reading import Unreadable, open_checkpoint
+from .reading import SHARD, Unreadable, open_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def read_header(path: str) -> Optional[Header]:
     except OSError as problem:
         refuse(f"{path}: {problem.strerror}")
     history = checkpoint.get("optimizer_history") or [{}]
-    shard: Dict[str, Any] = (checkpoint.get("task_state") or {}).get("expert_shard") or {}
+    shard: Dict[str, Any] = (checkpoint.get("task_state") or {}).get(SHARD) or {}
     return Header(
         history[-1].get("num_updates", 0),
         shard.get("run", ""),

@@ -16,6 +16,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..checkpoint.reading import EXPERTS
 from .agreement import refuse_together
 from .expert_groups import ExpertGroups
 from .gradients import is_spread
@@ -221,4 +222,4 @@ def _keep_expert_moments(optimizer: Optimizer, state: Dict[str, Any]) -> None:
 
 def is_expert_key(name: str) -> bool:
     """Say whether a key of the model's state names experts."""
-    return ".moe.experts." in name
+    return EXPERTS in name

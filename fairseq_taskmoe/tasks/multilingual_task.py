@@ -7,6 +7,7 @@ from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from fairseq.utils import split_paths
 
+from ..checkpoint.reading import SHARD
 from ..data.dataset_manager import TaskDatasetManager, manager_namespace
 from ..data.languages import (
     LanguageTags,
@@ -89,9 +90,9 @@ class MultilingualTask(FairseqTask):
         """Take over a checkpoint's languages, refusing flags and dictionaries that contradict."""
         if "task_table" not in state_dict:
             refuse("the checkpoint has no task table: it was not trained by translation_task_moe")
-        if "expert_shard" in state_dict:
+        if SHARD in state_dict:
             refuse(
-                f"the checkpoint is one of {state_dict['expert_shard']['world_size']} shards, each "
+                f"the checkpoint is one of {state_dict[SHARD]['world_size']} shards, each "
                 "with some of the experts: make one file of them with `taskmoe consolidate`"
             )
         table = TaskTable.from_state(state_dict["task_table"])

@@ -19,6 +19,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import register_task
 from torch import Tensor
 
+from ..checkpoint.reading import SHARD
 from ..data.epoch_batches import Deal, deal_in_turn, rank_free_batches
 from ..data.task_local_batches import AffinityDeal, OneTaskBatches
 from ..data.task_pair_dataset import TaskPairDataset
@@ -54,7 +55,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         """As in the base class, with what tools need that convert checkpoints."""
         state = {**super().state_dict(), "parameter_names": self.parameter_names}
         if self.run is not None and self.run.sharded:
-            state["expert_shard"] = self.run.shard()
+            state[SHARD] = self.run.shard()
         return state
 
     # -- training
