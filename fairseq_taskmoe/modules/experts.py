@@ -88,9 +88,9 @@ class StackedLinear(nn.Module):
 
 
 # Both functions work expert by expert, with temporary copies of one expert's rows at a time: what
-# is kept for backward is what a dense network of the same computation keeps. Autograd's own
-# backward of weight[e] would allocate a gradient of the whole stack for every expert; here each
-# gradient is written once into its slice.
+# is kept for backward is little more than what a dense network of the same computation keeps.
+# Autograd's own backward of weight[e] would allocate a gradient of the whole stack for each expert;
+# here each gradient is written once into its slice.
 
 
 class _Visit(torch.autograd.Function):
@@ -129,30 +129,29 @@ class _Return(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, gates: Tensor, visits: Visits,
         num_rows: int,
     ) -> Tensor:
-        ctx.save_for_backward(hidden, weight, bias, gates, visits.rows)
-        ctx.counts = visits.counts
         rows = hidden.new_zeros(num_rows, weight.size(1))
+        said = hidden.new_empty(hidden.size(0), weight.size(1))
         for expert, block, here in _blocks(visits.counts, visits.rows):
-            said = torch.addmm(bias[expert], hidden[block], weight[expert].t())
-            rows[here] += said.mul_(gates[block])
+            torch.addmm(bias[expert], hidden[block], weight[expert].t(), out=said[block])
+            rows[here] += said[block] * gates[block]
+        ctx.save_for_backward(hidden, weight, gates, said, visits.rows)
+        ctx.counts = visits.counts
         return rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        hidden, weight, bias, gates, visited = ctx.saved_tensors
+        hidden, weight, gates, said, visited = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_gates = torch.empty_like(gates) if ctx.needs_input_grad[3] else None
         grad_weight, grad_bias = _empty_gradients(ctx, weight)
         for expert, block, here in _blocks(ctx.counts, visited):
             heard = grad[here]
-            from_weight = torch.mm(heard, weight[expert], out=grad_hidden[block])
             if grad_gates is not None:
-                # <grad, W h + b> = <W' grad, h> + <grad, b>: what the expert said is not kept
-                by_hidden = (from_weight * hidden[block]).sum(dim=1, keepdim=True)
-                torch.addmm(by_hidden, heard, bias[expert].t(), out=grad_gates[block])
-            from_weight.mul_(gates[block])
+                torch.sum(heard * said[block], dim=1, keepdim=True, out=grad_gates[block])
+            # weighted here, where rows are narrow, and not as a gradient of the hidden units
             weighted = heard * gates[block]
+            torch.mm(weighted, weight[expert], out=grad_hidden[block])
             if grad_weight is not None:
                 torch.mm(weighted.t(), hidden[block], out=grad_weight[expert])
             if grad_bias is not None:
