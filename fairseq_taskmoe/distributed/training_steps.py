@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Callable, NoReturn, Optional
 
 import torch
-import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
 from ..checkpoint.master_weights import KEY, has_masters, keep_master_weights
+from .agreement import num_ranks, rank
 from .expert_groups import ExpertGroups
 from .expert_state import ExpertState, prepare_loaded_moments
 from .gradients import clip_grad_norm, reduce_expert_gradients
@@ -76,7 +76,7 @@ class TrainingSteps:
 
     def together(self, step: Callable[[], Any]) -> Any:
         """Run a step that all ranks make together; an error of one ends them all."""
-        if not dist.is_initialized() or dist.get_world_size() == 1:
+        if num_ranks() == 1:
             return step()
         try:
             return step()
@@ -84,8 +84,7 @@ class TrainingSteps:
             self._fail(error)
 
     def _fail(self, error: Exception) -> NoReturn:
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        logger.error("rank %d failed, and with it the run", rank, exc_info=error)
+        logger.error("rank %d failed, and with it the run", rank(), exc_info=error)
         if self.monitor is not None:
             self.monitor.fail(error)
         raise RankFailed(error) from error

@@ -4,7 +4,6 @@ Where a layer exchanges rows, every step of one rank's search is a step of all: 
 translate goes along with a batch of padding, which is never routed.
 """
 
-import copy
 from functools import partial
 from typing import Any, Dict, List, Optional
 
@@ -17,6 +16,7 @@ from ..distributed.agreement import num_ranks, rank
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
 from ..distributed.launch import check_launch, from_environment
 from ..distributed.lost_ranks import RankMonitor, watch_ranks
+from ..models.folded_model import share
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..modules.moe_layer import MoELayer
 
@@ -51,10 +51,9 @@ class Together:
         self.alone = model
         self.in_encoder = exchanges_rows(model.encoder)
         self.in_decoder = exchanges_rows(model.decoder)
-        self.model = copy.copy(model)
-        self.model._modules = dict(model._modules)
+        self.model = share(model)
         if self.in_decoder:
-            decoder: Any = copy.copy(model.decoder)
+            decoder: Any = share(model.decoder)
             decoder.forward = partial(self._step, model.decoder)
             self.model._modules["decoder"] = decoder
 

@@ -17,9 +17,9 @@ def fold_model(model: Model, task_id: int) -> Model:
     Layers that route by the text stay as they are. The two models share every other parameter, and
     the given one is not changed: a full model in memory serves many directions, one by one.
     """
-    folded = _share(model)
+    folded = share(model)
     for name in ("encoder", "decoder"):
-        half = _share(model.get_submodule(name))
+        half = share(model.get_submodule(name))
         layers = model.get_submodule(f"{name}.layers").children()
         half._modules["layers"] = nn.ModuleList(_fold(layer, task_id) for layer in layers)
         folded._modules[name] = half
@@ -31,13 +31,13 @@ def _fold(layer: nn.Module, task_id: int) -> nn.Module:
     linears = None if layer.moe is None else fold_layer(layer.moe, task_id)
     if linears is None:
         return layer
-    folded = _share(layer)
+    folded = share(layer)
     folded._modules["moe"] = None
     folded._modules.update(linears)
     return folded
 
 
-def _share(module: Model) -> Model:
+def share(module: Model) -> Model:
     """Return a module with the same children, whose own children can be replaced."""
     shared = copy.copy(module)
     shared._modules = dict(module._modules)

@@ -8,7 +8,7 @@ traffic: what ranks send to one another in training on real data, against the mi
 import argparse
 from typing import Any, Dict
 
-from . import bench_layer
+from . import bench_layer, measuring
 
 TRAFFIC = """Count what ranks send to one another in training, and compare it with the minimum.
 
@@ -50,10 +50,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--lang-pairs", default="en-de,de-en,en-fr,fr-en,en-ru,ru-en,en-zh,zh-en",
         help="tasks among which sentences are shared out",
     )
-    parser.add_argument("--repeats", type=int, default=7, help="measured steps; default: 7")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own)")
-    parser.add_argument("--out", metavar="FILE.json", help="write the measurements here")
+    measuring.add_arguments(parser)
 
 
 def _add_traffic(parser: argparse.ArgumentParser) -> None:
@@ -97,25 +94,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    import torch
-
     from ..benchmarks import measure
     from ..benchmarks.train_step import VARIANTS, Load, bench_train
     from ..errors import refuse
-    from ..host_memory import keep_freed_memory
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        refuse("--device cuda: this machine has no GPU that torch can use")
+    measuring.check_device(args)
     if args.repeats < 2 or args.tokens < args.length or args.length < 1:
         refuse("--repeats 2 or more, --length 1 or more, and --tokens for at least one sentence")
-    variants = args.variants.split(",")
-    for name in variants:
-        if name not in VARIANTS:
-            refuse(f"--variants {name}: choose from {', '.join(VARIANTS)}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.device == "cpu":
-        keep_freed_memory()  # as in training
+    variants = measuring.chosen_variants(args, VARIANTS)
+    measuring.prepare(args)
     load = Load(args.arch, args.moe_expert_count, args.vocab_size, args.tokens, args.length)
     report = bench_train(variants, load, args.repeats, args.device, args.lang_pairs.split(","))
     reference = report["reference"]

@@ -6,6 +6,8 @@ are those that torch counts: a peer that computes more, or less, shows there.
 
 import argparse
 
+from . import measuring
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--moe-expert-count", type=int, default=32, metavar="E", help="default: 32")
@@ -20,36 +22,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated: dense, token, sentence, task, fairscale, nllb, switch",
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--repeats", type=int, default=7, help="measured steps; default: 7")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own)")
-    parser.add_argument("--out", metavar="FILE.json", help="write the measurements here")
+    measuring.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    import torch
-
     from ..benchmarks import measure
     from ..benchmarks.layer import REFERENCE, VARIANTS, Shape, bench_layer
     from ..errors import refuse
-    from ..host_memory import keep_freed_memory
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        refuse("--device cuda: this machine has no GPU that torch can use")
+    measuring.check_device(args)
     if args.repeats < 2 or args.length < 1 or args.tokens < args.length * args.tasks:
         refuse("--repeats 2 or more, --length 1 or more, and --tokens for a sentence of each task")
     if not 1 <= args.moe_top_k <= args.moe_expert_count:
         refuse(f"--moe-top-k {args.moe_top_k}: give 1 to --moe-expert-count")
-    variants = args.variants.split(",")
-    for name in variants:
-        if name not in VARIANTS:
-            refuse(f"--variants {name}: choose from {', '.join(VARIANTS)}")
+    variants = measuring.chosen_variants(args, VARIANTS)
     if REFERENCE not in variants:
         variants.insert(0, REFERENCE)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.device == "cpu":
-        keep_freed_memory()  # as in training
+    measuring.prepare(args)
     shape = Shape(
         args.moe_expert_count, args.embed_dim, args.ffn_dim, args.moe_top_k, args.tokens,
         args.length, args.tasks, args.dtype,

@@ -30,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("--max-source-positions", "--max-target-positions"):
         parser.add_argument(name, type=int, metavar="N", help="for learned positions; default 1024")
     group = parser.add_argument_group("the model's flags, as fairseq-train explains them")
-    for name, is_switch in model_fields().items():
-        flag = "--" + name.replace("_", "-")
-        if is_switch:
-            group.add_argument(flag, action="store_true")
-        else:
-            group.add_argument(flag, metavar="X")
+    add_model_flags(group, model_fields())
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,6 +57,16 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(report.to_json(), indent=2))
     else:
         print(report.to_text())
+
+
+def add_model_flags(group: argparse._ArgumentGroup, fields: Dict[str, bool]) -> None:
+    """Add a flag for each of the model's options, which model_fields gives."""
+    for name, is_switch in fields.items():
+        flag = "--" + name.replace("_", "-")
+        if is_switch:
+            group.add_argument(flag, action="store_true")
+        else:
+            group.add_argument(flag, metavar="X")
 
 
 def model_fields() -> Dict[str, bool]:

@@ -11,7 +11,7 @@ import argparse
 from typing import Any, Dict
 
 from ..errors import refuse
-from .params import given_model_flags, model_config, model_fields, task_table
+from .params import add_model_flags, given_model_flags, model_config, model_fields, task_table
 
 POSITIVE = (
     "ranks", "ranks_per_node", "max_tokens", "length", "source_ratio", "update_freq",
@@ -41,12 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the model's flags, as fairseq-train explains them")
     for name in ("--max-source-positions", "--max-target-positions"):
         group.add_argument(name, type=int, metavar="N", help="for learned positions; default 1024")
-    for name, is_switch in _fields().items():
-        flag = "--" + name.replace("_", "-")
-        if is_switch:
-            group.add_argument(flag, action="store_true")
-        else:
-            group.add_argument(flag, metavar="X")
+    add_model_flags(group, _fields())
 
 
 def _fields() -> Dict[str, bool]:
