@@ -6,7 +6,7 @@ over devices by slicing.
 """
 
 import math
-from typing import Any, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .dropout import Dropout
+from .expert_threads import Block, each_expert
 from .visits import Visits
 
 Index = Union[slice, Tensor]
@@ -101,8 +102,12 @@ class _Visit(torch.autograd.Function):
         ctx.save_for_backward(rows, weight, visits.rows)
         ctx.counts = visits.counts
         hidden = rows.new_empty(visits.rows.numel(), weight.size(1))
-        for expert, block, here in _blocks(visits.counts, visits.rows):
-            torch.addmm(bias[expert], rows[here], weight[expert].t(), out=hidden[block])
+
+        def visit(block: Block) -> None:
+            expert, here = block.expert, hidden[block.visits]
+            torch.addmm(bias[expert], rows[block.rows], weight[expert].t(), out=here)
+
+        _run_each(visit, visits.counts, visits.rows, weight)
         return hidden
 
     @staticmethod
@@ -111,13 +116,16 @@ class _Visit(torch.autograd.Function):
         rows, weight, visited = ctx.saved_tensors
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight, grad_bias = _empty_gradients(ctx, weight)
-        for expert, block, here in _blocks(ctx.counts, visited):
-            if grad_rows is not None:
-                grad_rows[here] += grad[block] @ weight[expert]  # a row visits an expert once
+
+        def go_back(block: Block) -> Optional[Tensor]:
+            expert, heard = block.expert, grad[block.visits]
             if grad_weight is not None:
-                torch.mm(grad[block].t(), rows[here], out=grad_weight[expert])
+                torch.mm(heard.t(), rows[block.rows], out=grad_weight[expert])
             if grad_bias is not None:
-                torch.sum(grad[block], dim=0, out=grad_bias[expert, 0])
+                torch.sum(heard, dim=0, out=grad_bias[expert, 0])
+            return None if grad_rows is None else heard @ weight[expert]
+
+        _run_each(go_back, ctx.counts, visited, weight, add_to=grad_rows)
         return grad_rows, grad_weight, grad_bias, None
 
 
@@ -131,9 +139,13 @@ class _Return(torch.autograd.Function):
     ) -> Tensor:
         rows = hidden.new_zeros(num_rows, weight.size(1))
         said = hidden.new_empty(hidden.size(0), weight.size(1))
-        for expert, block, here in _blocks(visits.counts, visits.rows):
-            torch.addmm(bias[expert], hidden[block], weight[expert].t(), out=said[block])
-            rows[here] += said[block] * gates[block]
+
+        def answer(block: Block) -> Tensor:
+            expert, here = block.expert, said[block.visits]
+            torch.addmm(bias[expert], hidden[block.visits], weight[expert].t(), out=here)
+            return here * gates[block.visits]
+
+        _run_each(answer, visits.counts, visits.rows, weight, add_to=rows)
         ctx.save_for_backward(hidden, weight, gates, said, visits.rows)
         ctx.counts = visits.counts
         return rows
@@ -145,18 +157,33 @@ class _Return(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_gates = torch.empty_like(gates) if ctx.needs_input_grad[3] else None
         grad_weight, grad_bias = _empty_gradients(ctx, weight)
-        for expert, block, here in _blocks(ctx.counts, visited):
-            heard = grad[here]
+
+        def go_back(block: Block) -> None:
+            expert, here, heard = block.expert, block.visits, grad[block.rows]
             if grad_gates is not None:
-                torch.sum(heard * said[block], dim=1, keepdim=True, out=grad_gates[block])
+                torch.sum(heard * said[here], dim=1, keepdim=True, out=grad_gates[here])
             # weighted here, where rows are narrow, and not as a gradient of the hidden units
-            weighted = heard * gates[block]
-            torch.mm(weighted, weight[expert], out=grad_hidden[block])
+            weighted = heard * gates[here]
+            torch.mm(weighted, weight[expert], out=grad_hidden[here])
             if grad_weight is not None:
-                torch.mm(weighted.t(), hidden[block], out=grad_weight[expert])
+                torch.mm(weighted.t(), hidden[here], out=grad_weight[expert])
             if grad_bias is not None:
                 torch.sum(weighted, dim=0, out=grad_bias[expert, 0])
+
+        _run_each(go_back, ctx.counts, visited, weight)
         return grad_hidden, grad_weight, grad_bias, grad_gates, None, None
+
+
+def _run_each(
+    work: Callable[[Block], Any], counts: List[int], visited: Tensor, weight: Tensor,
+    add_to: Optional[Tensor] = None,
+) -> None:
+    """Do the work of all experts; what it returns is added to their rows of add_to (T, C)."""
+    blocks = _blocks(counts, visited)
+    results = each_expert(work, blocks, weight.device, weight[0].numel())
+    for block, result in results:
+        if add_to is not None:
+            add_to[block.rows] += result  # a row visits an expert once
 
 
 def _empty_gradients(ctx: Any, weight: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
@@ -172,14 +199,15 @@ def _empty_gradients(ctx: Any, weight: Tensor) -> Tuple[Optional[Tensor], Option
     return grad_weight, grad_bias
 
 
-def _blocks(counts: List[int], rows: Tensor) -> Iterator[Tuple[int, slice, Index]]:
-    """Yield (expert, its visits, their rows) for every expert that has any."""
-    start = 0
+def _blocks(counts: List[int], rows: Tensor) -> List[Block]:
+    """Return the work of every expert that has any."""
+    blocks, start = [], 0
     for expert, count in enumerate(counts):
         if count:
-            block = slice(start, start + count)
-            yield expert, block, _as_slice(rows[block])
+            visits = slice(start, start + count)
+            blocks.append(Block(expert, visits, _as_slice(rows[visits])))
         start += count
+    return blocks
 
 
 def _as_slice(rows: Tensor) -> Index:
