@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.task_table import TaskTable
 from ..distributed.expert_groups import ExpertGroups
+from ..modules.attention import attention_mask
 from ..modules.dropout import Dropout
 from ..modules.moe_layer import Route, route_ahead
 from ..modules.routers import RoutingInputs
@@ -102,8 +103,7 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         x = self.dropout(x)
 
         memory = encoder_out["encoder_out"][0].transpose(0, 1)
-        padding = encoder_out["encoder_padding_mask"][0]
-        memory_mask = ~padding[:, None, None, :] if bool(padding.any()) else None
+        memory_mask = attention_mask(~encoder_out["encoder_padding_mask"][0])
         routing = RoutingInputs(
             task_ids=next(iter(encoder_out["task_ids"]), None),
             token_mask=prev_output_tokens.ne(self.padding_idx),

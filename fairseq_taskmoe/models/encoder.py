@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.task_table import TaskTable
 from ..distributed.expert_groups import ExpertGroups
+from ..modules.attention import attention_mask
 from ..modules.dropout import Dropout
 from ..modules.fixed_routers import hash_sentences
 from ..modules.moe_layer import Route, route_ahead
@@ -68,7 +69,7 @@ class TaskMoeEncoder(FairseqEncoder):
         `gate_stats`, one GateStats for each MoE layer.
         """
         token_mask = src_tokens.ne(self.padding_idx)
-        key_mask = None if bool(token_mask.all()) else token_mask[:, None, None, :]
+        key_mask = attention_mask(token_mask)
         routing = RoutingInputs(task_ids, token_mask, hash_sentences(src_tokens, token_mask), None)
         x, embedding = self.embed(src_tokens)
         x = x * token_mask.unsqueeze(2)

@@ -74,6 +74,16 @@ class MultiheadAttention(nn.Module):
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
+def attention_mask(token_mask: Tensor) -> Optional[Tensor]:
+    """Return token_mask (B, S) as a mask (B, 1, 1, S) for attend, None where all keys are tokens.
+
+    On a GPU the mask is always there: the host would have to wait to learn what it hides.
+    """
+    if token_mask.device.type == "cpu" and bool(token_mask.all()):
+        return None
+    return token_mask[:, None, None, :]
+
+
 def _kernel(device_type: str) -> ContextManager[None]:
     """Return the context that selects torch's attention kernel.
 

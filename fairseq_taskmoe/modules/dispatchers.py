@@ -37,7 +37,9 @@ class LocalDispatcher:
             ids = routing.expert_ids.expand(expand).masked_fill(~kept, self.num_experts)
             experts.append(ids.flatten(0, 1))
             gates.append(routing.gates.expand(expand).flatten(0, 1))
-        return [LocalPlan(visits) for visits in sort_by_expert(experts, gates, self.num_experts)]
+        on_cpu = token_mask.device.type == "cpu"
+        visits = sort_by_expert(experts, gates, self.num_experts, leave_out=on_cpu)
+        return [LocalPlan(layer) for layer in visits]
 
     def dispatch(self, x: Tensor, plan: LocalPlan) -> Tensor:
         """Return the rows (T, C) of x (B, S, C)."""

@@ -6,19 +6,17 @@ over devices by slicing.
 """
 
 import math
-from typing import Any, Callable, List, Optional, Tuple, Union
+from typing import Tuple
 
 import torch
 import torch.nn as nn
 from fairseq import utils
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .dropout import Dropout
-from .expert_threads import Block, each_expert
+from .grouped_products import answer_grouped, groups_products, visit_grouped
+from .looped_products import answer_looped, visit_looped
 from .visits import Visits
-
-Index = Union[slice, Tensor]
 
 
 class Experts(nn.Module):
@@ -46,10 +44,14 @@ class Experts(nn.Module):
         dtype = rows.dtype
         if torch.is_autocast_enabled(rows.device.type):
             dtype = torch.get_autocast_dtype(rows.device.type)
-        hidden = _Visit.apply(rows.to(dtype), *self.fc1.parameters_as(dtype), visits)
+        first, second = self.fc1.parameters_as(dtype), self.fc2.parameters_as(dtype)
+        visits = visits._replace(gates=visits.gates.to(dtype))
+        visit, answer = visit_looped, answer_looped
+        if groups_products(first[0]):
+            visit, answer = visit_grouped, answer_grouped
+        hidden = visit(rows.to(dtype), *first, visits)
         hidden = self.dropout(self.activation_fn(hidden))
-        weights = self.fc2.parameters_as(dtype)
-        return _Return.apply(hidden, *weights, visits.gates.to(dtype), visits, rows.size(0))
+        return answer(hidden, *second, visits, rows.size(0))
 
 
 class StackedLinear(nn.Module):
@@ -86,138 +88,3 @@ class StackedLinear(nn.Module):
     def parameters_as(self, dtype: torch.dtype) -> Tuple[Tensor, Tensor]:
         """Return weight and bias in the type to compute in."""
         return self.weight.to(dtype), self.bias.to(dtype)
-
-
-# Both functions work expert by expert, with temporary copies of one expert's rows at a time: what
-# is kept for backward is little more than what a dense network of the same computation keeps.
-# Autograd's own backward of weight[e] would allocate a gradient of the whole stack for each expert;
-# here each gradient is written once into its slice.
-
-
-class _Visit(torch.autograd.Function):
-    """rows (T, C) to hidden (R, F): each visit through the first matrix of its expert."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, visits: Visits) -> Tensor:
-        ctx.save_for_backward(rows, weight, visits.rows)
-        ctx.counts = visits.counts
-        hidden = rows.new_empty(visits.rows.numel(), weight.size(1))
-
-        def visit(block: Block) -> None:
-            expert, here = block.expert, hidden[block.visits]
-            torch.addmm(bias[expert], rows[block.rows], weight[expert].t(), out=here)
-
-        _run_each(visit, visits.counts, visits.rows, weight)
-        return hidden
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        rows, weight, visited = ctx.saved_tensors
-        grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        grad_weight, grad_bias = _empty_gradients(ctx, weight)
-
-        def go_back(block: Block) -> Optional[Tensor]:
-            expert, heard = block.expert, grad[block.visits]
-            if grad_weight is not None:
-                torch.mm(heard.t(), rows[block.rows], out=grad_weight[expert])
-            if grad_bias is not None:
-                torch.sum(heard, dim=0, out=grad_bias[expert, 0])
-            return None if grad_rows is None else heard @ weight[expert]
-
-        _run_each(go_back, ctx.counts, visited, weight, add_to=grad_rows)
-        return grad_rows, grad_weight, grad_bias, None
-
-
-class _Return(torch.autograd.Function):
-    """hidden (R, F) to rows (T, C): the second matrices, weighted by gates (R, 1), added up."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, gates: Tensor, visits: Visits,
-        num_rows: int,
-    ) -> Tensor:
-        rows = hidden.new_zeros(num_rows, weight.size(1))
-        said = hidden.new_empty(hidden.size(0), weight.size(1))
-
-        def answer(block: Block) -> Tensor:
-            expert, here = block.expert, said[block.visits]
-            torch.addmm(bias[expert], hidden[block.visits], weight[expert].t(), out=here)
-            return here * gates[block.visits]
-
-        _run_each(answer, visits.counts, visits.rows, weight, add_to=rows)
-        ctx.save_for_backward(hidden, weight, gates, said, visits.rows)
-        ctx.counts = visits.counts
-        return rows
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        hidden, weight, gates, said, visited = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
-        grad_gates = torch.empty_like(gates) if ctx.needs_input_grad[3] else None
-        grad_weight, grad_bias = _empty_gradients(ctx, weight)
-
-        def go_back(block: Block) -> None:
-            expert, here, heard = block.expert, block.visits, grad[block.rows]
-            if grad_gates is not None:
-                torch.sum(heard * said[here], dim=1, keepdim=True, out=grad_gates[here])
-            # weighted here, where rows are narrow, and not as a gradient of the hidden units
-            weighted = heard * gates[here]
-            torch.mm(weighted, weight[expert], out=grad_hidden[here])
-            if grad_weight is not None:
-                torch.mm(weighted.t(), hidden[here], out=grad_weight[expert])
-            if grad_bias is not None:
-                torch.sum(weighted, dim=0, out=grad_bias[expert, 0])
-
-        _run_each(go_back, ctx.counts, visited, weight)
-        return grad_hidden, grad_weight, grad_bias, grad_gates, None, None
-
-
-def _run_each(
-    work: Callable[[Block], Any], counts: List[int], visited: Tensor, weight: Tensor,
-    add_to: Optional[Tensor] = None,
-) -> None:
-    """Do the work of all experts; what it returns is added to their rows of add_to (T, C)."""
-    blocks = _blocks(counts, visited)
-    results = each_expert(work, blocks, weight.device, weight[0].numel())
-    for block, result in results:
-        if add_to is not None:
-            add_to[block.rows] += result  # a row visits an expert once
-
-
-def _empty_gradients(ctx: Any, weight: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-    """Return gradients to fill of weight and bias where wanted, zeros where no row came."""
-    grad_weight = grad_bias = None
-    if ctx.needs_input_grad[1]:
-        grad_weight = torch.empty_like(weight)
-        for expert, count in enumerate(ctx.counts):
-            if count == 0:
-                grad_weight[expert].zero_()
-    if ctx.needs_input_grad[2]:
-        grad_bias = weight.new_zeros(weight.size(0), 1, weight.size(1))
-    return grad_weight, grad_bias
-
-
-def _blocks(counts: List[int], rows: Tensor) -> List[Block]:
-    """Return the work of every expert that has any."""
-    blocks, start = [], 0
-    for expert, count in enumerate(counts):
-        if count:
-            visits = slice(start, start + count)
-            blocks.append(Block(expert, visits, _as_slice(rows[visits])))
-        start += count
-    return blocks
-
-
-def _as_slice(rows: Tensor) -> Index:
-    """Return ascending rows as a slice where they lie side by side: no copy is made of them.
-
-    So do those of sentences of one task, where a batch is sorted by task and has no padding. On a
-    GPU the question would cost more than the copy.
-    """
-    if rows.device.type == "cpu":
-        first, last = int(rows[0]), int(rows[-1])
-        if last - first == len(rows) - 1:
-            return slice(first, last + 1)
-    return rows

@@ -14,25 +14,35 @@ class Visits(NamedTuple):
 
     rows: Tensor  # (R,) int64, of T rows; ascending within an expert
     gates: Tensor  # (R, 1), weight of what the expert says
-    counts: List[int]  # E numbers of visits
+    experts: Tensor  # (R,) int64, ascending
+    ends: Tensor  # (E,) int32, where the visits of each expert end; the last is R
+
+    def counts(self) -> List[int]:
+        """Return each expert's number of visits, for which a GPU must be waited for."""
+        ends = [0, *self.ends.tolist()]
+        return [end - start for start, end in zip(ends, ends[1:], strict=False)]
 
 
 def sort_by_expert(
-    experts: Sequence[Tensor], gates: Sequence[Tensor], num_experts: int
+    experts: Sequence[Tensor], gates: Sequence[Tensor], num_experts: int, leave_out: bool
 ) -> List[Visits]:
     """Return the visits for each layer's experts (T, K) and gates (T, K).
 
-    An expert number of num_experts says that there is no such choice. All layers' counts come from
-    the device at once.
+    An expert number of num_experts says that there is no such choice. Those are left out, or else
+    visit the last expert with a gate of 0: a GPU need not be asked then how many there are.
     """
-    flat = [ids.flatten() for ids in experts]
-    counts = torch.stack([torch.bincount(ids, minlength=num_experts + 1) for ids in flat]).tolist()
+    counts = [ids.numel() for ids in experts]
+    if leave_out:
+        counts = torch.stack([(ids < num_experts).sum() for ids in experts]).tolist()
+    numbers = torch.arange(num_experts, device=experts[0].device)
     layers = []
-    for ids, gate, count in zip(flat, gates, counts, strict=True):
-        # what there is not is sorted behind the last expert
-        choices = ids.argsort(stable=True)[: ids.numel() - count.pop()]
+    for ids, gate, count in zip(experts, gates, counts, strict=True):
+        gate = gate.masked_fill(ids == num_experts, 0)
+        order, choices = ids.flatten().sort(stable=True)  # what there is not comes last
+        order, choices = order[:count].clamp(max=num_experts - 1), choices[:count]
+        ends = torch.searchsorted(order, numbers, right=True, out_int32=True)
         sorted_gates = GatherRows.apply(gate.reshape(-1, 1), choices)
-        layers.append(Visits(choices // gate.size(1), sorted_gates, count))
+        layers.append(Visits(choices // gate.size(1), sorted_gates, order, ends))
     return layers
 
 
