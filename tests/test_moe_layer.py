@@ -183,8 +183,7 @@ def visits_of(counts, num_rows):
     """Return visits with random gates, to rows that differ within an expert."""
     rows = torch.cat([torch.randperm(num_rows)[:n].sort().values for n in counts])
     gates = torch.rand(len(rows), 1, dtype=torch.double, requires_grad=True)
-    experts = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    return Visits(rows, gates, experts, torch.tensor(counts).cumsum(0).int())
+    return Visits(rows, gates, torch.tensor(counts).cumsum(0).int())
 
 
 def test_gradients_are_zero_where_no_row_came_and_leave_nothing_of_before():

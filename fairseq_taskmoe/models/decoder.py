@@ -17,6 +17,7 @@ from ..data.task_table import TaskTable
 from ..distributed.expert_groups import ExpertGroups
 from ..modules.attention import attention_mask
 from ..modules.dropout import Dropout
+from ..modules.linear import Linear
 from ..modules.moe_layer import Route, route_ahead
 from ..modules.routers import RoutingInputs
 from ..modules.transformer_layers import IncrementalState, TransformerDecoderLayer
@@ -53,7 +54,7 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
             for i in range(cfg.decoder_layers)
         )
         self.layer_norm = LayerNorm(dim) if cfg.decoder_normalize_before else None
-        self.output_projection = nn.Linear(dim, len(dictionary), bias=False)
+        self.output_projection = Linear(dim, len(dictionary), bias=False, stays_narrow=True)
         if cfg.share_decoder_input_output_embed or cfg.share_all_embeddings:
             self.output_projection.weight = embed_tokens.weight
         else:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .linear import Linear
+
 
 class MultiheadAttention(nn.Module):
     """Attention in two steps, so that keys and values can be kept between decoding steps."""
@@ -23,10 +25,10 @@ class MultiheadAttention(nn.Module):
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of {num_heads} heads")
         self.num_heads = num_heads
         self.dropout = dropout
-        self.k_proj = nn.Linear(memory_dim, embed_dim)
-        self.v_proj = nn.Linear(memory_dim, embed_dim)
-        self.q_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = Linear(memory_dim, embed_dim)
+        self.v_proj = Linear(memory_dim, embed_dim)
+        self.q_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -35,7 +35,8 @@ def each_expert(
     writes to places of its own alone, and what is to be added up is returned.
     """
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    large, small = [], []
+    large: List[Block] = []
+    small: List[Block] = []
     for block in blocks:
         (small if num_visits(block) < MOST_ROWS_A_THREAD * threads else large).append(block)
     if threads == 1 or len(small) < 2 * threads or num_weights < LEAST_WEIGHTS:

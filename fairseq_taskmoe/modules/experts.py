@@ -6,7 +6,6 @@ over devices by slicing.
 """
 
 import math
-from typing import Tuple
 
 import torch
 import torch.nn as nn
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from .dropout import Dropout
 from .grouped_products import answer_grouped, groups_products, visit_grouped
+from .linear import narrows_products
 from .looped_products import answer_looped, visit_looped
 from .visits import Visits
 
@@ -41,17 +41,19 @@ class Experts(nn.Module):
 
     def forward(self, rows: Tensor, visits: Visits) -> Tensor:
         """Return for each of rows (T, C) what its experts say, weighted and added up (T, C)."""
-        dtype = rows.dtype
+        dtype = out_dtype = rows.dtype
         if torch.is_autocast_enabled(rows.device.type):
-            dtype = torch.get_autocast_dtype(rows.device.type)
-        first, second = self.fc1.parameters_as(dtype), self.fc2.parameters_as(dtype)
+            dtype = out_dtype = torch.get_autocast_dtype(rows.device.type)
+        elif narrows_products(self.fc1.weight):
+            dtype = torch.bfloat16
         visits = visits._replace(gates=visits.gates.to(dtype))
         visit, answer = visit_looped, answer_looped
-        if groups_products(first[0]):
+        if groups_products(self.fc1.weight, dtype):
             visit, answer = visit_grouped, answer_grouped
-        hidden = visit(rows.to(dtype), *first, visits)
+        hidden = visit(rows.to(dtype), self.fc1.weight, self.fc1.bias, visits)
         hidden = self.dropout(self.activation_fn(hidden))
-        return answer(hidden, *second, visits, rows.size(0))
+        out = answer(hidden, self.fc2.weight, self.fc2.bias, visits, rows.size(0))
+        return out.to(out_dtype)
 
 
 class StackedLinear(nn.Module):
@@ -84,7 +86,3 @@ class StackedLinear(nn.Module):
             generator.manual_seed(seed + self.first_expert + here)
             weight.uniform_(-bound, bound, generator=generator)
             bias.uniform_(-bound, bound, generator=generator)
-
-    def parameters_as(self, dtype: torch.dtype) -> Tuple[Tensor, Tensor]:
-        """Return weight and bias in the type to compute in."""
-        return self.weight.to(dtype), self.bias.to(dtype)

@@ -12,6 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .fixed_routers import StaticRouter
+from .linear import Linear
 from .moe_layer import MoELayer
 from .routers import RoutingInputs, TaskRouter
 
@@ -59,7 +60,7 @@ def fold_experts(chosen: Dict[str, Tensor], gates: Tensor) -> Dict[str, Tensor]:
     }
 
 
-def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, nn.Linear]]:
+def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, Linear]]:
     """Return a task's dense network of an MoE layer as fc1 and fc2, or None, as task_route does.
 
     A collective call where experts are spread over ranks.
@@ -75,7 +76,8 @@ def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, nn.Linear]]:
     linears = {}
     for name in ("fc1", "fc2"):
         weight, bias = folded[f"{name}.weight"], folded[f"{name}.bias"]
-        linear = nn.utils.skip_init(nn.Linear, weight.size(1), weight.size(0))
+        with torch.device("meta"):  # the parameters come next
+            linear = Linear(weight.size(1), weight.size(0), stays_narrow=name == "fc1")
         linear.weight, linear.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
         linears[name] = linear
     return linears

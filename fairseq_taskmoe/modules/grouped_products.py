@@ -19,13 +19,13 @@ from .visits import AddRows, GatherRows, Visits
 ALIGNED = 8  # bfloat16 numbers in the 16 bytes that rows must be a multiple of
 
 
-def groups_products(weight: Tensor) -> bool:
-    """Say whether the products with stacked weight (E, O, I) are best done by torch's grouped_mm.
+def groups_products(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Say whether products with stacked weight (E, O, I) in a type are best done by grouped_mm.
 
     It is one kernel for bfloat16 from compute capability 9.0 on (Hopper), and elsewhere a loop
     that first fetches the sizes from the device.
     """
-    if weight.device.type != "cuda" or weight.dtype != torch.bfloat16:
+    if weight.device.type != "cuda" or dtype != torch.bfloat16:
         return False
     if not hasattr(F, "grouped_mm") or weight.size(1) % ALIGNED or weight.size(2) % ALIGNED:
         return False
@@ -37,7 +37,7 @@ def visit_grouped(rows: Tensor, weight: Tensor, bias: Tensor, visits: Visits) ->
 
     weight (E, F, C) and bias (E, 1, F) are stacked.
     """
-    return _GroupedLinear.apply(GatherRows.apply(rows, visits.rows), weight, bias, visits)
+    return _grouped_linear(GatherRows.apply(rows, visits.rows), weight, bias, visits)
 
 
 def answer_grouped(
@@ -47,8 +47,12 @@ def answer_grouped(
 
     weight (E, C, F) and bias (E, 1, C) are stacked; T is num_rows.
     """
-    said = _GroupedLinear.apply(hidden, weight, bias, visits)
+    said = _grouped_linear(hidden, weight, bias, visits)
     return AddRows.apply(said * visits.gates, visits.rows, num_rows)
+
+
+def _grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, visits: Visits) -> Tensor:
+    return _GroupedLinear.apply(x, weight.to(x.dtype), bias.to(x.dtype), visits)
 
 
 class _GroupedLinear(torch.autograd.Function):
@@ -58,7 +62,9 @@ class _GroupedLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, visits: Visits) -> Tensor:
         ctx.save_for_backward(x, weight, visits.ends)
         out = F.grouped_mm(x, weight.transpose(1, 2), offs=visits.ends)
-        return out.add_(bias.squeeze(1)[visits.experts])
+        places = torch.arange(out.size(0), device=out.device)
+        experts = torch.searchsorted(visits.ends, places, right=True)
+        return out.add_(bias.squeeze(1)[experts])
 
     @staticmethod
     @once_differentiable

@@ -1,4 +1,4 @@
-"""Label-smoothed cross entropy from logits, without a second matrix of their size in forward.
+"""Label-smoothed cross entropy from logits: one matrix of their size beside them, the gradient.
 
 Shapes: R rows (target positions), V words.
 """
@@ -7,6 +7,7 @@ from typing import Any, List, Tuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 2**19  # logits that are worked on at once: they stay in a core's cache
 
@@ -24,40 +25,50 @@ def label_smoothed_nll(
 
 
 class _LabelSmoothedNll(torch.autograd.Function):
-    """With p = softmax(logits) the gradient of the loss is p - q, q the smoothed target."""
+    """With p = softmax(logits) the gradient of the loss is p - q, q the smoothed target.
+
+    p is computed in forward and becomes the gradient in place: exp is taken once of each logit.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, target: Tensor, epsilon: float, padding_idx: int
     ) -> Tuple[Tensor, Tensor]:
-        num_words = logits.size(1)
+        num_rows, num_words = logits.shape
         spread = epsilon / (num_words - 1)
-        log_sums = torch.empty(logits.size(0), device=logits.device)
+        kept = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        log_sums = torch.empty(num_rows, device=logits.device)
         sums = torch.empty_like(log_sums)
         for rows in _chunks(logits):
             block = logits[rows].float()
-            torch.logsumexp(block, dim=1, out=log_sums[rows])
+            p = block.softmax(dim=1)
+            # the largest p is at least 1 / V, so that its logarithm is exact
+            log_sums[rows] = block.amax(dim=1) - p.amax(dim=1).log()
             torch.sum(block, dim=1, out=sums[rows])
+            if kept is not None:
+                kept[rows] = p
         real = target.ne(padding_idx)
         chosen = logits.gather(1, target.unsqueeze(1)).squeeze(1).float()
         nll = (log_sums - chosen) * real
         smooth = (num_words * log_sums - sums) * real
-        ctx.save_for_backward(logits, target, log_sums, real)
+        ctx.save_for_backward(kept, target, real)
         ctx.epsilon, ctx.spread = epsilon, spread
         ctx.mark_non_differentiable(nll)
         return (1 - epsilon - spread) * nll + spread * smooth, nll
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Tuple[Tensor, None, None, None]:
-        logits, target, log_sums, real = ctx.saved_tensors
-        grad = torch.empty_like(logits)
+        p, target, real = ctx.saved_tensors
         weights = (grad_loss * real).unsqueeze(1)
         on_target = torch.full_like(weights, ctx.epsilon + ctx.spread - 1)
-        for rows in _chunks(logits):
-            block = (logits[rows].float() - log_sums[rows].unsqueeze(1)).exp_()
-            block.sub_(ctx.spread).scatter_add_(1, target[rows].unsqueeze(1), on_target[rows])
-            grad[rows] = block.mul_(weights[rows])
-        return grad, None, None, None
+        for rows in _chunks(p):
+            block = p[rows].float()  # p itself where that is float32
+            block.sub_(ctx.spread).scatter_add_(
+                1, target[rows].unsqueeze(1), on_target[rows]
+            )
+            p[rows] = block.mul_(weights[rows])
+        return p, None, None, None
 
 
 def _chunks(logits: Tensor) -> List[slice]:

@@ -21,7 +21,7 @@ from .visits import Visits
 def visit_looped(rows: Tensor, weight: Tensor, bias: Tensor, visits: Visits) -> Tensor:
     """Return hidden (R, F): each visit of rows (T, C) through its expert's first matrix.
 
-    weight (E, F, C) and bias (E, 1, F) are stacked.
+    weight (E, F, C) and bias (E, 1, F) are stacked; products are of the type of rows.
     """
     return _Visit.apply(rows, weight, bias, visits)
 
@@ -31,7 +31,8 @@ def answer_looped(
 ) -> Tensor:
     """Return (T, C): hidden (R, F) through the second matrices, weighted by gates, added up.
 
-    weight (E, C, F) and bias (E, 1, C) are stacked; T is num_rows.
+    weight (E, C, F) and bias (E, 1, C) are stacked; products are of the type of hidden, and T is
+    num_rows.
     """
     return _Answer.apply(hidden, weight, bias, visits.gates, visits, num_rows)
 
@@ -47,7 +48,8 @@ class _Visit(torch.autograd.Function):
 
         def visit(block: Block) -> None:
             expert, here = block.expert, hidden[block.visits]
-            torch.addmm(bias[expert], rows[block.rows], weight[expert].t(), out=here)
+            matrix, constant = weight[expert].to(here.dtype), bias[expert].to(here.dtype)
+            torch.addmm(constant, rows[block.rows], matrix.t(), out=here)
 
         _run_each(visit, ctx.counts, visits.rows, weight)
         return hidden
@@ -62,10 +64,10 @@ class _Visit(torch.autograd.Function):
         def go_back(block: Block) -> Optional[Tensor]:
             expert, heard = block.expert, grad[block.visits]
             if grad_weight is not None:
-                torch.mm(heard.t(), rows[block.rows], out=grad_weight[expert])
+                _multiply(heard.t(), rows[block.rows], into=grad_weight[expert])
             if grad_bias is not None:
-                torch.sum(heard, dim=0, out=grad_bias[expert, 0])
-            return None if grad_rows is None else heard @ weight[expert]
+                torch.sum(heard, dim=0, dtype=grad_bias.dtype, out=grad_bias[expert, 0])
+            return None if grad_rows is None else heard @ weight[expert].to(heard.dtype)
 
         _run_each(go_back, ctx.counts, visited, weight, add_to=grad_rows)
         return grad_rows, grad_weight, grad_bias, None
@@ -85,7 +87,8 @@ class _Answer(torch.autograd.Function):
 
         def answer(block: Block) -> Tensor:
             expert, here = block.expert, said[block.visits]
-            torch.addmm(bias[expert], hidden[block.visits], weight[expert].t(), out=here)
+            matrix, constant = weight[expert].to(here.dtype), bias[expert].to(here.dtype)
+            torch.addmm(constant, hidden[block.visits], matrix.t(), out=here)
             return here * gates[block.visits]
 
         _run_each(answer, ctx.counts, visits.rows, weight, add_to=rows)
@@ -106,11 +109,11 @@ class _Answer(torch.autograd.Function):
                 torch.sum(heard * said[here], dim=1, keepdim=True, out=grad_gates[here])
             # weighted here, where rows are narrow, and not as a gradient of the hidden units
             weighted = heard * gates[here]
-            torch.mm(weighted, weight[expert], out=grad_hidden[here])
+            torch.mm(weighted, weight[expert].to(weighted.dtype), out=grad_hidden[here])
             if grad_weight is not None:
-                torch.mm(weighted.t(), hidden[here], out=grad_weight[expert])
+                _multiply(weighted.t(), hidden[here], into=grad_weight[expert])
             if grad_bias is not None:
-                torch.sum(weighted, dim=0, out=grad_bias[expert, 0])
+                torch.sum(weighted, dim=0, dtype=grad_bias.dtype, out=grad_bias[expert, 0])
 
         _run_each(go_back, ctx.counts, visited, weight)
         return grad_hidden, grad_weight, grad_bias, grad_gates, None, None
@@ -139,6 +142,14 @@ def _empty_gradients(ctx: Any, weight: Tensor) -> Tuple[Optional[Tensor], Option
     if ctx.needs_input_grad[2]:
         grad_bias = weight.new_zeros(weight.size(0), 1, weight.size(1))
     return grad_weight, grad_bias
+
+
+def _multiply(left: Tensor, right: Tensor, into: Tensor) -> None:
+    """Write a product into a tensor, which may be of a wider type."""
+    if into.dtype == left.dtype:
+        torch.mm(left, right, out=into)
+    else:
+        into.copy_(left @ right)
 
 
 def _blocks(counts: List[int], rows: Tensor) -> List[Block]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .attention import MultiheadAttention
 from .dropout import Dropout
 from .gate_losses import GateStats
+from .linear import Linear
 from .moe_layer import MoELayer, Route
 from .routers import RoutingInputs
 
@@ -53,8 +54,8 @@ class TransformerLayer(nn.Module):
         self.activation_dropout = Dropout(shape.activation_dropout)
         self.moe = moe
         if moe is None:
-            self.fc1 = nn.Linear(shape.embed_dim, ffn_dim)
-            self.fc2 = nn.Linear(ffn_dim, shape.embed_dim)
+            self.fc1 = Linear(shape.embed_dim, ffn_dim, stays_narrow=True)
+            self.fc2 = Linear(ffn_dim, shape.embed_dim)
 
     def before(self, norm: nn.Module, x: Tensor) -> Tensor:
         """Return what a residual block reads."""

@@ -14,7 +14,6 @@ class Visits(NamedTuple):
 
     rows: Tensor  # (R,) int64, of T rows; ascending within an expert
     gates: Tensor  # (R, 1), weight of what the expert says
-    experts: Tensor  # (R,) int64, ascending
     ends: Tensor  # (E,) int32, where the visits of each expert end; the last is R
 
     def counts(self) -> List[int]:
@@ -42,7 +41,7 @@ def sort_by_expert(
         order, choices = order[:count].clamp(max=num_experts - 1), choices[:count]
         ends = torch.searchsorted(order, numbers, right=True, out_int32=True)
         sorted_gates = GatherRows.apply(gate.reshape(-1, 1), choices)
-        layers.append(Visits(choices // gate.size(1), sorted_gates, order, ends))
+        layers.append(Visits(choices // gate.size(1), sorted_gates, ends))
     return layers
 
 

@@ -77,7 +77,7 @@ class TranslationTaskMoeConfig(FairseqDataclass):
         default="highest",
         metadata={
             "help": "torch's setting for products of float32 matrices: medium computes them in "
-            "bfloat16, several times faster on CPUs with AMX; high and medium use TF32 on GPUs"
+            "bfloat16, faster on CPUs with AVX512_BF16 or AMX; high and medium use TF32 on GPUs"
         },
     )
     seed: int = II("common.seed")
