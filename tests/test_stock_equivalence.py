@@ -1,4 +1,4 @@
-"""Our dense model and our one-expert model are fairseq's `transformer`; decoding is its scoring."""
+"""Our dense model and our one-expert model are fairseq's `transformer`."""
 
 from itertools import product
 
@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from helpers import (
-    ROUTERS,
     make_batch,
     make_config,
     make_model,
@@ -151,74 +150,3 @@ def test_model_is_the_stock_transformer_on_a_batch_without_padding(kind):
 
 
 # -- decoding
-
-
-def step_by_step(model, encoder_out, prev_output_tokens, state=None, start=0):
-    """Return logits (B, T, V) computed one position at a time, as a beam search does."""
-    state = {} if state is None else state
-    steps = [
-        model.decoder(prev_output_tokens[:, : i + 1], encoder_out, incremental_state=state)[0]
-        for i in range(start, prev_output_tokens.size(1))
-    ]
-    return torch.cat(steps, dim=1)
-
-
-def decoding_batch():
-    """Return sources of different lengths, and targets of one, as beams have."""
-    return make_batch(random_sentences([7, 3, 5, 9]), random_sentences([6] * 4), [2, 0, 1, 3])
-
-
-@pytest.mark.parametrize("normalize_before", [False, True])
-@pytest.mark.parametrize("router", ROUTERS)
-@torch.no_grad()
-def test_decoding_step_by_step_gives_the_scores_of_the_whole(router, normalize_before):
-    model = make_model(router=router, decoder_normalize_before=normalize_before)
-    net_input = decoding_batch()["net_input"]
-    whole, _ = model(**net_input)
-    encoder_out = model.encoder(
-        net_input["src_tokens"], net_input["src_lengths"], net_input["task_ids"]
-    )
-    steps = step_by_step(model, encoder_out, net_input["prev_output_tokens"])
-    torch.testing.assert_close(steps, whole, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("router", ROUTERS)
-@torch.no_grad()
-def test_reordered_beam_keeps_its_tasks_and_its_past(router):
-    model = make_model(router=router)
-    net_input = decoding_batch()["net_input"]
-    encoder_out = model.encoder(
-        net_input["src_tokens"], net_input["src_lengths"], net_input["task_ids"]
-    )
-    order = torch.tensor([3, 3, 0, 1, 1])
-    reordered_out = model.encoder.reorder_encoder_out(encoder_out, order)
-    assert torch.equal(reordered_out["task_ids"][0], net_input["task_ids"][order])
-
-    state = {}
-    step_by_step(model, encoder_out, net_input["prev_output_tokens"][:, :3], state)
-    model.decoder.reorder_incremental_state_scripting(state, order)
-    # hypotheses of one sentence go on in different ways
-    tokens = net_input["prev_output_tokens"][order].clone()
-    tokens[:, 3:] = torch.randint(4, 34, (5, 3))
-    steps = step_by_step(model, reordered_out, tokens, state, start=3)
-
-    whole, _ = model(
-        net_input["src_tokens"][order], net_input["src_lengths"][order], tokens,
-        net_input["task_ids"][order],
-    )
-    torch.testing.assert_close(steps, whole[:, 3:], atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_reordering_takes_all_of_the_encoder_s_output_along():
-    model = make_model(router="sentence")
-    net_input = decoding_batch()["net_input"]
-    order = torch.tensor([2, 0])
-    arguments = [net_input[name] for name in ("src_tokens", "src_lengths", "task_ids")]
-    reordered = model.encoder.reorder_encoder_out(
-        model.encoder(*arguments, return_all_hiddens=True), order
-    )
-    expected = model.encoder(*(tensor[order] for tensor in arguments), return_all_hiddens=True)
-    for out in (reordered, expected):
-        del out["gate_stats"]  # of the batch, not of its sentences
-    torch.testing.assert_close(reordered, expected)

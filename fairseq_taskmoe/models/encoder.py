@@ -18,12 +18,16 @@ from ..distributed.expert_groups import ExpertGroups
 from ..modules.attention import attention_mask
 from ..modules.dropout import Dropout
 from ..modules.fixed_routers import hash_sentences
+from ..modules.hypotheses import begins_search, reorder_sentences
 from ..modules.moe_layer import Route, route_ahead
 from ..modules.routers import RoutingInputs, masked_mean
 from ..modules.transformer_layers import TransformerEncoderLayer
 from .build_layers import build_moe_layer, dense_dim, layer_shape
 
 EncoderOut = Dict[str, List[Any]]
+# keys of an EncoderOut: with a row for each hypothesis; with time as the first dimension
+ROUTING_FACTS = ("task_ids", "source_means", "sentence_hashes")
+TIME_FIRST = ("encoder_out", "encoder_states")
 
 
 class TaskMoeEncoder(FairseqEncoder):
@@ -117,15 +121,27 @@ class TaskMoeEncoder(FairseqEncoder):
         return layer(x, key_mask, routing, route)
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
-        """Return encoder_out with the sentences new_order (B',), which may repeat."""
-        time_first = ("encoder_out", "encoder_states")
+        """Return encoder_out for the rows new_order (R',): sentences, or hypotheses of a search.
+
+        Where a beam search begins, only the facts that routers read are repeated for hypotheses
+        (modules/hypotheses.py): attention needs each sentence once.
+        """
+        num_sentences = encoder_out["encoder_padding_mask"][0].size(0)
+        num_hypotheses = encoder_out["sentence_hashes"][0].size(0) // max(1, num_sentences)
+        begins = num_hypotheses == 1 and begins_search(new_order, num_sentences)
         reordered: EncoderOut = {}
         for key, values in encoder_out.items():
             if key == "gate_stats":  # of the batch, not of its sentences
                 reordered[key] = values
+            elif key in ROUTING_FACTS:
+                reordered[key] = [value.index_select(0, new_order) for value in values]
+            elif begins:
+                reordered[key] = values
             else:
-                dim = 1 if key in time_first else 0
-                reordered[key] = [value.index_select(dim, new_order) for value in values]
+                dim = 1 if key in TIME_FIRST else 0
+                reordered[key] = [
+                    reorder_sentences(value, new_order, num_hypotheses, dim) for value in values
+                ]
         return reordered
 
     def max_positions(self) -> int:

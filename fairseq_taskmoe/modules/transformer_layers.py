@@ -16,6 +16,7 @@ from torch import Tensor
 from .attention import MultiheadAttention
 from .dropout import Dropout
 from .gate_losses import GateStats
+from .hypotheses import reorder_sentences
 from .linear import Linear
 from .moe_layer import MoELayer, Route
 from .routers import RoutingInputs
@@ -126,9 +127,10 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
     ) -> Tuple[Tensor, Optional[GateStats], Optional[Tensor]]:
         """Decode x (B, T, C), or with incremental_state its last position (B, 1, C).
 
-        memory (B, S, C) is the encoder's output, memory_mask (B, 1, 1, S) True at its real tokens.
-        Returns the output, the routing's statistics and, when asked, the weights (H, B, T, S) of
-        attention to the memory.
+        memory (B, S, C) is the encoder's output, memory_mask (B, 1, 1, S) True at its real tokens;
+        in a beam search x has a row for each hypothesis, those of a sentence side by side. Returns
+        the output, the routing's statistics and, when asked, the weights (H, B, T, S) of attention
+        to the memory.
         """
         inner = self.before(self.self_attn_layer_norm, x)
         keys, values = self._past_keys_values(inner, incremental_state)
@@ -137,8 +139,12 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
 
         inner = self.before(self.encoder_attn_layer_norm, x)
         keys, values = self._memory_keys_values(memory, incremental_state)
-        weights = self.encoder_attn.weights(inner, keys, memory_mask) if need_weights else None
-        inner = self.encoder_attn.attend(inner, keys, values, memory_mask)
+        queries = inner.view(keys.size(0), -1, inner.size(2))  # of all hypotheses of a sentence
+        weights = None
+        if need_weights:
+            weights = self.encoder_attn.weights(queries, keys, memory_mask)
+            weights = weights.reshape(weights.size(0), *inner.shape[:2], -1)
+        inner = self.encoder_attn.attend(queries, keys, values, memory_mask).view_as(x)
         x = self.after(self.encoder_attn_layer_norm, x, inner)
 
         # nobody asks for the statistics of a single decoding step
@@ -178,10 +184,14 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
     ) -> IncrementalState:
-        """Let hypotheses take their places in the beam: new_order (B,) are rows of before."""
-        for name in ("past", "memory"):
-            kept = self.get_incremental_state(incremental_state, name)
-            if kept is not None:
-                for key, value in kept.items():
-                    kept[key] = value.index_select(0, new_order)
+        """Let hypotheses take their places in the beam: new_order (R',) are rows of before."""
+        past, memory = (
+            self.get_incremental_state(incremental_state, name) for name in ("past", "memory")
+        )
+        if past is not None and memory is not None:
+            num_hypotheses = past["keys"].size(0) // max(1, memory["keys"].size(0))
+            for key, value in memory.items():
+                memory[key] = reorder_sentences(value, new_order, num_hypotheses)
+            for key, value in past.items():
+                past[key] = value.index_select(0, new_order)
         return incremental_state
