@@ -9,6 +9,8 @@ from fairseq.data import BaseWrapperDataset, LanguagePairDataset
 from torch import Tensor
 
 Example = Dict[str, Any]
+# what a batch has a row of for each sentence
+PER_SENTENCE = {"id", "src_tokens", "src_lengths", "prev_output_tokens", "target", "task_ids"}
 
 
 class TaskPairDataset(BaseWrapperDataset):
@@ -28,15 +30,23 @@ class TaskPairDataset(BaseWrapperDataset):
     def collater(
         self, samples: List[Example], pad_to_length: Optional[Dict[str, int]] = None
     ) -> Dict[str, Any]:
-        """Return the base class's batch, with task_ids (B,) in net_input."""
+        """Return the base class's batch, with task_ids (B,) in net_input, sorted by them.
+
+        So an expert of a task's has its rows side by side in every layer, without sorting there.
+        Sentences of a task stay in the base class's order, by length.
+        """
         # the base collater sorts by length: send positions through as ids to learn the order
         numbered = [{**sample, "id": i} for i, sample in enumerate(samples)]
         batch = self.dataset.collater(numbered, pad_to_length)
         if batch:
-            order = batch["id"]
-            batch["id"] = torch.tensor([sample["id"] for sample in samples])[order]
-            task_ids = torch.tensor([sample["task_id"] for sample in samples])
-            batch["net_input"]["task_ids"] = task_ids[order]
+            places = batch["id"]
+            batch["id"] = torch.tensor([sample["id"] for sample in samples])[places]
+            task_ids = torch.tensor([sample["task_id"] for sample in samples])[places]
+            batch["net_input"]["task_ids"] = task_ids
+            order = task_ids.argsort(stable=True)
+            for part in (batch, batch["net_input"]):
+                for name in PER_SENTENCE & part.keys():
+                    part[name] = None if part[name] is None else part[name][order]
         return batch
 
     def with_empty_sources(self, indices: np.ndarray) -> "TaskPairDataset":
