@@ -2,14 +2,16 @@
 
 import json
 import logging
+from argparse import Namespace
 
 import pytest
+import torch
 from console import assert_same_hypotheses, generate, hypotheses, refused, run, stir
 from fairseq.dataclass.configs import GenerationConfig
 
 from fairseq_taskmoe.evaluation.compare import compare, load_stock_model
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
-from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs, translate_pair
+from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs, translate_pairs
 
 SHORT = Settings(beam=2, max_len_a=1.0, max_len_b=5)
 
@@ -40,15 +42,45 @@ def test_translations_are_those_of_fairseq_generate(corpus, checkpoint, tmp_path
     assert len(set(lines)) > 20  # the sentences are told apart
 
 
-def test_order_and_batches_make_no_difference(corpus, checkpoint):
-    model, task = load_for_pairs(str(corpus.data), str(checkpoint), ["ru-en"])
+def test_order_batches_and_company_make_no_difference(corpus, checkpoint):
+    pairs = ["ru-en", "en-de", "de-en"]
+    model, task = load_for_pairs(str(corpus.data), str(checkpoint), pairs)
     # without max_len_a: fairseq multiplies it with the longest source of the batch
     settings = GenerationConfig(beam=2, max_len_b=15)
-    one, other = (
-        translate_pair(model, task, "ru-en", "test", settings, batching)
-        for batching in (Batching(None, 1), Batching(700, None))
+    together = dict(
+        translate_pairs(model, task, pairs, "test", settings, Batching(700, None))
     )
-    assert one == other
+    assert list(together) == pairs
+    ((_, alone),) = translate_pairs(model, task, ["ru-en"], "test", settings, Batching(None, 1))
+    assert together["ru-en"] == alone
+    ((_, alone),) = translate_pairs(model, task, ["de-en"], "test", settings, Batching())
+    assert together["de-en"] == alone
+
+
+def test_a_refusal_of_a_later_direction_leaves_the_finished_ones(corpus, checkpoint, tmp_path):
+    _, task = load_for_pairs(str(corpus.data), str(checkpoint), ["en-de", "en-ru"])
+    longest = {
+        pair: int(task.data_manager.load_pair("test", pair).sizes.max()) for pair in task.served
+    }
+    short, long = sorted(longest, key=lambda pair: longest[pair])
+    assert longest[short] < longest[long]
+    result = run("taskmoe", "evaluate", corpus.data, "--path", checkpoint, "--out",
+                 tmp_path / "out", "--cpu", "--beam", 1, "--max-len-b", 5, "--lang-pairs",
+                 f"{short},{long}", "--max-tokens", longest[short], check=False)
+    assert f"--max-tokens {longest[short]}" in refused(result) and long in refused(result)
+    (kept,) = (tmp_path / "out/hypotheses").iterdir()
+    assert short in kept.name and len(read_lines(str(kept))) == 101
+
+
+def test_weights_are_the_files_and_an_optimizer_of_old_flags_is_no_obstacle(
+    corpus, checkpoint, tmp_path
+):
+    saved = torch.load(checkpoint, weights_only=False)
+    saved["cfg"]["optimizer"] = Namespace(lr=[0.1])  # as with --optimizer sgd
+    torch.save(saved, tmp_path / "model.pt")
+    model, _ = load_for_pairs(str(corpus.data), str(tmp_path / "model.pt"), ["en-de"])
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, saved["model"][name]), name
 
 
 def test_finished_directions_are_kept_and_other_settings_refused(corpus, checkpoint, tmp_path):

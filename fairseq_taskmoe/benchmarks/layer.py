@@ -4,6 +4,7 @@
 computation. Peers do what they do: `flops` says of each variant how much that is.
 """
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
@@ -20,8 +21,10 @@ from ..modules.routers import (
     TaskRouter,
     TokenRouter,
 )
-from .measure import alternate, describe
-from .memory import peak_bytes
+from .flops import flops
+from .measure import Phased, Timing, alternate_phases, describe
+from .memory import measured_weights, peak_bytes
+from .memory_limit import attempt, limited_memory
 from .peers import PEERS
 
 REFERENCE = "dense"
@@ -42,37 +45,113 @@ class Shape(NamedTuple):
     dtype: str = "float32"
 
 
+class Variant(NamedTuple):
+    """A layer to measure."""
+
+    label: str
+    name: str  # of VARIANTS
+    num_experts: int
+
+
 class Case(NamedTuple):
     """A variant that is ready to run."""
 
     step: Callable[[], None]  # forward and backward
     parameters: List[nn.Parameter]
 
+    def release(self) -> None:
+        """Free the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def list_variants(names: Sequence[str], expert_counts: Sequence[int]) -> List[Variant]:
+    """Return the variants with each number of experts, and the dense network once."""
+    if len(expert_counts) == 1:
+        return [Variant(name, name, expert_counts[0]) for name in names]
+    return [
+        Variant(name if name == REFERENCE else f"{name}@{count}", name, count)
+        for name in names
+        for count in (expert_counts[:1] if name == REFERENCE else expert_counts)
+    ]
+
 
 def bench_layer(
-    variants: Sequence[str], shape: Shape, repeats: int, device: str
+    variants: Sequence[Variant], shape: Shape, repeats: int, device: str
 ) -> Dict[str, Any]:
-    """Return seconds, speed relative to REFERENCE and memory of each variant, by turns."""
+    """Return seconds, speed relative to REFERENCE and memory of each variant, by turns.
+
+    A variant that does not fit memory beside the others is reported as such.
+    """
     cases: Dict[str, Case] = {}
     skipped: Dict[str, str] = {}
-    for name in variants:
-        try:
-            cases[name] = make_case(name, shape, device)
-        except ModuleNotFoundError as missing:
-            skipped[name] = f"needs the Python package {missing.name}, which is not installed"
-    timings = alternate({name: case.step for name, case in cases.items()}, repeats, device)
-    rows: Dict[str, Any] = {}
-    for name, timing in timings.items():
-        rows[name] = {
-            "seconds": timing.median,
-            "spread": timing.spread,
-            "tokens_per_second": shape.tokens / timing.median,
-            "speed_of_reference": timings[REFERENCE].median / timing.median,
-            "flops": flops(cases[name].step),
-            "extra_bytes": peak_bytes(cases[name].step, cases[name].parameters, device),
-        }
+    rows: Dict[str, Dict[str, Any]] = {}
+    with limited_memory(device, None):
+        for label, name, count in variants:
+            sized = shape._replace(num_experts=count)
+            try:
+                made = attempt(partial(make_case, name, sized, device))
+            except ModuleNotFoundError as missing:
+                skipped[label] = f"needs the Python package {missing.name}, which is not installed"
+                continue
+            rows[label] = {"fits": made.fits, "num_experts": count}
+            if made.fits:
+                cases[label] = made.value
+        for label in list(cases):  # in the memory that all of them leave
+            counted = attempt(partial(count_work, cases[label], device))
+            rows[label].update(counted.value if counted.fits else {"fits": False})
+            if not counted.fits:
+                del cases[label]
+        timings = alternate_phases(
+            {name: Phased({"all": case.step}, case.release) for name, case in cases.items()},
+            repeats, device, burn_in=1,
+        )
+    times = {label: phases["all"] for label, phases in timings.items()}
+    for label in times:
+        rows[label].update(compared(label, times, rows, shape.tokens))
+    settings = {**shape._asdict(), "num_experts": sorted({each.num_experts for each in variants})}
     return {
-        **describe(shape._asdict()), "reference": REFERENCE, "variants": rows, "skipped": skipped
+        **describe(settings), "device": device, "reference": REFERENCE, "variants": rows,
+        "skipped": skipped, "growth": growth(variants, times),
+    }
+
+
+def count_work(case: Case, device: str) -> Dict[str, int]:
+    """Run a step twice, for what it computes, what it holds in memory, and to burn in."""
+    counted = flops(case.step)
+    weights = measured_weights(case.parameters)
+    extra = peak_bytes(case.step, case.parameters, device)
+    case.release()
+    return {"flops": counted, **weights._asdict(), "extra_bytes": extra}
+
+
+def compared(
+    label: str, times: Dict[str, Timing], rows: Dict[str, Dict[str, Any]], tokens: int
+) -> Dict[str, Any]:
+    """Return a variant's times, and how it stands to the reference where that fits memory."""
+    own = times[label]
+    standard = times.get(REFERENCE)
+    return {
+        "seconds": own.median,
+        "spread": own.spread,
+        "tokens_per_second": tokens / own.median,
+        "speed_of_reference": standard and standard.median / own.median,
+        "memory_of_reference":
+            standard and rows[label]["extra_bytes"] / rows[REFERENCE]["extra_bytes"],
+    }
+
+
+def growth(
+    variants: Sequence[Variant], times: Dict[str, Timing]
+) -> Dict[str, Dict[int, float]]:
+    """Return the time with each number of experts, as a multiple of the time with the fewest."""
+    found: Dict[str, Dict[int, float]] = {}
+    for label, name, count in sorted(variants, key=lambda variant: variant.num_experts):
+        if label in times and label != name:
+            found.setdefault(name, {})[count] = times[label].median
+    return {
+        name: {count: seconds / by_count[min(by_count)] for count, seconds in by_count.items()}
+        for name, by_count in found.items()
     }
 
 
@@ -128,11 +207,3 @@ def own_router(name: str, shape: Shape) -> nn.Module:
     groups = torch.arange(shape.num_tasks, device="cpu")
     return TaskRouter(dim, experts, options, groups, shape.num_tasks)
 
-
-def flops(step: Callable[[], None]) -> int:
-    """Return the operations of a step's matrix products, as torch counts them."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()

@@ -5,7 +5,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -30,21 +30,49 @@ class Timing(NamedTuple):
         return (upper - lower) / 2 / self.median
 
 
+class Phased(NamedTuple):
+    """A computation in phases whose times are wanted apart."""
+
+    phases: Dict[str, Callable[[], Any]]  # by name, run in this order
+    release: Callable[[], None] = lambda: None  # frees what it leaves in memory; not timed
+
+
 def alternate(
     variants: Dict[str, Callable[[], Any]], repeats: int, device: str, burn_in: int = 2
 ) -> Dict[str, Timing]:
     """Run all variants by turns, burn_in + repeats times, and return the timings of the latter."""
-    seconds: Dict[str, List[float]] = {name: [] for name in variants}
+    phased = {name: Phased({"all": run}) for name, run in variants.items()}
+    timings = alternate_phases(phased, repeats, device, burn_in)
+    return {name: phases["all"] for name, phases in timings.items()}
+
+
+def alternate_phases(
+    variants: Dict[str, Phased], repeats: int, device: str, burn_in: int = 2
+) -> Dict[str, Dict[str, Timing]]:
+    """As alternate, with a timing of each phase."""
+    seconds: Dict[str, Dict[str, List[float]]] = {
+        name: {phase: [] for phase in variant.phases} for name, variant in variants.items()
+    }
     for i in tqdm(range(burn_in + repeats), desc="measure", leave=False, disable=None):
-        for name, run in variants.items():
+        for name, variant in variants.items():
             gc.collect()
-            synchronize(device)
-            start = time.perf_counter()
-            run()
-            synchronize(device)
-            if i >= burn_in:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(values) for name, values in seconds.items()}
+            for phase, run in variant.phases.items():
+                synchronize(device)
+                start = time.perf_counter()
+                run()
+                synchronize(device)
+                if i >= burn_in:
+                    seconds[name][phase].append(time.perf_counter() - start)
+            variant.release()
+    return {
+        name: {phase: Timing(values) for phase, values in phases.items()}
+        for name, phases in seconds.items()
+    }
+
+
+def together(timings: Iterable[Timing]) -> Timing:
+    """Return the timing of all phases of a computation."""
+    return Timing([sum(repeat) for repeat in zip(*(each.seconds for each in timings), strict=True)])
 
 
 def synchronize(device: str) -> None:

@@ -1,9 +1,28 @@
-"""Peak memory of a computation."""
+"""Memory of a computation: what its parameters take, and the peak beyond."""
 
-from typing import Any, Callable, List
+from typing import Any, Callable, List, NamedTuple
 
 import torch
 from torch.nn import Parameter
+
+from .one_thread import one_thread
+
+
+class Weights(NamedTuple):
+    """What parameters take in memory."""
+
+    parameters: int
+    weight_bytes: int
+    gradient_bytes: int  # of those that got one
+
+
+def measured_weights(parameters: List[Parameter]) -> Weights:
+    """Return the sizes of parameters after a backward pass."""
+    return Weights(
+        sum(p.numel() for p in parameters),
+        sum(p.nbytes for p in parameters),
+        sum(p.grad.nbytes for p in parameters if p.grad is not None),
+    )
 
 
 def peak_bytes(step: Callable[[], Any], parameters: List[Parameter], device: str) -> int:
@@ -27,7 +46,7 @@ def _cuda_peak(step: Callable[[], Any]) -> int:
 
 
 def _cpu_peak(step: Callable[[], Any]) -> int:
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with one_thread(), torch.profiler.profile(profile_memory=True) as profile:
         step()
     held = peak = 0
     events = profile.profiler.kineto_results.events()

@@ -24,7 +24,32 @@ def fairscale_layer(shape: Any) -> Peer:
 
 
 def nllb_layer(shape: Any) -> Peer:
-    """Hugging Face's NLLB-MoE layer without a capacity."""
+    """Hugging Face's NLLB-MoE layer as it is, without a capacity.
+
+    In transformers 5 it hands the router's 0/1 mask (tokens, E) to experts that take it for E
+    expert numbers of each token: each token visits the experts 0 and 1, E times instead of twice.
+    """
+    layer = _nllb(shape)
+    return layer, lambda x: layer(x)
+
+
+def nllb_topk_layer(shape: Any) -> Peer:
+    """Hugging Face's NLLB-MoE router and experts, used as the experts' code is meant to be.
+
+    They get each token's two expert numbers and gates (tokens, 2): the top-2 mixture.
+    """
+    layer = _nllb(shape)
+
+    def forward(x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1)
+        _, probs, _ = layer.router(rows)
+        gates, expert_ids = probs.topk(2, dim=1)
+        return layer.experts(rows, expert_ids, gates).view_as(x)
+
+    return layer, forward
+
+
+def _nllb(shape: Any) -> Any:
     from transformers import NllbMoeConfig
     from transformers.models.nllb_moe.modeling_nllb_moe import NllbMoeSparseMLP
 
@@ -32,8 +57,7 @@ def nllb_layer(shape: Any) -> Peer:
         d_model=shape.embed_dim, num_experts=shape.num_experts, expert_capacity=shape.tokens,
         activation_dropout=0.0, moe_token_dropout=0.0, router_dtype=shape.dtype,
     )
-    layer = NllbMoeSparseMLP(config, shape.ffn_dim)
-    return layer, lambda x: layer(x)
+    return NllbMoeSparseMLP(config, shape.ffn_dim)
 
 
 def switch_layer(shape: Any) -> Peer:
@@ -60,5 +84,6 @@ def _network(shape: Any) -> nn.Module:
 
 
 PEERS: Dict[str, Callable[[Any], Peer]] = {
-    "fairscale": fairscale_layer, "nllb": nllb_layer, "switch": switch_layer,
+    "fairscale": fairscale_layer, "nllb": nllb_layer, "nllb_topk": nllb_topk_layer,
+    "switch": switch_layer,
 }

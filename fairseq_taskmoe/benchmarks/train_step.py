@@ -1,128 +1,159 @@
-"""Forward and backward of whole models: MoE variants against dense ones, on random tokens.
+"""Training steps of whole models on random tokens, measured by turns.
 
-`dense_equal` has one feed-forward network as wide as K experts where the others have MoE layers:
-the same computation for each token. `dense` has the ordinary width everywhere.
+A step is forward, loss and backward; a full step also normalises and clips gradients and updates
+the parameters, as fairseq-train does.
 """
 
-from types import SimpleNamespace
-from typing import Any, Callable, Dict, NamedTuple, Sequence
+import warnings
+from functools import partial
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
-from fairseq.data import Dictionary
-from fairseq.models import BaseFairseqModel
-from omegaconf import OmegaConf
 
-from .. import register  # noqa: F401
-from ..criterions.moe_label_smoothed_cross_entropy import MoeLabelSmoothedCrossEntropyCriterion
 from ..data.languages import numbered_dictionary
 from ..data.task_table import TaskTable
-from ..models.config import ARCHITECTURES, TransformerTaskMoeConfig
-from ..models.transformer_task_moe import TransformerTaskMoeModel
-from .measure import alternate, describe
-
-# name -> (encoder router, decoder router)
-VARIANTS = {
-    "dense": ("none", "none"),
-    "dense_equal": ("dense", "dense"),
-    "token_token": ("token", "token"),
-    "target_target": ("target", "target"),
-    "token_target": ("token", "target"),
-    "pair_pair": ("pair", "pair"),
-    "sentence_sentence": ("sentence", "sentence"),
-}
-REFERENCE = "dense_equal"
+from .flops import flops
+from .measure import Phased, Timing, alternate_phases, describe, together
+from .memory import measured_weights, peak_bytes
+from .memory_limit import attempt, limited_memory
+from .train_batch import Text, random_batch
+from .train_models import Trained, Variant, build
+from .update import build_optimizer, update
 
 
 class Load(NamedTuple):
     """What is computed in one step."""
 
     arch: str = "base"
-    num_experts: int = 32
     vocab_size: int = 8000
-    tokens: int = 4096  # on each side
-    length: int = 32  # tokens of a sentence
+    text: Text = Text()
+    full_step: bool = False
+    dtype: str = "float32"
+
+
+class Case(NamedTuple):
+    """A variant that is ready to run."""
+
+    step: Phased
+    parameters: List[torch.nn.Parameter]
 
 
 def bench_train(
-    variants: Sequence[str], load: Load, repeats: int, device: str, lang_pairs: Sequence[str]
+    variants: Sequence[Variant], reference: str, load: Load, repeats: int, device: str,
+    lang_pairs: Sequence[str],
 ) -> Dict[str, Any]:
-    """Return seconds per step and the speed relative to REFERENCE, measured by turns."""
+    """Return for each variant what a step takes, or that it does not fit memory beside the others.
+
+    reference is the label of the variant whose speed is 1.
+    """
     table = TaskTable.from_pairs(lang_pairs)
     dictionary = numbered_dictionary(load.vocab_size)
-    batch = random_batch(load, dictionary, table, device)
-    steps = {
-        name: training_step(build(name, load, dictionary, table).to(device), batch, dictionary)
-        for name in variants
-    }
-    timings = alternate(steps, repeats, device)
-    reference = timings[REFERENCE].median if REFERENCE in timings else None
-    rows = {
-        name: {
-            "seconds": timing.median,
-            "spread": timing.spread,
-            "tokens_per_second": load.tokens / timing.median,
-            "speed_of_reference": reference and reference / timing.median,
-        }
-        for name, timing in timings.items()
-    }
-    return {**describe(load._asdict()), "reference": REFERENCE, "variants": rows}
-
-
-def build(
-    name: str, load: Load, dictionary: Dictionary, table: TaskTable
-) -> TransformerTaskMoeModel:
-    """Return a model of random weights."""
-    routers = VARIANTS[name]
-    settings = {**ARCHITECTURES[load.arch], "max_source_positions": 1024}
-    settings.update(max_target_positions=1024, moe_expert_count=load.num_experts)
-    if name == "dense":
-        settings["moe_expert_count"] = 0
-    else:
-        settings.update(encoder_moe_router=routers[0], decoder_moe_router=routers[1])
-    cfg = OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), settings)
-    task = SimpleNamespace(
-        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
-        expert_groups=None,
-    )
-    return TransformerTaskMoeModel.build_model(cfg, task)
-
-
-def random_batch(
-    load: Load, dictionary: Dictionary, table: TaskTable, device: str
-) -> Dict[str, Any]:
-    """Return a batch without padding, with tasks by turns."""
-    sentences = load.tokens // load.length
-    generator = torch.Generator().manual_seed(1)
-    source, target = (
-        torch.randint(
-            dictionary.nspecial, len(dictionary), (sentences, load.length), generator=generator
-        ).to(device)
-        for _ in range(2)
-    )
-    task_ids = torch.arange(sentences, device=device) % len(table.lang_pairs)
+    batch = random_batch(load.text, dictionary, len(table.lang_pairs), device)
+    precision = torch.get_float32_matmul_precision()
+    cases: Dict[str, Case] = {}
+    rows: Dict[str, Dict[str, Any]] = {variant.label: {"fits": False} for variant in variants}
+    with limited_memory(device, None), warnings.catch_warnings():
+        # of what the stock model hands to torch
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+        for variant in variants:
+            made = attempt(
+                partial(make_case, variant, load, dictionary, table, batch, device)
+            )
+            if made.fits:
+                cases[variant.label] = made.value
+        for label in list(cases):  # in the memory that all of them leave
+            counted = attempt(partial(count_work, cases[label], device))
+            if counted.fits:
+                rows[label].update(counted.value)
+            else:
+                del cases[label]
+        timings = alternate_phases(
+            {label: case.step for label, case in cases.items()}, repeats, device, burn_in=1
+        )
+    torch.set_float32_matmul_precision(precision)
+    for label, phases in timings.items():
+        rows[label].update(timed(phases, timings.get(reference), batch["ntokens"]))
+    settings = {**load._asdict(), "text": load.text._asdict(), "lang_pairs": list(lang_pairs)}
     return {
-        "net_input": {
-            "src_tokens": source,
-            "src_lengths": torch.full((sentences,), load.length, device=device),
-            "prev_output_tokens": target.roll(1, dims=1),
-            "task_ids": task_ids,
-        },
-        "target": target,
-        "ntokens": target.numel(),
+        **describe(settings), "reference": reference, "padding": padding(batch, dictionary.pad()),
+        "device": device, "variants": rows,
     }
+
+
+def make_case(
+    variant: Variant, load: Load, dictionary: Any, table: TaskTable, batch: Dict[str, Any],
+    device: str,
+) -> Case:
+    """Build a variant's model and optimizer."""
+    dtype = getattr(torch, load.dtype)
+    trained = build(variant, load.arch, dictionary, table)
+    trained.model.to(device, dtype).train()
+    parameters = list(trained.model.parameters())
+    return Case(training_step(trained, variant, batch, load.full_step, dtype), parameters)
 
 
 def training_step(
-    model: BaseFairseqModel, batch: Dict[str, Any], dictionary: Dictionary
-) -> Callable[[], None]:
-    """Return a function that runs forward, loss and backward."""
-    task: Any = SimpleNamespace(target_dictionary=dictionary)
-    criterion = MoeLabelSmoothedCrossEntropyCriterion(task, False, 0.1, 0.01, 0.0)
-    model.train()
+    trained: Trained, variant: Variant, batch: Dict[str, Any], full: bool, dtype: torch.dtype
+) -> Phased:
+    """Return forward, loss and backward as one phase, and in a full step the update as another."""
+    model, criterion = trained
+    optimizer = build_optimizer(list(model.parameters()), dtype) if full else None
+    if variant.name == "stock":  # it knows of no tasks
+        inputs = {name: value for name, value in batch["net_input"].items() if name != "task_ids"}
+        batch = {**batch, "net_input": inputs}
 
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
+    def clear() -> None:
+        model.zero_grad(set_to_none=True) if optimizer is None else optimizer.zero_grad()
+
+    def forward_backward() -> None:
+        torch.set_float32_matmul_precision(variant.precision)
+        clear()
         loss, _, _ = criterion(model, batch)
-        loss.backward()
+        loss.backward() if optimizer is None else optimizer.backward(loss)
 
-    return step
+    phases = {"forward_backward": forward_backward}
+    if optimizer is not None:
+        phases["update"] = lambda: update(optimizer, batch["ntokens"])
+    return Phased(phases, clear)
+
+
+def count_work(case: Case, device: str) -> Dict[str, Any]:
+    """Run a step three times, for what it computes, what it holds in memory, and to burn in."""
+    forward_backward = case.step.phases["forward_backward"]
+    counted = flops(forward_backward)
+    weights = measured_weights(case.parameters)
+    extra = peak_bytes(forward_backward, case.parameters, device)
+    for run in case.step.phases.values():
+        run()
+    case.step.release()
+    return {"fits": True, "flops": counted, **weights._asdict(), "extra_bytes": extra}
+
+
+def timed(
+    phases: Dict[str, Timing], standard: Optional[Dict[str, Timing]], num_tokens: int
+) -> Dict[str, Any]:
+    """Return the times of a variant's step as in the report, given those of the reference."""
+    whole = together(phases.values())
+    row: Dict[str, Any] = {
+        "seconds": whole.median,
+        "spread": whole.spread,
+        "tokens_per_second": num_tokens / whole.median,  # of the target, without padding
+        "speed_of_reference":
+            standard and together(standard.values()).median / whole.median,
+    }
+    if len(phases) > 1:
+        row["phases"] = {
+            name: {
+                "seconds": timing.median,
+                "speed_of_reference": standard and standard[name].median / timing.median,
+            }
+            for name, timing in phases.items()
+        }
+        row["update_share"] = phases["update"].median / whole.median
+    return row
+
+
+def padding(batch: Dict[str, Any], pad: int) -> float:
+    """Return the share of positions, of source and target, that are padding."""
+    both = (batch["net_input"]["src_tokens"], batch["target"])
+    return sum(int(side.eq(pad).sum()) for side in both) / sum(side.numel() for side in both)

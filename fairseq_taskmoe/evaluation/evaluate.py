@@ -4,22 +4,26 @@ import hashlib
 import json
 import logging
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from fairseq.dataclass.configs import GenerationConfig
 
 from ..checkpoint.reading import read_task_moe_checkpoint
+from ..data.task_pair_dataset import TaskPairDataset
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
+from ..host_memory import keep_freed_memory
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .floors import nearest_neighbour_translations
 from .over_ranks import join_ranks
 from .results import Results
 from .scoring import DirectionScore, bleu_metric, score_direction
-from .translate import Batching, TestSet, load_for_pairs, read_test_set, translate_pair
+from .test_sets import read_test_set
+from .translate import FAIRSEQ_TOKENS, Batching, load_for_pairs, translate_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +61,22 @@ def evaluate(
     monitor = join_ranks(cpu)
     config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
     model, task = load_for_pairs(data, path, lang_pairs)
-    sets: Dict[str, Any] = {}  # on rank 0, which scores
+    sets: Dict[str, PairSets] = {}  # on rank 0, which scores
 
     def prepare() -> None:
         # all that can be missing shows here, not after an hour of translating
         for pair in task.served:
-            sets[pair] = read_set(task, pair, settings, references, floors)
+            sets[pair] = find_sets(task, pair, settings, references, floors)
         claim_folder(out, config)
 
     on_first_rank(prepare)
     if torch.cuda.is_available() and not cpu:
         model.cuda()
+    else:
+        keep_freed_memory()  # a beam search copies its state at every step
+    if settings.max_len_a > 0 and batching.max_tokens is None and batching.batch_size is None:
+        # fairseq multiplies it with the longest source of a batch: the same batches are needed
+        batching = batching._replace(max_tokens=FAIRSEQ_TOKENS)
     generation = GenerationConfig(
         beam=settings.beam, lenpen=settings.lenpen,
         max_len_a=settings.max_len_a, max_len_b=settings.max_len_b,
@@ -77,55 +86,84 @@ def evaluate(
         for pair in task.served
     }
     todo = on_first_rank(lambda: [one for one, file in files.items() if not file.is_file()])
-    for pair in todo:
-        hypotheses = translate_pair(
-            model, task, pair, settings.gen_subset, generation, batching, fold
+    scores: Dict[str, "Future[DirectionScore]"] = {}
+    scorer = ThreadPoolExecutor(1)  # a direction is scored while the next is translated
+
+    def score(pair: str) -> None:
+        scores[pair] = scorer.submit(
+            score_file, task, pair, sets[pair], str(files[pair]), settings.tokenize
         )
-        if hypotheses is not None:
-            files[pair].parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(files[pair], "".join(line + "\n" for line in hypotheses))
-    if rank() > 0:
-        return None
-    if monitor is not None:
-        monitor.leave()  # scoring takes its time, and no other rank
-    directions: Dict[str, DirectionScore] = {}
-    for pair, (test, train) in sets.items():
-        hypotheses = read_lines(str(files[pair]))
-        nearest = None
-        if train is not None:
-            nearest = nearest_neighbour_translations(
-                train.sources, train.references, test.sources
-            )
-        directions[pair] = score_direction(
-            pair, hypotheses, test.references, test.sources if floors else None, nearest,
-            settings.tokenize,
-        )
+
+    try:
+        for pair in [pair for pair in sets if pair not in todo]:
+            score(pair)
+        for pair, hypotheses in translate_pairs(
+            model, task, todo, settings.gen_subset, generation, batching, fold
+        ):
+            if hypotheses is not None:  # on rank 0
+                files[pair].parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(files[pair], "".join(line + "\n" for line in hypotheses))
+                score(pair)
+        if rank() > 0:
+            return None
+        if monitor is not None:
+            monitor.leave()  # what is left to score takes its time, and no other rank
+        directions = {pair: scores[pair].result() for pair in sets}
+    finally:
+        scorer.shutdown(cancel_futures=True)
     results = Results.collect(config, directions, zero_shot=task.task_table.unseen)
     results.save(Path(out))
     return results
 
 
-def read_set(
+class PairSets(NamedTuple):
+    """What a direction is scored with; binarized sets stay on the disk until then."""
+
+    test: TaskPairDataset
+    references: Optional[List[str]]  # raw ones
+    train: Optional[TaskPairDataset]  # for the floors
+
+
+def find_sets(
     task: TranslationTaskMoeTask, lang_pair: str, settings: Settings, folder: Optional[str],
     floors: bool,
-) -> Tuple[TestSet, Optional[TestSet]]:
-    """Return a direction's test set, with raw references of a folder, and its training text."""
+) -> PairSets:
+    """Return a direction's sets, with raw references of a folder, refusing what is not there."""
     bleu_metric(lang_pair, settings.tokenize)  # refuses a tokenizer that is not there
-    test = read_test_set(task, lang_pair, settings.gen_subset)
+    test = task.data_manager.load_pair(settings.gen_subset, lang_pair)
+    raw = None
     if folder:
         raw = read_references(folder, settings.gen_subset, lang_pair)
-        if len(raw) != len(test.sources):
+        if len(raw) != len(test):
             refuse(
-                f"--references {folder}: {len(raw)} lines for the {len(test.sources)} sentences "
+                f"--references {folder}: {len(raw)} lines for the {len(test)} sentences "
                 f"of {lang_pair}"
             )
-        test = test._replace(references=raw)
-    elif test.num_unknown:
-        logger.warning(
-            "%s: the references are detokenized from the data, where %d words are unknown; give "
-            "the raw ones with --references", lang_pair, test.num_unknown,
-        )
-    return test, read_test_set(task, lang_pair, "train") if floors else None
+    return PairSets(test, raw, task.data_manager.load_pair("train", lang_pair) if floors else None)
+
+
+def score_file(
+    task: TranslationTaskMoeTask, lang_pair: str, sets: PairSets, hypotheses: str,
+    tokenize: Optional[str],
+) -> DirectionScore:
+    """Score a direction's translations in the file hypotheses, and its floors where wanted."""
+    test = read_test_set(task, sets.test)
+    references = sets.references
+    if references is None:
+        references = test.references
+        if test.num_unknown:
+            logger.warning(
+                "%s: the references are detokenized from the data, where %d words are unknown; "
+                "give the raw ones with --references", lang_pair, test.num_unknown,
+            )
+    nearest = None
+    if sets.train is not None:
+        train = read_test_set(task, sets.train)
+        nearest = nearest_neighbour_translations(train.sources, train.references, test.sources)
+    return score_direction(
+        lang_pair, read_lines(hypotheses), references,
+        test.sources if sets.train is not None else None, nearest, tokenize,
+    )
 
 
 def describe_run(data: str, path: str, settings: Settings) -> Dict[str, Any]:

@@ -1,15 +1,26 @@
 """Translating whole test sets: one model in memory, one direction after the other."""
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from contextlib import closing
+from itertools import islice
+from typing import (
+    Any,
+    Dict,
+    Generator,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import torch
 from fairseq.checkpoint_utils import load_model_ensemble
-from fairseq.data import Dictionary
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import BaseFairseqModel
 from fairseq.utils import move_to_cuda, resolve_max_positions, split_paths
 from omegaconf import OmegaConf
-from torch import Tensor
 from tqdm import tqdm
 
 from .. import register  # noqa: F401
@@ -25,14 +36,20 @@ from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .over_ranks import Together, gather_hypotheses
+from .read_ahead import read_ahead
+from .test_sets import TextOf
+from .unset_weights import UnsetWeights
 
 Batch = Dict[str, Any]
+FAIRSEQ_TOKENS = 12000  # of a batch, as in fairseq-generate
+TOKENS = {"cpu": 4000, "cuda": FAIRSEQ_TOKENS}  # a base model on CPU is 10 % slower with 12000
+AHEAD = 4  # batches that are read while the model decodes, of the next direction too
 
 
 class Batching(NamedTuple):
     """How sentences are put together for translation, which changes speed alone."""
 
-    max_tokens: Optional[int] = 12000
+    max_tokens: Optional[int] = None  # with neither, TOKENS of the device
     batch_size: Optional[int] = None
     skip_long: bool = False  # over-long sources translate to an empty line instead of refusal
 
@@ -61,8 +78,10 @@ def load_for_pairs(
         layout = expert_layout(checkpoint["cfg"]["model"]["moe_expert_count"], num_ranks())
         task.expert_groups = ExpertGroups(layout) if layout.size > 1 else None
     # still on the disk: of experts on other ranks nothing is read
-    state = {**checkpoint, "cfg": OmegaConf.create(checkpoint["cfg"])}
-    (model,), _ = load_model_ensemble([path], task=task, state=state)
+    stored_cfg = OmegaConf.create(checkpoint["cfg"], flags={"allow_objects": True})
+    state = {**checkpoint, "cfg": stored_cfg}
+    with UnsetWeights():
+        (model,), _ = load_model_ensemble([path], task=task, state=state)
     return model.eval(), task
 
 
@@ -74,51 +93,98 @@ def batches(
 
     Among several ranks each takes its share, as many batches as the others; some may be empty.
     """
-    dataset = task.data_manager.load_pair(split, lang_pair)
-    longest = int(dataset.sizes.max()) if len(dataset) else 0
-    if batching.max_tokens is not None and batching.max_tokens < longest:
-        refuse(
-            f"--max-tokens {batching.max_tokens}: the {split} set of {lang_pair} has a sentence of "
-            f"{longest} tokens"
-        )
-    iterator = task.get_batch_iterator(
-        dataset,
-        max_tokens=batching.max_tokens,
-        max_sentences=batching.batch_size,
-        max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
-        ignore_invalid_inputs=batching.skip_long,
-        num_shards=num_ranks(),
-        shard_id=rank(),
-        disable_iterator_cache=True,
-    ).next_epoch_itr(shuffle=False)
+    with closing(read_directions(model, task, [lang_pair], split, batching)) as directions:
+        for _, its_batches in directions:
+            yield from its_batches
+
+
+def read_directions(
+    model: BaseFairseqModel, task: TranslationTaskMoeTask, lang_pairs: Sequence[str], split: str,
+    batching: Batching,
+) -> Generator[Tuple[str, Iterable[Batch]], None, None]:
+    """Yield each direction with its batches, as `batches` does; all have to be taken.
+
+    A thread reads them ahead, beyond the end of a direction. It has no part in what ranks say to
+    one another.
+    """
     on_cuda = next(model.parameters()).is_cuda
     silent = rank() > 0 or None
-    for batch in tqdm(iterator, desc=lang_pair, unit="batch", leave=False, disable=silent):
-        yield move_to_cuda(batch) if on_cuda else batch
+    read = _counts_and_batches(model, task, lang_pairs, split, batching)
+    with closing(read_ahead(read, AHEAD)) as made:
+        for lang_pair in lang_pairs:
+            number = next(made)
+            assert isinstance(number, int)
+            its_batches: Iterable[Batch] = islice(made, number)
+            if on_cuda:
+                its_batches = map(move_to_cuda, its_batches)
+            yield lang_pair, tqdm(
+                its_batches, lang_pair, number, unit="batch", leave=False, disable=silent
+            )
 
 
-def translate_pair(
+def _counts_and_batches(
+    model: BaseFairseqModel, task: TranslationTaskMoeTask, lang_pairs: Sequence[str], split: str,
+    batching: Batching,
+) -> Iterator[Any]:
+    """Yield the number of batches of each direction, then its batches."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":  # a thread starts with the first one, where batches would be pinned
+        torch.cuda.set_device(device)
+    for lang_pair in lang_pairs:
+        dataset = task.data_manager.load_pair(split, lang_pair)
+        longest = int(dataset.sizes.max()) if len(dataset) else 0
+        max_tokens = batching.max_tokens
+        if max_tokens is None and batching.batch_size is None:
+            max_tokens = max(longest, TOKENS[device.type])
+        elif max_tokens is not None and max_tokens < longest:
+            refuse(
+                f"--max-tokens {max_tokens}: the {split} set of {lang_pair} has a sentence of "
+                f"{longest} tokens"
+            )
+        iterator = task.get_batch_iterator(
+            dataset,
+            max_tokens=max_tokens,
+            max_sentences=batching.batch_size,
+            max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
+            ignore_invalid_inputs=batching.skip_long,
+            num_shards=num_ranks(),
+            shard_id=rank(),
+            disable_iterator_cache=True,
+        ).next_epoch_itr(shuffle=False)
+        yield len(iterator)
+        yield from iterator
+
+
+def translate_pairs(
     model: TransformerTaskMoeModel,
     task: TranslationTaskMoeTask,
-    lang_pair: str,
+    lang_pairs: Sequence[str],
     split: str,
     generation: GenerationConfig,
     batching: Batching,
     fold: bool = True,
-) -> Optional[List[str]]:
-    """Return the translations of a direction's test set: each sentence once, at its place.
+) -> Iterator[Tuple[str, Optional[List[str]]]]:
+    """Yield each direction with the translations of its test set: each sentence at its place.
 
-    With fold, the direction's experts are folded into dense layers first: the translations are the
+    With fold, a direction's experts are folded into dense layers first: the translations are the
     same up to rounding, without a router's work for every step. Among several ranks, each
-    translates its share, and rank 0 returns all of them, the others None.
+    translates its share, and rank 0 gets all of them, the others None.
     """
-    if fold:
-        model = fold_model(model, task.task_table.task_id(lang_pair))
+    with closing(read_directions(model, task, lang_pairs, split, batching)) as directions:
+        for lang_pair, its_batches in directions:
+            folded = fold_model(model, task.task_table.task_id(lang_pair)) if fold else model
+            yield lang_pair, _translate(folded, task, its_batches, generation)
+
+
+def _translate(
+    model: TransformerTaskMoeModel, task: TranslationTaskMoeTask, its_batches: Iterable[Batch],
+    generation: GenerationConfig,
+) -> Optional[List[str]]:
     together = Together(model)
     generator = task.build_generator([together.model], generation)
     text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
     own: Dict[int, str] = {}
-    for batch in batches(model, task, lang_pair, split, batching):
+    for batch in its_batches:
         found = task.inference_step(generator, [together.model], batch) if batch else []
         together.finish_batch(had_one=bool(batch))
         for index, ranked in zip(batch["id"].tolist() if batch else [], found, strict=True):
@@ -127,38 +193,3 @@ def translate_pair(
     if hypotheses is None:
         return None
     return [hypotheses[index] for index in range(len(hypotheses))]
-
-
-class TestSet(NamedTuple):
-    """Both sides of a binarized set as text, in the order of its file."""
-
-    sources: List[str]
-    references: List[str]
-    num_unknown: int  # unknown words in the references: the dictionary lost their spelling
-
-
-def read_test_set(task: TranslationTaskMoeTask, lang_pair: str, split: str) -> TestSet:
-    """Return a direction's set as text, detokenized from its binarized form."""
-    dataset = task.data_manager.load_pair(split, lang_pair)
-    text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
-    sources, targets = (
-        [side[i] for i in range(len(dataset))] for side in (dataset.src, dataset.tgt)
-    )
-    num_unknown = sum(int(target.eq(task.dictionary.unk()).sum()) for target in targets)
-    return TestSet(list(map(text, sources)), list(map(text, targets)), num_unknown)
-
-
-class TextOf:
-    """Turns token ids into text: without tags, padding and the marks of subword pieces."""
-
-    def __init__(self, dictionary: Dictionary, langs: Sequence[str], tag_style: str):
-        tag = {"multilingual": "__{}__", "mbart": "[{}]"}[tag_style]
-        self.dictionary = dictionary
-        self.left_out = {dictionary.index(tag.format(lang)) for lang in langs}
-        self.left_out |= {dictionary.pad(), dictionary.bos(), dictionary.eos()}
-        has_pieces = any(word.startswith("\u2581") for word in dictionary.symbols)
-        self.post_process = "sentencepiece" if has_pieces else None
-
-    def __call__(self, tokens: Tensor) -> str:
-        kept = [token for token in tokens.tolist() if token not in self.left_out]
-        return self.dictionary.string(torch.tensor(kept), self.post_process).strip()

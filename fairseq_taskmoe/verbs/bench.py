@@ -1,14 +1,16 @@
 """Measure throughput on random weights and tokens, and traffic between ranks.
 
 layer: one MoE layer, against a dense network of the same computation and other libraries' layers.
-train: forward, loss and backward of whole models, against a dense model of the same computation.
+train: a training step of whole models, against dense ones and fairseq's own.
+decode: beam search by batch size, of token routing, task routing and what is cut out of it.
+evaluate: `taskmoe evaluate` of many directions, against fairseq-generate for each.
 traffic: what ranks send to one another in training on real data, against the minimum.
 """
 
 import argparse
 from typing import Any, Dict
 
-from . import bench_layer, measuring
+from . import bench_decode, bench_evaluate, bench_layer, bench_train
 
 TRAFFIC = """Count what ranks send to one another in training, and compare it with the minimum.
 
@@ -21,36 +23,29 @@ ranks together in an update.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parsers = parser.add_subparsers(dest="what", required=True, metavar="{layer,train,traffic}")
+    parsers = parser.add_subparsers(
+        dest="what", required=True, metavar="{layer,train,decode,evaluate,traffic}"
+    )
     bench_layer.add_arguments(parsers.add_parser(
         "layer", description=bench_layer.__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ))
-    _add_train(parsers.add_parser(
-        "train", description="Measure forward, loss and backward.", allow_abbrev=False
+    bench_train.add_arguments(parsers.add_parser(
+        "train", description=bench_train.__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ))
+    bench_decode.add_arguments(parsers.add_parser(
+        "decode", description=bench_decode.__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ))
+    bench_evaluate.add_arguments(parsers.add_parser(
+        "evaluate", description=bench_evaluate.__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     ))
     _add_traffic(parsers.add_parser(
         "traffic", description=TRAFFIC, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ))
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", choices=["tiny", "base", "big"], default="base", help="size")
-    parser.add_argument("--moe-expert-count", type=int, default=32, metavar="E", help="default: 32")
-    parser.add_argument("--tokens", type=int, default=4096, help="in a batch; default: 4096")
-    parser.add_argument("--length", type=int, default=32, help="of a sentence; default: 32")
-    parser.add_argument("--vocab-size", type=int, default=8000, help="words; default: 8000")
-    parser.add_argument(
-        "--variants", default="dense_equal,target_target,token_token,dense",
-        help="comma-separated: dense, dense_equal, target_target, token_token, token_target, "
-        "pair_pair, sentence_sentence",
-    )
-    parser.add_argument(
-        "--lang-pairs", default="en-de,de-en,en-fr,fr-en,en-ru,ru-en,en-zh,zh-en",
-        help="tasks among which sentences are shared out",
-    )
-    measuring.add_arguments(parser)
 
 
 def _add_traffic(parser: argparse.ArgumentParser) -> None:
@@ -88,33 +83,13 @@ def run(args: argparse.Namespace) -> None:
     if args.what == "layer":
         bench_layer.run(args)
     elif args.what == "train":
-        run_train(args)
+        bench_train.run(args)
+    elif args.what == "decode":
+        bench_decode.run(args)
+    elif args.what == "evaluate":
+        bench_evaluate.run(args)
     else:
         run_traffic(args)
-
-
-def run_train(args: argparse.Namespace) -> None:
-    from ..benchmarks import measure
-    from ..benchmarks.train_step import VARIANTS, Load, bench_train
-    from ..errors import refuse
-
-    measuring.check_device(args)
-    if args.repeats < 2 or args.tokens < args.length or args.length < 1:
-        refuse("--repeats 2 or more, --length 1 or more, and --tokens for at least one sentence")
-    variants = measuring.chosen_variants(args, VARIANTS)
-    measuring.prepare(args)
-    load = Load(args.arch, args.moe_expert_count, args.vocab_size, args.tokens, args.length)
-    report = bench_train(variants, load, args.repeats, args.device, args.lang_pairs.split(","))
-    reference = report["reference"]
-    print(f"{'variant':20}{'s/step':>9}{'spread':>8}{'tokens/s':>10}  speed of {reference}")
-    for name, row in report["variants"].items():
-        speed = row["speed_of_reference"]
-        print(
-            f"{name:20}{row['seconds']:9.3f}{row['spread']:8.1%}{row['tokens_per_second']:10.0f}"
-            f"{'-' if speed is None else f'{speed:.2f}':>10}"
-        )
-    if args.out:
-        measure.save(args.out, report)
 
 
 def run_traffic(args: argparse.Namespace) -> None:

@@ -1,16 +1,23 @@
 """Measure one MoE layer, forward and backward, against a dense network of the same computation.
 
-Speed and memory, beside the layers of fairscale and Hugging Face where these are installed. FLOPs
-are those that torch counts: a peer that computes more, or less, shows there.
+Speed and memory, beside the layers of fairscale and Hugging Face where these are installed:
+
+    taskmoe bench layer --threads 2 --variants dense,task,fairscale,nllb,nllb_topk,switch
+    taskmoe bench layer --threads 2 --variants task,token --moe-expert-count 8,32,128
+
+GFLOP are those that torch counts: a peer that computes more, or less, shows there. fairscale drops
+tokens beyond a capacity; nllb is Hugging Face's layer as it is, which sends each token to the wrong
+experts, and to as many as there are; nllb_topk uses its parts right; switch has one expert a token.
 """
 
 import argparse
+from typing import Any, Dict
 
 from . import measuring
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--moe-expert-count", type=int, default=32, metavar="E", help="default: 32")
+    measuring.add_expert_counts(parser)
     parser.add_argument("--embed-dim", type=int, default=512, metavar="C", help="default: 512")
     parser.add_argument("--ffn-dim", type=int, default=2048, metavar="F", help="default: 2048")
     parser.add_argument("--moe-top-k", type=int, default=2, metavar="K", help="default: 2")
@@ -19,43 +26,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, default=8, metavar="N", help="in a batch; default: 8")
     parser.add_argument(
         "--variants", default="dense,token,sentence,task",
-        help="comma-separated: dense, token, sentence, task, fairscale, nllb, switch",
+        help="comma-separated: dense, token, sentence, task, fairscale, nllb, nllb_topk, switch",
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     measuring.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    measuring.quiet_profiler()
     from ..benchmarks import measure
-    from ..benchmarks.layer import REFERENCE, VARIANTS, Shape, bench_layer
+    from ..benchmarks.layer import REFERENCE, VARIANTS, Shape, bench_layer, list_variants
     from ..errors import refuse
 
     measuring.check_device(args)
     if args.repeats < 2 or args.length < 1 or args.tokens < args.length * args.tasks:
         refuse("--repeats 2 or more, --length 1 or more, and --tokens for a sentence of each task")
-    if not 1 <= args.moe_top_k <= args.moe_expert_count:
+    counts = measuring.expert_counts(args, least=1)
+    if not 1 <= args.moe_top_k <= min(counts):
         refuse(f"--moe-top-k {args.moe_top_k}: give 1 to --moe-expert-count")
-    variants = measuring.chosen_variants(args, VARIANTS)
-    if REFERENCE not in variants:
-        variants.insert(0, REFERENCE)
+    names = list(dict.fromkeys(measuring.chosen_variants(args, VARIANTS)))
+    if REFERENCE not in names:
+        names.insert(0, REFERENCE)
+    if args.moe_top_k != 2 and any(name.startswith(("nllb", "fairscale")) for name in names):
+        refuse(f"--moe-top-k {args.moe_top_k}: fairscale's and NLLB's tokens visit 2 experts")
     measuring.prepare(args)
     shape = Shape(
-        args.moe_expert_count, args.embed_dim, args.ffn_dim, args.moe_top_k, args.tokens,
-        args.length, args.tasks, args.dtype,
+        counts[0], args.embed_dim, args.ffn_dim, args.moe_top_k, args.tokens, args.length,
+        args.tasks, args.dtype,
     )
-    report = bench_layer(variants, shape, args.repeats, args.device)
-    print(
-        f"{'variant':12}{'s/step':>9}{'spread':>8}{'tokens/s':>10}{'speed':>7}{'GFLOP':>8}"
-        f"{'memory':>9}"
-    )
-    for name, row in report["variants"].items():
-        print(
-            f"{name:12}{row['seconds']:9.3f}{row['spread']:8.1%}{row['tokens_per_second']:10.0f}"
-            f"{row['speed_of_reference']:7.2f}{row['flops'] / 1e9:8.1f}"
-            f"{row['extra_bytes'] / 2**20:6.0f} MB"
-        )
-    print(f"speed: of {REFERENCE}; memory: at the peak, beyond the gradients of its parameters")
-    for name, reason in report["skipped"].items():
-        print(f"{name}: skipped, {reason}")
+    report = bench_layer(list_variants(names, counts), shape, args.repeats, args.device)
+    print(table(report))
     if args.out:
         measure.save(args.out, report)
+
+
+def table(report: Dict[str, Any]) -> str:
+    """Return the report as text."""
+    width = max(12, *(len(label) + 2 for label in report["variants"]))
+    lines = [
+        f"{'variant':{width}}{'s/step':>9}{'spread':>8}{'tokens/s':>10}{'speed':>7}{'GFLOP':>9}"
+        f"{'weights':>12}{'gradients':>12}{'memory':>12}{'of dense':>9}"
+    ]
+    for label, row in report["variants"].items():
+        lines.append(f"{label:{width}}" + (line(row) if row["fits"] else "  does not fit memory"))
+    lines.append(
+        f"speed: of {report['reference']}; memory: at the peak, beyond weights and their gradients"
+    )
+    lines += [f"{name}: skipped, {reason}" for name, reason in report["skipped"].items()]
+    for name, by_count in report["growth"].items():
+        steps = ", ".join(f"{count}: {ratio:.2f}" for count, ratio in by_count.items())
+        lines.append(f"{name}: time by number of experts, of that with the fewest: {steps}")
+    return "\n".join(lines)
+
+
+def line(row: Dict[str, Any]) -> str:
+    return (
+        f"{row['seconds']:9.3f}{row['spread']:8.1%}{row['tokens_per_second']:10.0f}"
+        f"{ratio_of(row['speed_of_reference']):>7}{row['flops'] / 1e9:9.2f}"
+        f"{row['weight_bytes'] / 1e6:9.1f} MB{row['gradient_bytes'] / 1e6:9.1f} MB"
+        f"{row['extra_bytes'] / 1e6:9.1f} MB{ratio_of(row['memory_of_reference']):>9}"
+    )
+
+
+def ratio_of(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-len-a", type=float, default=0.0, help="at most a * source length + b tokens"
     )
     parser.add_argument("--max-len-b", type=int, default=200, help="default: 0 and 200")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="in a batch; default: 12000")
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N",
+        help="in a batch; default: 4000; on a GPU or with --max-len-a 12000, as fairseq-generate",
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="sentences in a batch")
     parser.add_argument(
         "--skip-invalid-size-inputs-valid-test", action="store_true",
@@ -60,16 +63,13 @@ def run(args: argparse.Namespace) -> None:
     settings = Settings(
         args.gen_subset, args.beam, args.lenpen, args.max_len_a, args.max_len_b, args.tokenize
     )
-    max_tokens = args.max_tokens
-    if max_tokens is None and args.batch_size is None:
-        max_tokens = 12000
     results = evaluate(
         args.data,
         args.path,
         args.out,
         args.lang_pairs.split(",") if args.lang_pairs else None,
         settings,
-        Batching(max_tokens, args.batch_size, args.skip_invalid_size_inputs_valid_test),
+        Batching(args.max_tokens, args.batch_size, args.skip_invalid_size_inputs_valid_test),
         args.references,
         args.floors,
         args.cpu,
