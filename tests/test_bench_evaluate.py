@@ -24,10 +24,12 @@ def test_sentences_are_compared_by_number():
     assert count_different(["a", "b"], {1: "b"}) == 1
 
 
-def test_the_best_hypothesis_counts(tmp_path):
+def test_the_best_hypothesis_counts_without_tags(tmp_path):
     printed = tmp_path / "printed"
     printed.write_text("S-1\tin\nH-1\t-0.1\tbest one\nH-1\t-0.2\tother\nT-0\tx\nH-0\t-0.3\t\n")
     assert read_generated(printed) == {1: "best one", 0: ""}
+    printed.write_text("H-0\t-0.1\ta __zh__ b\n")
+    assert read_generated(printed, ["__de__", "__zh__"]) == {0: "a b"}
 
 
 def test_a_process_is_timed_alone_and_refused_where_it_fails(tmp_path, capfd):

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from tqdm import tqdm
 
+from ..checkpoint.reading import read_task_moe_checkpoint
 from ..data.languages import load_joined_dictionary
 from ..errors import refuse
 from ..evaluation.evaluate import read_lines
@@ -59,7 +60,7 @@ def bench_evaluate(
     """Measure both by turns, and compare all of their translations."""
     costs: Dict[str, List[Cost]] = {"evaluate": [], "generate": []}
     different = total = words = distinct = 0
-    half = len(lang_pairs) // 2
+    half, tags = len(lang_pairs) // 2, tags_of(made.path)
     with tempfile.TemporaryDirectory(prefix="taskmoe-bench-") as temporary:
         for repeat in range(repeats):
             folder = Path(temporary, str(repeat))
@@ -76,7 +77,7 @@ def bench_evaluate(
             for pair in lang_pairs:
                 target = pair.split("-")[1]
                 own = read_lines(f"{folder}/out/hypotheses/{search.gen_subset}.{pair}.{target}")
-                others = read_generated(folder / f"{pair}.txt")
+                others = read_generated(folder / f"{pair}.txt", tags)
                 total += max(len(own), len(others))
                 words += sum(len(line.split()) for line in own)
                 distinct += len(set(own))
@@ -97,18 +98,29 @@ def bench_evaluate(
 
 def count_different(own: Sequence[str], others: Dict[int, str]) -> int:
     """Count sentences that are not translated alike, or by one side alone."""
-    numbered = dict(enumerate(own))
+    numbered = {i: " ".join(line.split()) for i, line in enumerate(own)}
     return sum(numbered.get(i) != others.get(i) for i in numbered.keys() | others.keys())
 
 
-def read_generated(printed: Path) -> Dict[int, str]:
-    """Return the best hypothesis of each sentence that fairseq-generate printed."""
+def read_generated(printed: Path, tags: Sequence[str] = ()) -> Dict[int, str]:
+    """Return the best hypothesis of each sentence that fairseq-generate printed, without tags.
+
+    It prints a tag that a model puts into its text, as random weights do; evaluate does not.
+    """
     found: Dict[int, str] = {}
     for line in read_lines(str(printed)):
         if line.startswith("H-"):
             number, _, text = line.split("\t", 2)
-            found.setdefault(int(number[2:]), text.strip())
+            for tag in tags:
+                text = text.replace(tag, "")
+            found.setdefault(int(number[2:]), " ".join(text.split()))
     return found
+
+
+def tags_of(path: str) -> List[str]:
+    """Return the language tags of a checkpoint."""
+    tags = read_task_moe_checkpoint(path)["task_state"]["tags"]
+    return [f"[{lang}]" if tags["style"] == "mbart" else f"__{lang}__" for lang in tags["langs"]]
 
 
 def timed(command: Sequence[str], output: Path, threads: Optional[int]) -> Cost:

@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
     import tempfile
     from pathlib import Path
 
+    import torch
+
     from ..benchmarks import measure
     from ..benchmarks.evaluate import Search, bench_evaluate
     from ..benchmarks.random_corpus import Made, RandomCorpus, make_corpus
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
             refuse(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     if bool(args.data) != bool(args.path):
         refuse("--data and --path go together: the folder of the data, and the checkpoint")
-    measuring.prepare(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     search = Search(
         args.gen_subset, args.beam, args.max_len_b, args.max_tokens, args.device, args.threads
     )
