@@ -12,6 +12,9 @@ from typing import Any, Dict
 
 from . import bench_decode, bench_evaluate, bench_layer, bench_train
 
+MEASUREMENTS = {
+    "layer": bench_layer, "train": bench_train, "decode": bench_decode, "evaluate": bench_evaluate,
+}
 TRAFFIC = """Count what ranks send to one another in training, and compare it with the minimum.
 
     python examples/demo/prepare.py --out runs/demo
@@ -26,22 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parsers = parser.add_subparsers(
         dest="what", required=True, metavar="{layer,train,decode,evaluate,traffic}"
     )
-    bench_layer.add_arguments(parsers.add_parser(
-        "layer", description=bench_layer.__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ))
-    bench_train.add_arguments(parsers.add_parser(
-        "train", description=bench_train.__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ))
-    bench_decode.add_arguments(parsers.add_parser(
-        "decode", description=bench_decode.__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ))
-    bench_evaluate.add_arguments(parsers.add_parser(
-        "evaluate", description=bench_evaluate.__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ))
+    for name, module in MEASUREMENTS.items():
+        module.add_arguments(parsers.add_parser(
+            name, description=module.__doc__, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        ))
     _add_traffic(parsers.add_parser(
         "traffic", description=TRAFFIC, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,16 +72,10 @@ def _add_traffic(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.what == "layer":
-        bench_layer.run(args)
-    elif args.what == "train":
-        bench_train.run(args)
-    elif args.what == "decode":
-        bench_decode.run(args)
-    elif args.what == "evaluate":
-        bench_evaluate.run(args)
-    else:
+    if args.what == "traffic":
         run_traffic(args)
+    else:
+        MEASUREMENTS[args.what].run(args)
 
 
 def run_traffic(args: argparse.Namespace) -> None:

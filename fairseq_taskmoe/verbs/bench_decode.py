@@ -167,7 +167,7 @@ def line(row: Dict[str, Any]) -> str:
         sent = f"{row['communication_share']:11.1%}{row['bytes_sent_per_token'] / 1e3:10.2f}"
     return (
         f"{start}{row['seconds']:9.3f}{row['spread']:8.1%}{row['tokens_per_second']:10.1f}"
-        f"{ratio(row.get('speed_of_reference')):>9}{row['flops_per_token'] / 1e6:8.1f}"
+        f"{measuring.ratio(row.get('speed_of_reference')):>9}{row['flops_per_token'] / 1e6:8.1f}"
         f"{row['weight_bytes_per_step'] / 1e6:9.1f}{row['experts_per_step']:9.1f}"
         f"{row['peak_bytes'] / 1e6:8.1f} MB{sent}"
     )
@@ -179,11 +179,7 @@ def summary(report: Dict[str, Any]) -> str:
     for name, row in report["summary"].items():
         lines.append(
             f"{name:18}{row['best_batch_size']:11}{row['tokens_per_second']:10.1f}"
-            f"{ratio(row['speed_of_reference_at_best']):>9}"
+            f"{measuring.ratio(row['speed_of_reference_at_best']):>9}"
         )
     lines.append("of token: speed of token_token at the same batch size, here at the best of each")
     return "\n".join(lines)
-
-
-def ratio(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -82,11 +82,7 @@ def table(report: Dict[str, Any]) -> str:
 def line(row: Dict[str, Any]) -> str:
     return (
         f"{row['seconds']:9.3f}{row['spread']:8.1%}{row['tokens_per_second']:10.0f}"
-        f"{ratio_of(row['speed_of_reference']):>7}{row['flops'] / 1e9:9.2f}"
+        f"{measuring.ratio(row['speed_of_reference']):>7}{row['flops'] / 1e9:9.2f}"
         f"{row['weight_bytes'] / 1e6:9.1f} MB{row['gradient_bytes'] / 1e6:9.1f} MB"
-        f"{row['extra_bytes'] / 1e6:9.1f} MB{ratio_of(row['memory_of_reference']):>9}"
+        f"{row['extra_bytes'] / 1e6:9.1f} MB{measuring.ratio(row['memory_of_reference']):>9}"
     )
-
-
-def ratio_of(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -125,16 +125,12 @@ def line(row: Dict[str, Any]) -> str:
     if "phases" in row:
         first, update = row["phases"]["forward_backward"], row["phases"]["update"]
         apart = (
-            f"{first['seconds']:11.3f}{ratio(first['speed_of_reference']):>7}"
+            f"{first['seconds']:11.3f}{measuring.ratio(first['speed_of_reference']):>7}"
             f"{update['seconds']:9.3f}{row['update_share']:7.1%}"
         )
     return (
         f"{row['seconds']:9.3f}{row['spread']:8.1%}{row['tokens_per_second']:10.0f}"
-        f"{ratio(row['speed_of_reference']):>7}{row['flops'] / 1e9:9.2f}"
+        f"{measuring.ratio(row['speed_of_reference']):>7}{row['flops'] / 1e9:9.2f}"
         f"{row['weight_bytes'] / 1e6:8.1f} MB{row['gradient_bytes'] / 1e6:8.1f} MB"
         f"{row['extra_bytes'] / 1e6:8.1f} MB{apart}"
     )
-
-
-def ratio(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}"

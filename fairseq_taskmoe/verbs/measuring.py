@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Collection, List
+from typing import Collection, List, Optional
 
 PRECISIONS = ("highest", "high", "medium")  # of float32 products, as torch names them
 
@@ -58,6 +58,11 @@ def check_device(args: argparse.Namespace) -> None:
 
     if args.device == "cuda" and not torch.cuda.is_available():
         refuse("--device cuda: this machine has no GPU that torch can use")
+
+
+def ratio(value: Optional[float]) -> str:
+    """Return a ratio as a table shows it, a dash where there is nothing to compare with."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 def prepare(args: argparse.Namespace) -> None:
