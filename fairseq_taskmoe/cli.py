@@ -26,6 +26,8 @@ VERBS = {
     "user-dir": Verb("user_dir", "print the folder for fairseq's --user-dir"),
     "evaluate": Verb("evaluate", "translate and score all directions of a test set"),
     "extract": Verb("extract", "cut a dense sub-network out of a checkpoint"),
+    "translate": Verb("translate", "translate text with an extracted model"),
+    "serve": Verb("serve", "HTTP service over extracted models"),
     "consolidate": Verb("consolidate", "put the shards of all ranks into one checkpoint"),
     "reshard": Verb("reshard", "cut a checkpoint into shards for a number of ranks"),
     "params": Verb("params", "count parameters, of a checkpoint or of an architecture"),

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -128,6 +129,14 @@ def npy():
 )
 def test_other_files_are_refused(data, tmp_path):
     (tmp_path / "routing.npz").write_bytes(data)
+    with pytest.raises(Refusal, match="is not a routing file"):
+        load_shares(tmp_path / "routing.npz")
+
+
+@pytest.mark.parametrize("content", [b"no array", npy()[:10] + b"{'descr': ('" + npy()[21:]])
+def test_archives_of_something_else_are_refused(content, tmp_path):
+    with zipfile.ZipFile(tmp_path / "routing.npz", "w") as archive:
+        archive.writestr("lang_pairs.npy", content)
     with pytest.raises(Refusal, match="is not a routing file"):
         load_shares(tmp_path / "routing.npz")
 

@@ -10,6 +10,7 @@ from fairseq.data.indexed_dataset import make_builder
 from helpers import GROUPS, LANG_PAIRS, ROUTERS, make_config, make_model, make_task
 from omegaconf import OmegaConf
 
+from fairseq_taskmoe.analysis.expert_importance import load_importance
 from fairseq_taskmoe.analysis.routing_plot import load_shares
 from fairseq_taskmoe.analysis.routing_statistics import collect, write_routing
 from fairseq_taskmoe.errors import Refusal
@@ -83,6 +84,8 @@ def test_every_token_is_counted_once_for_each_choice(router, data, checkpoint):
             dataset = task.data_manager.load_pair("test", pair)
             sizes = dataset.src_sizes if side == "encoder" else dataset.dataset.tgt_sizes
             assert use.load[row].sum() == 2 * sizes.sum()
+            assert use.first[row].sum() == sizes.sum()
+        assert (use.first <= use.load).all()
         np.testing.assert_allclose(use.shares.sum(axis=1), 1)
 
 
@@ -101,6 +104,7 @@ def test_a_task_uses_the_experts_of_its_route(router, data, checkpoint):
             expected = np.zeros(5)
             expected[route.expert_ids] = 0.5
             np.testing.assert_array_equal(use.shares[row], expected)
+            assert np.flatnonzero(use.first[row]) == route.expert_ids[0]
 
 
 @pytest.mark.parametrize("router", ["token", "sentence", "random"])
@@ -111,6 +115,8 @@ def test_batches_do_not_matter(router, data, checkpoint):
     )
     for name, use in one.layers.items():
         np.testing.assert_array_equal(use.load, other.layers[name].load)
+        np.testing.assert_array_equal(use.first, other.layers[name].first)
+        np.testing.assert_allclose(use.first_probs, other.layers[name].first_probs, rtol=1e-5)
         assert (use.load > 0).sum(axis=1).max() > 2  # the text decides
 
 
@@ -133,13 +139,21 @@ def test_files_agree(data, checkpoint, tmp_path):
     shares = load_shares(out / "routing.npz")
     assert shares.lang_pairs == ["fr-de", "de-en"]
     assert list(shares.layers) == [("encoder", 1), ("decoder", 0), ("decoder", 1)]
+    importance = load_importance(out / "routing.npz")
+    assert (importance.lang_pairs, list(importance.layers)) == (
+        shares.lang_pairs, list(shares.layers)
+    )
+    arrays = np.load(out / "routing.npz")
     with open(out / "routing.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert len(rows) == 3 * 2 * 5
     for row in rows:
-        layer = shares.layers[row["side"], int(row["layer"])]
-        share = layer[shares.lang_pairs.index(row["lang_pair"]), int(row["expert"])]
+        name = f"{row['side']}.layers.{row['layer']}"
+        at = shares.lang_pairs.index(row["lang_pair"]), int(row["expert"])
+        share = shares.layers[row["side"], int(row["layer"])][at]
         assert float(row["share"]) == pytest.approx(share, abs=1e-6)
+        assert int(row["first"]) == arrays[f"{name}.first"][at]
+        assert float(row["first_prob"]) == pytest.approx(arrays[f"{name}.first_prob"][at], abs=1e-6)
 
 
 def test_figure_is_drawn_only_with_matplotlib(data, checkpoint, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from examples.demo.train import DIRECTIONS
 from fairseq_taskmoe import register  # noqa: F401
 from fairseq_taskmoe.analysis.routing_statistics import write_routing
-from fairseq_taskmoe.checkpoint.subnet_folder import extract
+from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
 from fairseq_taskmoe.evaluation.compare import compare, load_stock_model
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
 from fairseq_taskmoe.evaluation.results import load_results, terminal_table
@@ -46,7 +46,8 @@ def extract_directions(checkpoint: Path, subnets: Path, spm: Path) -> None:
     """Cut out the sub-network of each direction into a folder of its own."""
     for pair in tqdm(DIRECTIONS, desc="extract", leave=False, disable=None):
         shutil.rmtree(subnets / pair, ignore_errors=True)
-        extract(str(checkpoint), pair, str(subnets / pair), "fairseq", str(spm))
+        what = Extraction("fairseq", sentencepiece_model=str(spm))
+        extract(str(checkpoint), [pair], str(subnets / pair), what)
 
 
 def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:

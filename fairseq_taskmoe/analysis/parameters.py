@@ -140,7 +140,7 @@ def _report(
         {
             f"{half}_moe_router": "dense"
             for half in HALVES
-            if str(getattr(cfg, f"{half}_moe_router")) in (*TASK_ROUTERS, "static")
+            if str(getattr(cfg, f"{half}_moe_router")) in (*TASK_ROUTERS, "static", "table")
         },
     )
     moe_layers = [

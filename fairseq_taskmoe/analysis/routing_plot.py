@@ -9,7 +9,6 @@ import math
 import os
 import re
 import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple, Union
 
@@ -36,24 +35,7 @@ def load_shares(path: Union[str, Path]) -> RoutingShares:
 
     Other arrays in the file are passed over. Refuses what is no such file.
     """
-    try:
-        with zipfile.ZipFile(path):  # np.load would call every other file a pickle
-            pass
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {
-                name: archive[name]
-                for name in archive.files
-                if name == "lang_pairs" or LAYER_NAME.fullmatch(name)
-            }
-    except OSError as error:
-        refuse(f"cannot read {path}: {error.strerror or error}")
-    # a cut-off or damaged archive, or one of Python objects, which must not be unpickled
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
-        refuse(f"{path} is not a routing file: {' '.join(str(error).split())}")
-
-    lang_pairs = arrays.pop("lang_pairs", None)
-    if lang_pairs is None or lang_pairs.ndim != 1 or lang_pairs.dtype.kind != "U":
-        refuse(f"{path} is not a routing file: it has no list of strings 'lang_pairs'")
+    lang_pairs, arrays = read_arrays(path, LAYER_NAME)
     if not arrays or not all(array.size for array in (lang_pairs, *arrays.values())):
         refuse(f"{path}: nothing to draw, it lacks MoE layers, language pairs or experts")
     layers = {}
@@ -68,6 +50,38 @@ def load_shares(path: Union[str, Path]) -> RoutingShares:
         layers[side, int(index)] = shares
     encoder_first = sorted(layers, key=lambda layer: (layer[0] != "encoder", layer[1]))
     return RoutingShares(lang_pairs.tolist(), {layer: layers[layer] for layer in encoder_first})
+
+
+def read_arrays(
+    path: Union[str, Path], names: re.Pattern[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return lang_pairs (P,) of a routing file, and its arrays of these names.
+
+    Refuses what is no routing file; what is in the arrays remains to be looked at.
+    """
+    try:
+        with zipfile.ZipFile(path):  # np.load would call every other file a pickle
+            pass
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {
+                name: archive[name]
+                for name in archive.files
+                if name == "lang_pairs" or names.fullmatch(name)
+            }
+    except OSError as error:
+        refuse(f"cannot read {path}: {error.strerror or error}")
+    # a cut-off or damaged archive, or one of Python objects, which must not be unpickled; of
+    # damage zipfile, zlib and numpy complain in a dozen ways, tokenize.TokenError among them
+    except Exception as error:
+        refuse(f"{path} is not a routing file: {' '.join(str(error).split())}")
+
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out other members as they are
+            refuse(f"{path} is not a routing file: {name} is no array")
+    lang_pairs = arrays.pop("lang_pairs", None)
+    if lang_pairs is None or lang_pairs.ndim != 1 or lang_pairs.dtype.kind != "U":
+        refuse(f"{path} is not a routing file: it has no list of strings 'lang_pairs'")
+    return lang_pairs, arrays
 
 
 def plot_routing(npz_path: Union[str, Path], out_path: Union[str, Path]) -> None:

@@ -3,6 +3,7 @@
 The model reads the sources and, teacher-forced, the references. P language pairs, E experts.
 """
 
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -16,11 +17,12 @@ from ..data.dataset_manager import holds_pair
 from ..errors import refuse
 from ..evaluation.translate import Batching, batches, load_for_pairs
 from ..files import new_folder
-from ..modules.gate_losses import GateStats
+from ..modules.gate_losses import FirstChoices, GateStats, first_choices
+from ..modules.moe_layer import MoELayer
 from .routing_plot import plot_routing
 
 LayerName = Tuple[str, int]  # half, and index of the layer from 0
-COLUMNS = ("side", "layer", "lang_pair", "expert", "share", "mean_gate")
+COLUMNS = ("side", "layer", "lang_pair", "expert", "share", "mean_gate", "first", "first_prob")
 
 
 class ExpertUse(NamedTuple):
@@ -28,6 +30,8 @@ class ExpertUse(NamedTuple):
 
     load: np.ndarray  # (P, E) choices that an expert received, counted in tokens
     gate_sum: np.ndarray  # (P, E) gates with which it received them, added up
+    first: np.ndarray  # (P, E) tokens whose first choice an expert is
+    first_prob_sum: np.ndarray  # (P, E) its softmax probabilities for those tokens, added up
 
     @property
     def shares(self) -> np.ndarray:
@@ -38,6 +42,16 @@ class ExpertUse(NamedTuple):
     def mean_gates(self) -> np.ndarray:
         """Return the mean gate (P, E) of the choices that an expert received, 0 without any."""
         return _divide(self.gate_sum, self.load)
+
+    @property
+    def first_probs(self) -> np.ndarray:
+        """Return the mean probability (P, E) with which an expert comes first, 0 where it never is.
+
+        Koishekenov et al. (2023) call the mean gate of an expert that comes first its confidence.
+        This is the softmax over all experts, not the gate that weighs the expert's output: two
+        gates are normalised to 1, and then say who came second, which pruning changes.
+        """
+        return _divide(self.first_prob_sum, self.first)
 
 
 class RoutingStatistics(NamedTuple):
@@ -88,28 +102,51 @@ def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
 @torch.no_grad()
 def collect(model: Any, task: Any, split: str, batching: Batching) -> RoutingStatistics:
     """Run the pairs that a task serves through its model, and add up each MoE layer's choices."""
-    names = [
-        (half, i)
+    layers = {
+        (half, i): layer.moe
         for half in ("encoder", "decoder")
         for i, layer in enumerate(getattr(model, half).layers)
         if layer.moe is not None
-    ]
-    if not names:
-        refuse("the model has no MoE layers: nothing is routed")
-    uses: Dict[LayerName, List[List[np.ndarray]]] = {name: [] for name in names}
-    for pair in task.served:
-        sums = [[np.zeros(1), np.zeros(1)] for _ in names]
-        for batch in batches(model, task, pair, split, batching):
-            for added, stats in zip(sums, gate_stats(model, batch), strict=True):
-                for i, values in enumerate((stats.load, stats.gate_sum)):
-                    added[i] = added[i] + values.double().cpu().numpy()
-        for name, added in zip(names, sums, strict=True):
-            uses[name].append(added)
-    layers = {
-        name: ExpertUse(*(np.stack(rows) for rows in zip(*pairs, strict=True)))
-        for name, pairs in uses.items()
     }
-    return RoutingStatistics(list(task.served), layers)
+    if not layers:
+        refuse("the model has no MoE layers: nothing is routed")
+    # P x the fields of ExpertUse x E
+    shape = (len(task.served), len(ExpertUse._fields))
+    sums = {name: np.zeros((*shape, moe.router.num_experts)) for name, moe in layers.items()}
+    with watch_first_choices(layers) as firsts:
+        for row, pair in enumerate(task.served):
+            for batch in batches(model, task, pair, split, batching):
+                for name, stats in zip(layers, gate_stats(model, batch), strict=True):
+                    use = torch.stack([stats.load, stats.gate_sum, *firsts[name]])
+                    sums[name][row] += use.double().cpu().numpy()
+    uses = {name: ExpertUse(*added.swapaxes(0, 1)) for name, added in sums.items()}
+    return RoutingStatistics(list(task.served), uses)
+
+
+@contextmanager
+def watch_first_choices(
+    layers: Dict[LayerName, MoELayer]
+) -> Iterator[Dict[LayerName, FirstChoices]]:
+    """Yield a dictionary that holds each layer's first choices of the batch that was run last.
+
+    It listens to the routers, so that the model's forward need not compute what training has no
+    use for.
+    """
+    seen: Dict[LayerName, FirstChoices] = {}
+
+    def listener(name: LayerName) -> Any:
+        def listen(router: Any, args: Any, routing: Any) -> None:
+            _, inputs = args
+            seen[name] = first_choices(routing, inputs.token_mask)
+
+        return listen
+
+    handles = [moe.router.register_forward_hook(listener(name)) for name, moe in layers.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def gate_stats(model: Any, batch: Dict[str, Any]) -> List[GateStats]:
@@ -123,9 +160,19 @@ def gate_stats(model: Any, batch: Dict[str, Any]) -> List[GateStats]:
 
 
 def save_npz(statistics: RoutingStatistics, path: Path) -> None:
-    """Write the shares in the format that routing_plot reads."""
-    arrays = {f"{side}.layers.{i}": use.shares for (side, i), use in statistics.layers.items()}
-    arrays["lang_pairs"] = np.array(statistics.lang_pairs)
+    """Write what routing_plot and expert_importance read: lang_pairs (P,), and for each MoE layer
+
+    encoder.layers.{i}: shares (P, E), float64
+    encoder.layers.{i}.first: first choices (P, E), int64
+    encoder.layers.{i}.first_prob: their mean softmax probability (P, E), float64
+    and as many for decoder.layers.{i}.
+    """
+    arrays = {"lang_pairs": np.array(statistics.lang_pairs)}
+    for (side, i), use in statistics.layers.items():
+        layer = f"{side}.layers.{i}"
+        arrays[layer] = use.shares
+        arrays[f"{layer}.first"] = use.first.astype(np.int64)
+        arrays[f"{layer}.first_prob"] = use.first_probs
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
@@ -133,11 +180,14 @@ def table_rows(statistics: RoutingStatistics) -> Iterator[Tuple[str, ...]]:
     """Yield the rows of the table, its head first: one for each layer, pair and expert."""
     yield COLUMNS
     for (side, i), use in statistics.layers.items():
-        shares, gates = use.shares, use.mean_gates
+        shares, gates, first_probs = use.shares, use.mean_gates, use.first_probs
         for row, pair in enumerate(statistics.lang_pairs):
             for expert in range(shares.shape[1]):
-                numbers = (f"{values[row, expert]:.6f}" for values in (shares, gates))
-                yield (side, str(i), pair, str(expert), *numbers)
+                at = row, expert
+                yield (
+                    side, str(i), pair, str(expert), f"{shares[at]:.6f}", f"{gates[at]:.6f}",
+                    f"{use.first[at]:.0f}", f"{first_probs[at]:.6f}",
+                )
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def build_variants(
         "cfg": {"model": OmegaConf.to_container(cfg, enum_to_str=True), "task": {}},
         "model": routed.state_dict(), "task_state": task.state_dict(),
     }
-    subnet = extract_subnet(state, SERVED)
+    subnet = extract_subnet(state, [SERVED])
     # only what is asked for is made: extracted models have weights of their own
     make: Dict[str, Callable[[], Variant]] = {
         "dense": lambda: Variant(_one_expert(routed), task),

@@ -6,6 +6,7 @@ from typing import Any, Dict
 import torch
 from fairseq.tasks import TASK_REGISTRY
 
+from ..data.task_table import TaskTable
 from ..errors import refuse
 from .extract_subnet import HALVES, Subnet, pad_widths
 from .reading import Checkpoint
@@ -24,44 +25,49 @@ SHARED_OPTIONS = (
 )
 
 
+def refuse_routed(subnet: Subnet, format: str) -> None:
+    """Refuse a sub-network that no dense model can hold."""
+    for reason in subnet.routed.values():
+        refuse(f"{reason}, so no dense model holds them; --format {format} needs one, "
+               "--format taskmoe folds what can be folded and keeps the rest")
+
+
 def stock_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
     """Return a checkpoint of fairseq's own `transformer`, which loads without the plugin."""
-    for half in subnet.kept_halves:
-        router = subnet.model_cfg[f"{half}_moe_router"]
-        refuse(
-            f"the {half} routes by {router}: which experts a sentence needs shows only when it is "
-            f"translated, so no dense model holds them; --format taskmoe folds the other half"
-        )
+    refuse_routed(subnet, "fairseq")
     state = dict(subnet.state)
     model: Dict[str, Any] = {name: subnet.model_cfg[name] for name in SHARED_OPTIONS}
     model.update(_name="transformer", arch="transformer")
     for half in HALVES:
         model[f"{half}_ffn_embed_dim"] = pad_widths(state, half, model[f"{half}_layers"])
         state[f"{half}.version"] = torch.tensor([3.0])
-    return _assemble(checkpoint, state, model, _stock_task(checkpoint, subnet.lang_pair), {})
+    return _assemble(checkpoint, state, model, _stock_task(subnet), {})
 
 
 def taskmoe_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
-    """Return a checkpoint of transformer_task_moe with the folded halves dense."""
-    if len(subnet.kept_halves) == len(HALVES):
-        routers = [subnet.model_cfg[f"{half}_moe_router"] for half in HALVES]
-        refuse(f"the model routes by {' and '.join(routers)}: no half of it can be folded")
+    """Return a checkpoint of transformer_task_moe with the sub-network's layers."""
     model = {"_name": "transformer_task_moe", **subnet.model_cfg}
-    task_state = {**checkpoint["task_state"], "served_only": [subnet.lang_pair]}
+    task_state = {
+        "task_table": TaskTable(tuple(subnet.lang_pairs)).state(),
+        "tags": subnet.tags.state(),
+        "words": subnet.words,
+        "word_counts": subnet.word_counts,
+        "served_only": subnet.lang_pairs,
+    }
     return _assemble(checkpoint, subnet.state, model, checkpoint["cfg"]["task"], task_state)
 
 
-def stock_flags(checkpoint: Checkpoint, lang_pair: str) -> str:
-    """Return the flags with which fairseq-generate runs the stock checkpoint of a pair.
+def stock_flags(subnet: Subnet) -> str:
+    """Return the flags with which fairseq-generate runs the stock checkpoint of the first pair.
 
     fairseq's multilingual task knows the language tags, which are in the model and not in
     dict.txt; the multiple of 1 is for its loss of the last batch.
     """
-    task = _stock_task(checkpoint, lang_pair)
-    source, target = lang_pair.split("-")
+    task = _stock_task(subnet)
     flags = [
         f"--task {STOCK_TASK}",
-        f"--langs {','.join(task['langs'])} --lang-pairs {lang_pair} -s {source} -t {target}",
+        f"--langs {','.join(task['langs'])} --lang-pairs {','.join(task['lang_pairs'])}",
+        f"-s {task['source_lang']} -t {task['target_lang']}",
         f"--lang-tok-style {task['lang_tok_style']}",
     ]
     if task["encoder_langtok"]:
@@ -71,10 +77,9 @@ def stock_flags(checkpoint: Checkpoint, lang_pair: str) -> str:
     return " ".join([*flags, "--required-batch-size-multiple 1"])
 
 
-def _stock_task(checkpoint: Checkpoint, lang_pair: str) -> Dict[str, Any]:
+def _stock_task(subnet: Subnet) -> Dict[str, Any]:
     """Return the settings of fairseq's multilingual task, whole, for its Python interface too."""
-    tags = checkpoint["task_state"]["tags"]
-    source, target = lang_pair.split("-")
+    source, target = subnet.lang_pairs[0].split("-")
     parser = argparse.ArgumentParser()
     TASK_REGISTRY[STOCK_TASK].add_args(parser)
     settings = vars(parser.parse_args(["."]))
@@ -82,11 +87,11 @@ def _stock_task(checkpoint: Checkpoint, lang_pair: str) -> Dict[str, Any]:
         task=STOCK_TASK,
         source_lang=source,
         target_lang=target,
-        lang_pairs=[lang_pair],
-        langs=tags["langs"],
-        encoder_langtok=tags["encoder_langtok"],
-        decoder_langtok=tags["decoder_langtok"],
-        lang_tok_style=tags["style"],
+        lang_pairs=subnet.lang_pairs,
+        langs=list(subnet.tags.langs),
+        encoder_langtok=subnet.tags.encoder_langtok,
+        decoder_langtok=subnet.tags.decoder_langtok,
+        lang_tok_style=subnet.tags.style,
         seed=1,
         dataset_impl=None,
     )

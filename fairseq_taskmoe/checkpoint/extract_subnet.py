@@ -1,57 +1,96 @@
-"""Cut out of a Task-MoE checkpoint the dense model that serves one language pair.
+"""Cut out of a Task-MoE checkpoint the sub-network that serves one or several language pairs.
 
 A task's experts and gates are constants, so its K experts are one feed-forward network K times as
-wide (paper section 3.2). The result needs no router and no other expert.
+wide (paper section 3.2): where all pairs take the same ones, no router and no other expert is
+needed. Where they differ, the experts that none of them takes are left out. Of a half that routes
+by the text, experts can be left out only by choice (pruning).
 """
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.languages import LanguageTags
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.build_layers import build_router, is_moe_position
 from ..models.config import TransformerTaskMoeConfig
-from ..modules.folding import TaskRoute, fold_experts, task_route
-from .reading import Checkpoint
+from ..modules.folding import TaskRoute, task_route
+from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
+from .reading import EXPERTS, Checkpoint, pairs_of
 
 HALVES = ("encoder", "decoder")
 StateDict = Dict[str, Tensor]
+KeptExperts = Dict[Tuple[str, int], List[int]]  # half and layer -> experts that remain
 
 
 class Subnet(NamedTuple):
-    """The sub-network of one language pair, still with layers of different width."""
+    """The sub-network of some language pairs, still with layers of different width."""
 
-    lang_pair: str
+    lang_pairs: List[str]
     model_cfg: Dict[str, Any]  # of transformer_task_moe; folded halves have the router `dense`
     state: StateDict
-    kept_halves: List[str]  # halves that route by the text and keep all their experts
+    words: List[str]  # of the dictionary, special ones first and without tags
+    word_counts: List[int]
+    tags: LanguageTags
+    routed: Dict[str, str]  # halves that are not dense, and why
+
+    @property
+    def num_parameters(self) -> int:
+        """Return how many parameters the sub-network has, shared ones counted once."""
+        sizes = {
+            tensor.data_ptr(): tensor.numel() for name, tensor in self.state.items()
+            if name.endswith(("weight", "bias"))
+        }
+        return sum(sizes.values())
 
 
-def extract_subnet(checkpoint: Checkpoint, lang_pair: str) -> Subnet:
-    """Return the sub-network of a pair: every half that routes by task or statically is folded.
+def extract_subnet(
+    checkpoint: Checkpoint, lang_pairs: Sequence[str], pruned: Optional[KeptExperts] = None
+) -> Subnet:
+    """Return the sub-network of lang_pairs; pruned says what to keep where the text decides.
 
     A pair that was never trained takes the route that it takes in the full model.
     """
+    task_state = checkpoint["task_state"]
+    pairs = sorted(set(lang_pairs))
+    tags = LanguageTags.from_state(task_state["tags"])
+    _check_pairs(checkpoint, pairs, tags)
     cfg = model_config(checkpoint)
-    table = TaskTable.from_state(checkpoint["task_state"]["task_table"])
-    known = checkpoint["task_state"]["tags"]["langs"]
-    for lang in lang_pair.split("-"):
-        if lang not in known:
-            refuse(f"unknown language {lang}: the checkpoint has {', '.join(known)}")
-    table = table.with_pairs([lang_pair])
+    table = TaskTable.from_state(task_state["task_table"]).with_pairs(pairs)
     state = dict(checkpoint["model"])
-    kept = []
-    for half in HALVES:
-        if not _fold_half(state, cfg, half, table, lang_pair):
-            kept.append(half)
     model_cfg: Any = OmegaConf.to_container(cfg, enum_to_str=True)
-    for half in set(HALVES) - set(kept):
-        model_cfg[f"{half}_moe_router"] = "dense"
-    return Subnet(lang_pair, model_cfg, state, kept)
+    routed = {}
+    for half in HALVES:
+        reason = _cut_half(state, model_cfg, cfg, half, table, pairs, pruned or {})
+        if reason is not None:
+            routed[half] = reason
+    return Subnet(
+        pairs, model_cfg, state, task_state["words"], task_state["word_counts"], tags, routed
+    )
+
+
+def _check_pairs(checkpoint: Checkpoint, pairs: List[str], tags: LanguageTags) -> None:
+    only = checkpoint["task_state"].get("served_only", pairs)
+    for pair in pairs:
+        for lang in pair.split("-"):
+            if lang not in tags.langs:
+                refuse(f"unknown language {lang}: the checkpoint has {', '.join(tags.langs)}")
+        if pair not in only:
+            refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
+
+
+def pairs_with(checkpoint: Checkpoint, lang: str, side: int) -> List[str]:
+    """Return the trained pairs whose source (side 0) or target (1) language is lang."""
+    trained = pairs_of(checkpoint)
+    found = [pair for pair in trained if pair.split("-")[side] == lang]
+    if not found:
+        refuse(f"no trained pair has the {('source', 'target')[side]} language {lang} "
+               f"(trained: {', '.join(trained)})")
+    return found
 
 
 def model_config(checkpoint: Checkpoint) -> DictConfig:
@@ -65,7 +104,7 @@ def moe_layers(state: StateDict, cfg: Any, half: str) -> Iterator[Tuple[int, str
     """Yield the MoE layers of a half that a checkpoint holds: number, and prefix of the names."""
     for layer in range(getattr(cfg, f"{half}_layers")):
         prefix = f"{half}.layers.{layer}"
-        if is_moe_position(cfg, half, layer) and f"{prefix}.moe.experts.fc1.weight" in state:
+        if is_moe_position(cfg, half, layer) and f"{prefix}{EXPERTS}fc1.weight" in state:
             yield layer, prefix
 
 
@@ -80,24 +119,40 @@ def layer_route(
     return task_route(router, table.task_id(lang_pair))
 
 
-def _fold_half(
-    state: StateDict, cfg: Any, half: str, table: TaskTable, lang_pair: str
-) -> bool:
-    """Replace in state the MoE layers of a half; False where they route by the text."""
-    layers = list(moe_layers(state, cfg, half))
-    for layer, prefix in tqdm(layers, desc=f"fold {half}", leave=False, disable=None):
-        route = layer_route(state, cfg, half, layer, table, lang_pair)
-        if route is None:
-            return False
-        names = [name for name in state if name.startswith(f"{prefix}.moe.")]
-        experts = f"{prefix}.moe.experts."
-        stacked = {k[len(experts):]: state[k] for k in names if k.startswith(experts)}
-        chosen = {name: stack[route.expert_ids] for name, stack in stacked.items()}
-        for name, tensor in fold_experts(chosen, route.gates).items():
-            state[f"{prefix}.{name}"] = tensor
-        for name in names:
-            del state[name]
-    return True
+def _cut_half(
+    state: StateDict, model_cfg: Dict[str, Any], cfg: Any, half: str, table: TaskTable,
+    pairs: List[str], pruned: KeptExperts,
+) -> Optional[str]:
+    """Cut the MoE layers of a half in state and model_cfg; return why it is not dense, or None."""
+    router = str(getattr(cfg, f"{half}_moe_router"))
+    counts, reason = [], None
+    layers = dict(moe_layers(state, cfg, half))
+    positions = [i for i in range(getattr(cfg, f"{half}_layers")) if is_moe_position(cfg, half, i)]
+    for layer in tqdm(positions, desc=f"cut {half}", leave=False, disable=None):
+        prefix = layers.get(layer)
+        if prefix is None:  # dense already
+            counts.append(0)
+            continue
+        found = [layer_route(state, cfg, half, layer, table, pair) for pair in pairs]
+        routes = [route for route in found if route is not None]
+        if len(routes) < len(pairs):
+            reason = f"the {half} routes by {router}: which experts a sentence needs shows only " \
+                     "when it is translated"
+            kept = pruned.get((half, layer))
+            counts.append(keep_experts(state, prefix, kept))
+        elif all(same_route(routes[0], route) for route in routes):
+            fold_layer(state, prefix, routes[0])
+            counts.append(0)
+        else:
+            reason = reason or (
+                f"{' and '.join(pairs)} take different experts in {half} layer {layer}"
+            )
+            counts.append(keep_routes(state, prefix, routes))
+            router = "table"
+    model_cfg[f"{half}_moe_router"] = router if any(counts) else "dense"
+    different = any(counts) and set(counts) != {cfg.moe_expert_count}
+    model_cfg[f"{half}_moe_layer_experts"] = ",".join(map(str, counts)) if different else None
+    return reason
 
 
 def pad_widths(state: StateDict, half: str, num_layers: int) -> int:

@@ -1,84 +1,170 @@
-"""The folder that an extraction leaves: model, dictionaries, SentencePiece model, README."""
+"""The folder that an extraction leaves: model, dictionary, SentencePiece model, manifest."""
 
-import os
-import shutil
-from typing import List, Optional
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
+import sentencepiece
 import torch
 
 from ..errors import refuse
 from ..files import new_folder
-from .export_fairseq import stock_checkpoint, stock_flags, taskmoe_checkpoint
-from .extract_subnet import extract_subnet
+from ..host_memory import return_freed_memory
+from ..serving.open_model import open_engine
+from .check_sentences import (
+    TOLERANCE,
+    full_model_checks,
+    tags_of,
+    with_scores,
+    worst_difference,
+)
+from .export_fairseq import stock_checkpoint, taskmoe_checkpoint
+from .extract_subnet import HALVES, Subnet, extract_subnet
+from .manifest import Check, Manifest, describe_files, sha256, versions
+from .prune import Pruning, choose_kept_experts
 from .reading import Checkpoint, read_task_moe_checkpoint
+from .sentencepiece_files import find_sentencepiece_model, open_sentencepiece, write_sentencepiece
+from .subnet_readme import readme
+from .trim_vocabulary import NUM_SPECIAL, trim_vocabulary, used_words
 
 MODEL = "model.pt"
 SENTENCEPIECE = "spm.model"
+PACKAGES = ("fairseq-taskmoe", "ve-fairseq", "fairseq", "torch", "ctranslate2", "sentencepiece")
+
+
+class Extraction(NamedTuple):
+    """What to make of a sub-network."""
+
+    format: str = "fairseq"  # one of manifest.FORMATS
+    sentencepiece_model: Optional[str] = None  # a file; None: look for it beside the data
+    quantization: str = "float32"  # with ctranslate2
+    device: str = "cpu"  # where the model is to run: cpu or cuda
+    trim_vocabulary: Optional[str] = None  # a source of trim_vocabulary.used_words
+    trim_min_count: int = 1
+    pruning: Optional[Pruning] = None
+
+    @property
+    def changes_model(self) -> bool:
+        """Say whether the model computes something else than the full one, on purpose."""
+        return bool(self.trim_vocabulary or self.pruning or self.quantization != "float32")
 
 
 def extract(
-    path: str, lang_pair: str, out: str, format: str = "fairseq",
-    sentencepiece_model: Optional[str] = None,
-) -> None:
-    """Write the sub-network of a pair to the new folder out, whole or not at all."""
-    if sentencepiece_model and not os.path.isfile(sentencepiece_model):
-        refuse(f"--sentencepiece-model {sentencepiece_model}: no such file")
+    path: str, lang_pairs: Sequence[str], out: str, what: Extraction = Extraction(),  # noqa: B008
+) -> Manifest:
+    """Write the sub-network of lang_pairs to the new folder out, whole or not at all.
+
+    The extracted model is opened, and scores the check sentences of its manifest.
+    """
+    if what.format == "ctranslate2":
+        from .export_ctranslate2 import check_quantization
+
+        check_quantization(what.quantization, what.device)
     with new_folder(out) as folder:
-        checkpoint = read_task_moe_checkpoint(path)
-        subnet = extract_subnet(checkpoint, lang_pair)
-        make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[format]
-        torch.save(make(checkpoint, subnet), folder / MODEL)
-        for lang in lang_pair.split("-"):
-            with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
-                file.writelines(dictionary_lines(checkpoint))
-        spm = sentencepiece_model or find_sentencepiece_model(checkpoint)
-        if spm:
-            shutil.copyfile(spm, folder / SENTENCEPIECE)
-        text = readme(checkpoint, lang_pair, format, bool(spm))
-        (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def dictionary_lines(checkpoint: Checkpoint) -> List[str]:
-    """Return the lines of the dict.txt that the model was trained with."""
-    task_state = checkpoint["task_state"]
-    pairs = zip(task_state["words"], task_state["word_counts"], strict=True)
-    num_special = 4  # <s> <pad> </s> <unk>, which fairseq adds itself
-    return [f"{word} {count}\n" for word, count in list(pairs)[num_special:]]
-
-
-def find_sentencepiece_model(checkpoint: Checkpoint) -> Optional[str]:
-    """Return the SentencePiece model of a run: its --sentencepiece-model, or beside its data."""
-    bpe = checkpoint["cfg"].get("bpe")
-    named = bpe.get("sentencepiece_model") if isinstance(bpe, dict) else None
-    data = str(checkpoint["cfg"]["task"].get("data") or "").split(os.pathsep)[0]
-    folders = [data, os.path.dirname(os.path.abspath(data))]
-    names = (SENTENCEPIECE, "sentencepiece.bpe.model")
-    candidates = [os.path.join(folder, name) for folder in folders for name in names]
-    return next((file for file in [named, *candidates] if file and os.path.isfile(file)), None)
-
-
-def readme(checkpoint: Checkpoint, lang_pair: str, format: str, has_spm: bool) -> str:
-    """Return what the folder says of itself, with the exact command that runs it."""
-    source, target = lang_pair.split("-")
-    if format == "fairseq":
-        flags = stock_flags(checkpoint, lang_pair)
-        needs = "fairseq alone; the plugin it was trained with is not needed"
-    else:
-        flags = (
-            '--user-dir "$(taskmoe user-dir)" --task translation_task_moe '
-            f"-s {source} -t {target}"
+        manifest = _fill(path, lang_pairs, what, folder)
+        return_freed_memory()  # nothing of the checkpoint is needed any more
+        manifest = manifest._replace(
+            checks=_checked(str(folder), manifest, what), files=describe_files(folder)
         )
-        needs = "fairseq and fairseq-taskmoe"
-    pieces = (
-        f" --bpe sentencepiece --sentencepiece-model {SENTENCEPIECE}" if has_spm else ""
+        manifest.write(folder)
+    return manifest
+
+
+def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) -> Manifest:
+    """Write all but the manifest to folder; return it without the facts about the files."""
+    checkpoint = read_task_moe_checkpoint(path)
+    spm_file = what.sentencepiece_model or find_sentencepiece_model(checkpoint)
+    spm = open_sentencepiece(spm_file) if spm_file else None
+    subnet = _cut(checkpoint, lang_pairs, what, spm)
+    checks = full_model_checks(checkpoint, subnet)
+    if spm_file:
+        words = set(subnet.words) if what.trim_vocabulary else None
+        write_sentencepiece(spm_file, folder / SENTENCEPIECE, words)
+    manifest = _manifest(path, checkpoint, subnet, what, spm is not None)
+    _write_model(checkpoint, subnet, what, folder)
+    (folder / "README.md").write_text(readme(manifest, subnet), encoding="utf-8")
+    return manifest._replace(checks=checks)
+
+
+def _cut(
+    checkpoint: Checkpoint, lang_pairs: Sequence[str], what: Extraction,
+    spm: Optional[sentencepiece.SentencePieceProcessor],
+) -> Subnet:
+    kept = choose_kept_experts(checkpoint, lang_pairs, what.pruning) if what.pruning else None
+    subnet = extract_subnet(checkpoint, lang_pairs, kept)
+    routers = [subnet.model_cfg[f"{half}_moe_router"] for half in HALVES]
+    if not (what.pruning or what.trim_vocabulary or {"dense", "table"} & set(routers)):
+        refuse(f"the model routes by {' and '.join(routers)}: no half of it can be folded, and "
+               "only --prune leaves experts out")
+    if what.trim_vocabulary:
+        used = used_words(what.trim_vocabulary, subnet, spm, what.trim_min_count)
+        subnet = trim_vocabulary(subnet, used)
+    return subnet
+
+
+def _write_model(
+    checkpoint: Checkpoint, subnet: Subnet, what: Extraction, folder: Path
+) -> None:
+    if what.format == "ctranslate2":
+        from .export_ctranslate2 import write_ctranslate2
+
+        write_ctranslate2(subnet, what.quantization, folder)
+        return
+    make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[what.format]
+    torch.save(make(checkpoint, subnet), folder / MODEL)
+    for lang in sorted({lang for pair in subnet.lang_pairs for lang in pair.split("-")}):
+        with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
+            file.writelines(dictionary_lines(subnet))
+
+
+def dictionary_lines(subnet: Subnet) -> List[str]:
+    """Return the lines of a sub-network's dict.txt."""
+    pairs = zip(subnet.words, subnet.word_counts, strict=True)
+    return [f"{word} {count}\n" for word, count in list(pairs)[NUM_SPECIAL:]]
+
+
+def _manifest(
+    path: str, checkpoint: Checkpoint, subnet: Subnet, what: Extraction, has_pieces: bool
+) -> Manifest:
+    tags = tags_of(subnet)
+    history: Dict[str, Any] = (checkpoint.get("optimizer_history") or [{}])[-1]
+    longest_tag = max(len(tag.source) for tag in tags.values())
+    return Manifest(
+        format=what.format,
+        directions={pair: tag._asdict() for pair, tag in tags.items()},
+        max_source_pieces=subnet.model_cfg["max_source_positions"] - longest_tag - 1,
+        max_target_pieces=subnet.model_cfg["max_target_positions"] - longest_tag - 1,
+        sentencepiece_model=SENTENCEPIECE if has_pieces else None,
+        parameters=subnet.num_parameters,
+        vocabulary=len(subnet.words),
+        quantization=what.quantization if what.format == "ctranslate2" else None,
+        source_checkpoint={
+            "file": Path(path).name,
+            "sha256": sha256(Path(path), "sha256 of the checkpoint"),
+            "num_updates": history.get("num_updates"),
+        },
+        versions=versions(*PACKAGES),
+        checks=[],
+        files={},
     )
-    missing = "" if has_spm else (
-        "\nNo SentencePiece model was found beside the data: input and output are pieces.\n"
-    )
-    return (
-        f"# Sub-network {lang_pair}\n\nNeeds {needs}.\n{missing}\n"
-        "In this folder, for text on standard input:\n\n"
-        f"    fairseq-interactive . --path {MODEL} {flags}{pieces}\n\n"
-        "For a binarized test set in the folder DATA:\n\n"
-        f"    fairseq-generate DATA --path {MODEL} {flags}{pieces}\n"
-    )
+
+
+def _checked(folder: str, manifest: Manifest, what: Extraction) -> List[Check]:
+    """Return the checks with the scores of the model in folder, refusing one that is another.
+
+    One that is meant to be another is taken, as is one that cannot be run on this machine.
+    """
+    if not _can_run(what):
+        return manifest.checks
+    checks = with_scores(manifest.checks, open_engine(folder, manifest, what.device))
+    if not what.changes_model and worst_difference(checks) > TOLERANCE:
+        refuse(f"the extracted model is not the full one: log-probabilities differ by "
+               f"{worst_difference(checks):.1e} a piece; nothing was written")
+    return checks
+
+
+def _can_run(what: Extraction) -> bool:
+    if what.device == "cpu" or what.format != "ctranslate2":
+        return True
+    import ctranslate2
+
+    return ctranslate2.get_cuda_device_count() > 0

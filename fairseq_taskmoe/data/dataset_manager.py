@@ -76,16 +76,21 @@ def holds_pair(
     folder: str, split: str, lang_pair: str, dataset_impl: Optional[str] = None
 ) -> bool:
     """Say whether a folder holds both sides of a pair, in either order of its languages."""
+    return pair_prefix(folder, split, lang_pair, dataset_impl) is not None
+
+
+def pair_prefix(
+    folder: str, split: str, lang_pair: str, dataset_impl: Optional[str] = None
+) -> Optional[str]:
+    """Return the path of a pair's files up to the dot before the language, None without them."""
     source, target = lang_pair.split("-")
-    return any(
-        all(
-            MultilingualDatasetManager.split_exists(
-                split, left, right, lang, folder, dataset_impl
-            )
+    for left, right in ((source, target), (target, source)):
+        if all(
+            MultilingualDatasetManager.split_exists(split, left, right, lang, folder, dataset_impl)
             for lang in (left, right)
-        )
-        for left, right in ((source, target), (target, source))
-    )
+        ):
+            return os.path.join(folder, f"{split}.{left}-{right}")
+    return None
 
 
 def manager_namespace(settings: Dict[str, Any]) -> argparse.Namespace:

@@ -48,6 +48,16 @@ class LanguageTags(NamedTuple):
                 flag = "--lang-tok-style" if name == "style" else "--" + name.replace("_", "-")
                 refuse(f"{flag} {value} contradicts the checkpoint, trained with {stored}")
 
+    def tag(self, lang: str) -> str:
+        """Return a language's tag, as the dictionary holds it."""
+        return {"multilingual": "__{}__", "mbart": "[{}]"}[self.style].format(lang)
+
+    def of_pair(self, lang_pair: str) -> Tuple[List[str], List[str]]:
+        """Return the tags in front of a pair's sources, and in front of its targets."""
+        langs = dict(zip(("src", "tgt"), lang_pair.split("-"), strict=True))
+        in_source = [self.tag(langs[self.encoder_langtok])] if self.encoder_langtok else []
+        return in_source, [self.tag(langs["tgt"])] if self.decoder_langtok else []
+
     def state(self) -> Dict[str, Any]:
         """Return the tags in types that any checkpoint may hold."""
         return {**self._asdict(), "langs": list(self.langs)}

@@ -41,6 +41,7 @@ def check_config(cfg: Any) -> None:
         router = getattr(cfg, f"{half}_moe_router")
         if moe_freq(cfg, half) < 1:
             refuse(f"--{half}-moe-freq {moe_freq(cfg, half)}: give 1 or more")
+        _check_layer_experts(cfg, half)
         if router in ("token", "sentence"):
             continue
         for flag in ("moe_capacity_factor", "moe_eval_capacity_factor"):
@@ -55,6 +56,22 @@ def check_config(cfg: Any) -> None:
                     f"--{flag.replace('_', '-')} {getattr(cfg, flag)} with --{half}-moe-router "
                     f"{router}: {why}; leave it at 0"
                 )
+
+
+def _check_layer_experts(cfg: Any, half: str) -> None:
+    counts = getattr(cfg, f"{half}_moe_layer_experts")
+    if counts is None:
+        return
+    num_layers = getattr(cfg, f"{half}_layers") // moe_freq(cfg, half)
+    numbers = counts.split(",") if counts else []
+    if len(numbers) != num_layers or not all(
+        number.isdigit() and (int(number) == 0 or int(number) >= cfg.moe_top_k)
+        for number in numbers
+    ):
+        refuse(
+            f"--{half}-moe-layer-experts {counts}: give a number for each of {num_layers} MoE "
+            f"layers, 0 or at least --moe-top-k {cfg.moe_top_k}"
+        )
 
 
 def moe_freq(cfg: Any, half: str) -> int:
@@ -77,6 +94,16 @@ def has_moe_layer(cfg: Any) -> bool:
     )
 
 
+def num_experts(cfg: Any, half: str, layer: int) -> int:
+    """Return the number of experts at the position of an MoE layer, 0 where it is dense."""
+    counts = getattr(cfg, f"{half}_moe_layer_experts")
+    if getattr(cfg, f"{half}_moe_router") == "dense":
+        return 0
+    if counts is None:
+        return cfg.moe_expert_count
+    return int(counts.split(",")[(layer + 1) // moe_freq(cfg, half) - 1])
+
+
 def expert_dim(cfg: Any, half: str) -> int:
     """Return the width of an expert."""
     return cfg.moe_expert_ffn_dim or getattr(cfg, f"{half}_ffn_embed_dim")
@@ -92,12 +119,12 @@ def dense_dim(cfg: Any, half: str, layer: int) -> int:
 def build_router(cfg: Any, half: str, layer: int, table: TaskTable) -> nn.Module:
     """Build the router of one MoE layer."""
     kind = str(getattr(cfg, f"{half}_moe_router"))
-    num_experts, top_k = cfg.moe_expert_count, cfg.moe_top_k
-    if kind == "static":
+    experts, top_k = num_experts(cfg, half, layer), cfg.moe_top_k
+    if kind in ("static", "table"):
         task_ids = torch.tensor(table.group_ids("pair"), device="cpu")
-        return StaticRouter(num_experts, top_k, task_ids)
+        return StaticRouter(experts, top_k, task_ids, from_checkpoint=kind == "table")
     if kind == "random":
-        return RandomRouter(num_experts, top_k, layer_seed=2 * layer + (half == "decoder"))
+        return RandomRouter(experts, top_k, layer_seed=2 * layer + (half == "decoder"))
     options = RouterOptions(
         top_k=top_k,
         second_expert_policy=str(cfg.moe_second_expert_policy),
@@ -107,13 +134,13 @@ def build_router(cfg: Any, half: str, layer: int, table: TaskTable) -> nn.Module
     )
     embed_dim = getattr(cfg, f"{half}_embed_dim")
     if kind == "token":
-        return TokenRouter(embed_dim, num_experts, options)
+        return TokenRouter(embed_dim, experts, options)
     if kind == "sentence":
         # a sentence in the decoder is known by its source
-        return SentenceRouter(cfg.encoder_embed_dim, num_experts, options)
+        return SentenceRouter(cfg.encoder_embed_dim, experts, options)
     assert kind in TASK_ROUTERS, kind
     groups = torch.tensor(table.group_ids(kind), device="cpu")
-    return TaskRouter(embed_dim, num_experts, options, groups, len(table.group_names(kind)))
+    return TaskRouter(embed_dim, experts, options, groups, len(table.group_names(kind)))
 
 
 def build_moe_layer(
@@ -123,10 +150,10 @@ def build_moe_layer(
 
     With groups this rank holds its share of the experts, and rows are exchanged.
     """
-    if not is_moe_position(cfg, half, layer) or getattr(cfg, f"{half}_moe_router") == "dense":
+    if not is_moe_position(cfg, half, layer) or not num_experts(cfg, half, layer):
         return None
     router = build_router(cfg, half, layer, table)
-    here = groups.experts if groups else slice(0, cfg.moe_expert_count)
+    here = groups.experts if groups else slice(0, num_experts(cfg, half, layer))
     experts = Experts(
         here.stop - here.start, getattr(cfg, f"{half}_embed_dim"), expert_dim(cfg, half),
         str(cfg.activation_fn), cfg.activation_dropout, here.start,

@@ -11,11 +11,20 @@ from omegaconf import II
 TASK_ROUTERS = ("source", "target", "pair", "group")
 # `dense` is no routing: one feed-forward network of the width of K experts, with the same cost.
 # An extracted sub-network is made of those, and so is the dense baseline of equal computation.
-ROUTER_CHOICES = ChoiceEnum(["token", "sentence", *TASK_ROUTERS, "static", "random", "dense"])
+# So does `table`, where a sub-network serves several tasks with different experts.
+ROUTER_CHOICES = ChoiceEnum(
+    ["token", "sentence", *TASK_ROUTERS, "static", "random", "dense", "table"]
+)
 ROUTER_HELP = (
     "what the {}'s MoE layers route by: each token, the sentence, the task (source or target "
     "language, language pair, or a group of --moe-task-groups), static or random experts; dense: "
-    "one network as wide as the chosen experts"
+    "one network as wide as the chosen experts; table: as static, but in the checkpoint, where "
+    "extraction has put what was learned"
+)
+
+LAYER_EXPERTS_HELP = (
+    "experts of each of the {}'s MoE layers where they differ, as 8,0,16 (extraction makes such "
+    "models); 0: one dense network as wide as --moe-top-k experts"
 )
 
 
@@ -83,6 +92,12 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     )
     moe_expert_count: int = field(
         default=32, metadata={"help": "experts per MoE layer; 0 for a dense model"}
+    )
+    encoder_moe_layer_experts: Optional[str] = field(
+        default=None, metadata={"help": LAYER_EXPERTS_HELP.format("encoder")}
+    )
+    decoder_moe_layer_experts: Optional[str] = field(
+        default=None, metadata={"help": LAYER_EXPERTS_HELP.format("decoder")}
     )
     moe_top_k: int = field(default=2, metadata={"help": "experts that each token visits"})
     moe_expert_ffn_dim: Optional[int] = field(

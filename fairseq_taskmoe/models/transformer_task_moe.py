@@ -63,6 +63,11 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
                 f"--share-all-embeddings: --encoder-embed-dim {cfg.encoder_embed_dim} and "
                 f"--decoder-embed-dim {cfg.decoder_embed_dim} differ"
             )
+        if task.expert_groups is not None and (
+            cfg.encoder_moe_layer_experts or cfg.decoder_moe_layer_experts
+        ):
+            refuse("layers with different numbers of experts cannot be spread over ranks: "
+                   "--moe-expert-parallel-size 1")
         source, target = task.source_dictionary, task.target_dictionary
         encoder_embedding = build_embedding(len(source), cfg.encoder_embed_dim, source.pad())
         decoder_embedding = encoder_embedding

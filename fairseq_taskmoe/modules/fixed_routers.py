@@ -1,6 +1,6 @@
-"""Routers without a gate: baselines that say what learning to route is worth.
+"""Routers without a gate: baselines that say what learning to route is worth, and learned routes.
 
-Shapes as in routers.py. Both give their K experts equal gates.
+Shapes as in routers.py.
 """
 
 import torch
@@ -16,22 +16,34 @@ _GOLDEN = -0x61C8864680B583EB
 
 
 class StaticRouter(nn.Module):
-    """Task n takes the experts K n, ..., K n + K - 1 (modulo E); nothing is learned."""
+    """Every task takes experts, with gates, that a table gives.
 
-    task_experts: Tensor
+    Task n takes the experts K n, ..., K n + K - 1 (modulo E) in equal parts; nothing is learned.
+    With from_checkpoint that is only how a table begins that checkpoints hold: extraction writes
+    what the tasks of a sub-network have learned.
+    """
 
-    def __init__(self, num_experts: int, top_k: int, task_groups: Tensor):
+    task_experts: Tensor  # (N, K) int64
+    task_gates: Tensor  # (N, K)
+
+    def __init__(
+        self, num_experts: int, top_k: int, task_groups: Tensor, from_checkpoint: bool = False
+    ):
         super().__init__()
         first = task_groups.unsqueeze(1) * top_k
         experts = (first + torch.arange(top_k, device=first.device)) % num_experts
-        # not saved: it follows from the task table
-        self.register_buffer("task_experts", experts, persistent=False)
+        gates = torch.full(experts.shape, 1 / top_k, device=first.device)
+        # otherwise not saved: it follows from the task table
+        self.register_buffer("task_experts", experts, persistent=from_checkpoint)
+        self.register_buffer("task_gates", gates, persistent=from_checkpoint)
         self.num_experts = num_experts
 
     def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
         """Route x (B, S, C) by its sentences' tasks."""
-        assert inputs.task_ids is not None, "the task puts task_ids into every batch"
-        return equal_gates(self.task_experts[inputs.task_ids].unsqueeze(1), self.num_experts, x)
+        task_ids = inputs.task_ids
+        assert task_ids is not None, "the task puts task_ids into every batch"
+        expert_ids, gates = self.task_experts[task_ids], self.task_gates[task_ids]
+        return fixed_route(expert_ids.unsqueeze(1), gates.unsqueeze(1), self.num_experts, x)
 
     def reads_input(self, inputs: RoutingInputs) -> bool:
         return False
@@ -58,20 +70,20 @@ class RandomRouter(nn.Module):
             experts = torch.arange(1, self.num_experts + 1, device=x.device)
             seeds = mix_bits(inputs.sentence_hashes.unsqueeze(1) + self.layer_seed)
             scores = mix_bits(seeds + experts * _GOLDEN)
-        expert_ids = scores.topk(self.top_k, dim=-1).indices
-        return equal_gates(expert_ids.unsqueeze(1), self.num_experts, x)
+        expert_ids = scores.topk(self.top_k, dim=-1).indices.unsqueeze(1)
+        gates = torch.full(expert_ids.shape, 1 / self.top_k, device=x.device)
+        return fixed_route(expert_ids, gates, self.num_experts, x)
 
     def reads_input(self, inputs: RoutingInputs) -> bool:
         return False
 
 
-def equal_gates(expert_ids: Tensor, num_experts: int, x: Tensor) -> RouterOutput:
-    """Return the RouterOutput that sends each row of expert_ids (B, 1, K) there in equal parts."""
-    shape = expert_ids.shape
-    gates = torch.full(shape, 1 / shape[-1], dtype=x.dtype, device=x.device)
-    probs = torch.zeros(*shape[:-1], num_experts, device=x.device)
+def fixed_route(expert_ids: Tensor, gates: Tensor, num_experts: int, x: Tensor) -> RouterOutput:
+    """Return the RouterOutput that sends each row to expert_ids (B, 1, K) with gates (B, 1, K)."""
+    shape = expert_ids.shape[:-1]
+    probs = torch.zeros(*shape, num_experts, device=x.device)
     probs = probs.scatter(-1, expert_ids, gates.float())
-    return RouterOutput(expert_ids, gates, probs, torch.zeros(shape[:-1], device=x.device))
+    return RouterOutput(expert_ids, gates.type_as(x), probs, torch.zeros(shape, device=x.device))
 
 
 def hash_sentences(tokens: Tensor, token_mask: Tensor) -> Tensor:

@@ -24,15 +24,20 @@ class GateStats(NamedTuple):
     wire_bytes: int = 0  # of rows that this rank sent to others in the forward pass
 
 
+class FirstChoices(NamedTuple):
+    """Which experts come first for the tokens of a micro-batch, whether or not they had room."""
+
+    tokens: Tensor  # (E,) number of those whose first choice an expert is
+    prob_sum: Tensor  # (E,) its softmax probabilities for those tokens, added up
+
+
 def gate_stats(routing: RouterOutput, token_mask: Tensor, wire_bytes: int = 0) -> GateStats:
     """Return the statistics of routing for token_mask (B, S), True at real tokens.
 
     A decision for a whole sentence counts once per token of the sentence. The balance loss is
     GShard's over first choices, with Lingvo's factor E^2: the group is the micro-batch of a rank.
     """
-    per_sentence = routing.probs.size(1) != token_mask.size(1)
-    counted = token_mask.sum(dim=1, keepdim=True) if per_sentence else token_mask
-    weights = counted.flatten().float()
+    weights = _tokens_per_decision(routing, token_mask)
     num_tokens = weights.sum().clamp(min=1)
     probs = routing.probs.flatten(0, 1)
     num_experts = probs.size(1)
@@ -55,3 +60,26 @@ def gate_stats(routing: RouterOutput, token_mask: Tensor, wire_bytes: int = 0) -
             lost = weights.unsqueeze(1) * routing.overflow.flatten(0, 1)
             overflow = lost.sum() / (num_tokens * expert_ids.size(1))
     return GateStats(balance, z_loss, entropy, load, overflow, gate_sum, wire_bytes)
+
+
+def first_choices(routing: RouterOutput, token_mask: Tensor) -> FirstChoices:
+    """Return the first choices of routing for token_mask (B, S), counted as gate_stats counts.
+
+    They are needed by analysis alone and are therefore no part of GateStats, which training
+    computes at every step.
+    """
+    weights = _tokens_per_decision(routing, token_mask)
+    first = routing.expert_ids[..., 0].flatten()
+    probs = routing.probs.flatten(0, 1)
+    first_probs = probs.gather(1, first.unsqueeze(1)).squeeze(1)
+    zeros = probs.new_zeros(probs.size(1))
+    return FirstChoices(
+        zeros.index_add(0, first, weights), zeros.index_add(0, first, weights * first_probs)
+    )
+
+
+def _tokens_per_decision(routing: RouterOutput, token_mask: Tensor) -> Tensor:
+    """Return for how many tokens (B S,) or (B,) each decision counts, in float32."""
+    per_sentence = routing.probs.size(1) != token_mask.size(1)
+    counted = token_mask.sum(dim=1, keepdim=True) if per_sentence else token_mask
+    return counted.flatten().float()

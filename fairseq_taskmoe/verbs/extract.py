@@ -1,42 +1,142 @@
-"""Cut out of a Task-MoE checkpoint the dense model that serves one language pair."""
+"""Cut out of a Task-MoE checkpoint the model that serves one language pair, or several.
+
+Where all its pairs take the same experts it is dense. The new folder holds the model, its
+dictionary, the SentencePiece model, a README with the command that runs it, and a manifest.
+"""
 
 import argparse
+import os
+from typing import List
 
 from ..errors import refuse
+
+PRUNING = ("keep", "scope", "balance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="checkpoint of transformer_task_moe, in one file")
     parser.add_argument("--lang-pair", metavar="PAIR", help="direction to cut out: en-de")
-    parser.add_argument("-s", "--source-lang", metavar="LANG", help="its source language")
-    parser.add_argument("-t", "--target-lang", metavar="LANG", help="its target language")
+    parser.add_argument("--lang-pairs", metavar="PAIRS", help="several, comma-separated")
+    parser.add_argument(
+        "-s", "--source-lang", metavar="LANG",
+        help="its source language; without -t: all trained directions out of it",
+    )
+    parser.add_argument(
+        "-t", "--target-lang", metavar="LANG",
+        help="its target language; without -s: all trained directions into it",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the model")
     parser.add_argument(
         "--format",
-        choices=["fairseq", "taskmoe"],
+        choices=["fairseq", "taskmoe", "ctranslate2"],
         default="fairseq",
-        help="fairseq: its own transformer, loads without this plugin; taskmoe: folds the halves "
-        "that route by task and keeps the others",
+        help="fairseq: its own transformer, loads without this plugin; ctranslate2: small and fast "
+        "on CPU and GPU, without fairseq; taskmoe: folds what can be folded and keeps the rest of "
+        "the routers and experts",
     )
     parser.add_argument(
         "--sentencepiece-model",
         metavar="FILE",
         help="put beside the model (default: the run's own, or the one beside its data)",
     )
+    parser.add_argument(
+        "--quantization", metavar="TYPE",
+        help="with ctranslate2: float32 (default), int8, int8_float32, int16, float16, bfloat16, "
+        "int8_float16, int8_bfloat16",
+    )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"],
+        help="with ctranslate2: where the model is to run, which decides about the types "
+        "(default: cpu)",
+    )
+    parser.add_argument(
+        "--trim-vocabulary", metavar="SOURCE",
+        help="keep only words that occur there: text files of both languages (comma-separated), a "
+        "folder of binarized data, or counts:FILE with `word count` on each line",
+    )
+    parser.add_argument(
+        "--trim-min-count", type=int, default=1, metavar="N",
+        help="with --trim-vocabulary: at least N times (default: 1)",
+    )
+    pruning = parser.add_argument_group(
+        "pruning of models that route by token or sentence, with --format taskmoe"
+    )
+    pruning.add_argument(
+        "--prune", metavar="FILE", help="keep the experts that these directions use most, by the "
+        "statistics in a routing.npz of `taskmoe routing`",
+    )
+    pruning.add_argument(
+        "--prune-keep", type=float, metavar="SHARE", help="of all experts (default: 0.25)"
+    )
+    pruning.add_argument(
+        "--prune-scope", choices=["layer", "global"],
+        help="layer: as many in each layer of a half (default); global: one threshold for all",
+    )
+    pruning.add_argument(
+        "--prune-balance", type=float, metavar="X",
+        help="with layer: encoder experts for each decoder expert (default: 3)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    named = args.source_lang and args.target_lang
-    if bool(args.lang_pair) == bool(args.source_lang or args.target_lang) or (
-        not args.lang_pair and not named
-    ):
-        refuse("name the direction, with --lang-pair en-de or with -s en -t de")
-    lang_pair = args.lang_pair or f"{args.source_lang}-{args.target_lang}"
-    if len(lang_pair.split("-")) != 2:
-        refuse(f"--lang-pair {lang_pair}: write it as en-de")
+    _check_flags(args)
+    # read when torch is loaded: threads that wait busily make others on their cores wait
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from .. import register  # noqa: F401
-    from ..checkpoint.subnet_folder import extract
+    from ..checkpoint.prune import Pruning
+    from ..checkpoint.subnet_folder import Extraction, extract
 
-    extract(args.checkpoint, lang_pair, args.out, args.format, args.sentencepiece_model)
-    print(f"{args.out}: sub-network {lang_pair}; its README.md has the command that runs it")
+    given = {
+        name: getattr(args, f"prune_{name}") for name in PRUNING
+        if getattr(args, f"prune_{name}") is not None
+    }
+    what = Extraction(
+        args.format, args.sentencepiece_model, args.quantization or "float32",
+        args.device or "cpu", args.trim_vocabulary, args.trim_min_count,
+        Pruning(args.prune, **given) if args.prune else None,
+    )
+    manifest = extract(args.checkpoint, _lang_pairs(args), args.out, what)
+    size = sum(file["bytes"] for file in manifest.files.values())
+    print(
+        f"{args.out}: {', '.join(manifest.directions)}, {manifest.parameters:,} parameters, "
+        f"{manifest.vocabulary:,} words, {size / 1e6:,.1f} MB; its README.md has the command that "
+        "runs it"
+    )
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that have no use beside the others."""
+    for name in ("quantization", "device"):
+        if getattr(args, name) and args.format != "ctranslate2":
+            refuse(f"--{name} {getattr(args, name)}: for --format ctranslate2 alone")
+    for name in PRUNING:
+        if getattr(args, f"prune_{name}") is not None and not args.prune:
+            refuse(f"--prune-{name} {getattr(args, f'prune_{name}')}: for --prune alone")
+    if args.prune_balance is not None and args.prune_scope == "global":
+        refuse("--prune-balance: --prune-scope global has one threshold for all layers")
+    if args.trim_min_count < 1:
+        refuse(f"--trim-min-count {args.trim_min_count}: give 1 or more")
+    ways = [args.lang_pair, args.lang_pairs, args.source_lang or args.target_lang]
+    if sum(map(bool, ways)) != 1:
+        refuse("name the direction, with --lang-pair en-de or with -s en -t de; several with "
+               "--lang-pairs, or with one of -s and -t alone")
+
+
+def _lang_pairs(args: argparse.Namespace) -> List[str]:
+    """Return the directions that the flags name."""
+    from ..checkpoint.extract_subnet import pairs_with
+    from ..checkpoint.reading import read_task_moe_checkpoint
+
+    named = args.lang_pair or args.lang_pairs
+    if args.source_lang and args.target_lang:
+        named = f"{args.source_lang}-{args.target_lang}"
+    if named is None:
+        lang, side = (args.source_lang, 0) if args.source_lang else (args.target_lang, 1)
+        return pairs_with(read_task_moe_checkpoint(args.checkpoint), lang, side)
+    pairs = [args.lang_pair] if args.lang_pair else named.split(",")
+    flag = "--lang-pair" if args.lang_pair else "--lang-pairs"
+    for pair in pairs:
+        if len(pair.split("-")) != 2 or not all(pair.split("-")):
+            refuse(f"{flag} {pair}: write it as en-de")
+    return pairs

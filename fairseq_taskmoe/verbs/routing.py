@@ -1,7 +1,9 @@
 """Show which experts each language pair uses, in every MoE layer.
 
 Reads the sources and references of a binarized test set with the model, and writes routing.npz,
-routing.tsv and, with matplotlib, the heat-maps routing.png.
+routing.tsv and, with matplotlib, the heat-maps routing.png. Both tables have, for each language
+pair and expert: its share of the choices, how many tokens chose it first, and with which mean
+probability.
 """
 
 import argparse

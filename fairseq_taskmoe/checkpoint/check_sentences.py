@@ -1,0 +1,62 @@
+"""Sentences of random words with the scores that the full model gives their translations.
+
+They go into the manifest of an extracted model, which has to give the same scores.
+"""
+
+import random
+from typing import Dict, List, Sequence
+
+from ..host_memory import release_pages
+from ..serving.engine import Engine, SearchOptions, Tags
+from ..serving.fairseq_engine import task_moe_engine
+from .extract_subnet import Subnet
+from .manifest import Check
+from .reading import Checkpoint
+from .trim_vocabulary import NUM_SPECIAL
+
+NUM_SENTENCES = 8
+MIN_PIECES, MAX_PIECES = 3, 12
+TOLERANCE = 1e-4  # of the log-probability of a piece, in float32
+
+
+def full_model_checks(checkpoint: Checkpoint, subnet: Subnet) -> List[Check]:
+    """Return check sentences of a sub-network, translated and scored by the model cut into.
+
+    Experts are not folded there: the router of each layer decides.
+    """
+    engine = task_moe_engine(checkpoint, tags_of(subnet), "cpu", fold=False)
+    draw = random.Random(1)
+    words = [word for word in subnet.words[NUM_SPECIAL:] if not word.startswith("madeupword")]
+    checks = []
+    for number in range(max(NUM_SENTENCES, len(subnet.lang_pairs))):
+        pair = subnet.lang_pairs[number % len(subnet.lang_pairs)]
+        source = draw.choices(words, k=draw.randint(MIN_PIECES, MAX_PIECES))
+        search = SearchOptions(beam=1, max_length=MAX_PIECES)
+        (found,) = engine.translate(pair, [source], search)
+        # words that were trimmed away have no place in a sentence that checks the rest
+        target = [piece for piece in found[0].pieces if piece in words]
+        (score,) = engine.score(pair, [source], [target])
+        checks.append(Check(pair, source, target, score, None))
+    release_pages(checkpoint["model"].values())
+    return checks
+
+
+def with_scores(checks: Sequence[Check], engine: Engine) -> List[Check]:
+    """Return check sentences with the scores of an extracted model."""
+    return [
+        check._replace(score=engine.score(check.lang_pair, [check.source], [check.target])[0])
+        for check in checks
+    ]
+
+
+def worst_difference(checks: Sequence[Check]) -> float:
+    """Return the largest difference between the two scores of a sentence, per piece."""
+    return max(
+        abs(check.full_score - check.score) / (len(check.target) + 1)
+        for check in checks if check.score is not None
+    )
+
+
+def tags_of(subnet: Subnet) -> Dict[str, Tags]:
+    """Return the tags of each direction of a sub-network."""
+    return {pair: Tags(*subnet.tags.of_pair(pair)) for pair in subnet.lang_pairs}

@@ -1,0 +1,114 @@
+"""The manifest of an extracted model: what it is, where it comes from, and what it should say.
+
+manifest.json stands beside the files that it lists with size and SHA-256. Its check sentences have
+the log-probabilities that the model had where it was cut out.
+"""
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from tqdm import tqdm
+
+from ..errors import refuse
+
+MANIFEST = "manifest.json"
+FORMATS = ("fairseq", "taskmoe", "ctranslate2")
+CHUNK = 2**22  # bytes
+
+
+class Check(NamedTuple):
+    """A sentence, a translation, and what the two models say of it."""
+
+    lang_pair: str
+    source: List[str]  # pieces, without tags and without the end of the sentence
+    target: List[str]
+    full_score: float  # log-probability of the target and its end, in the model cut into, float32
+    score: Optional[float]  # of the extracted model; None where it could not be run
+
+
+class Manifest(NamedTuple):
+    """What a model folder says of itself."""
+
+    format: str
+    directions: Dict[str, Dict[str, List[str]]]  # pair -> tags: {"source": [...], "target": [...]}
+    max_source_pieces: int  # without tags and without the end of the sentence
+    max_target_pieces: int
+    sentencepiece_model: Optional[str]  # name of a file; without one, texts are pieces
+    parameters: int
+    vocabulary: int
+    quantization: Optional[str]  # with CTranslate2
+    source_checkpoint: Dict[str, Any]  # file, sha256, num_updates
+    versions: Dict[str, str]
+    checks: List[Check]
+    files: Dict[str, Dict[str, Any]]  # name -> bytes, sha256
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest of a folder whose files are all there."""
+        entries = {**self._asdict(), "checks": [check._asdict() for check in self.checks]}
+        text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def read_manifest(folder: str) -> Manifest:
+    """Return the manifest of a model folder, refusing a folder that is not as it says."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        refuse(f"{folder}: no extracted model, it has no {MANIFEST}")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries["checks"] = [Check(**check) for check in entries["checks"]]
+        manifest = Manifest(**entries)
+        known = manifest.format in FORMATS and all(
+            set(tags) == {"source", "target"} for tags in manifest.directions.values()
+        )
+        files = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest.files.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        refuse(f"{path}: no manifest of an extracted model ({' '.join(str(problem).split())})")
+    if not known or any(Path(name).name != name for name in files):
+        refuse(f"{path}: no manifest of an extracted model")
+    for name, (size, digest) in files.items():
+        file = Path(folder) / name
+        if not file.is_file():
+            refuse(f"{folder} is broken: {name} is missing")
+        if file.stat().st_size != size:
+            refuse(f"{folder} is broken: {name} has {file.stat().st_size} bytes instead of {size}")
+        if sha256(file) != digest:
+            refuse(f"{folder} is broken: {name} is not what was extracted")
+    return manifest
+
+
+def describe_files(folder: Path) -> Dict[str, Dict[str, Any]]:
+    """Return size and SHA-256 of each file of a folder."""
+    return {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.iterdir()) if file.name != MANIFEST
+    }
+
+
+def sha256(path: Path, said: Optional[str] = None) -> str:
+    """Return the SHA-256 of a file, with a progress bar where it has a name."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with open(path, "rb") as file, tqdm(
+        total=size, desc=said, unit="B", unit_scale=True, leave=False,
+        disable=None if said else True,
+    ) as bar:
+        read: Callable[[], bytes] = lambda: file.read(CHUNK)  # noqa: E731
+        for chunk in iter(read, b""):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def versions(*packages: str) -> Dict[str, str]:
+    """Return the versions of packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

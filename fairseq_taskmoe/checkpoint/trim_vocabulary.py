@@ -1,0 +1,152 @@
+"""A sub-network with the words that its language pairs use, and no others.
+
+Embeddings and output layer lose the rows of the other words, which are most of a small model's
+parameters. The encoder's output stays the same for a text of kept words; the softmax is over fewer
+words, so probabilities grow, and their order stays the same.
+"""
+
+import os
+from collections import Counter
+from typing import Dict, Iterator, List, Optional, Sequence, Set
+
+import numpy as np
+import sentencepiece
+from fairseq.data import Dictionary
+from fairseq.data.data_utils import load_indexed_dataset
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.dataset_manager import pair_prefix
+from ..data.languages import LanguageTags, check_words, load_joined_dictionary
+from ..errors import refuse
+from .extract_subnet import Subnet
+
+NUM_SPECIAL = 4  # <s> <pad> </s> <unk>, which stay
+TABLES = (  # parameters with a row for each word
+    "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
+    "decoder.output_projection.weight",
+)
+COUNTS = "counts:"
+LINES_AT_ONCE = 10000
+
+
+def symbols_of(words: Sequence[str], tags: LanguageTags) -> List[str]:
+    """Return all symbols of a model, in the order of its embeddings: words, then tags."""
+    dictionary = Dictionary()
+    for word in words[NUM_SPECIAL:]:
+        dictionary.add_symbol(word)
+    tags.add_to(dictionary)
+    return dictionary.symbols
+
+
+def trim_vocabulary(subnet: Subnet, used: Set[str]) -> Subnet:
+    """Return the sub-network with the words of used, special ones, and the tags of its pairs."""
+    symbols = symbols_of(subnet.words, subnet.tags)
+    rows_before = subnet.state[TABLES[0]].size(0)
+    if rows_before != len(symbols):
+        refuse(f"the embeddings have {rows_before} rows for {len(symbols)} words and tags: "
+               "no vocabulary to trim")
+    kept = [i for i, word in enumerate(subnet.words) if i < NUM_SPECIAL or word in used]
+    if len(kept) == NUM_SPECIAL:
+        refuse("--trim-vocabulary: none of its words is in the model's vocabulary")
+    langs = {lang for pair in subnet.lang_pairs for lang in pair.split("-")}
+    tags = subnet.tags._replace(langs=tuple(lang for lang in subnet.tags.langs if lang in langs))
+    words = [subnet.words[i] for i in kept]
+    ids = {symbol: i for i, symbol in enumerate(symbols)}
+    rows = [ids[symbol] for symbol in symbols_of(words, tags)]
+    state = dict(subnet.state)
+    sliced: Dict[int, Tensor] = {}  # of tables that share their memory, one copy
+    for name in TABLES:
+        table = state[name]
+        if table.data_ptr() not in sliced:
+            sliced[table.data_ptr()] = table[rows]
+        state[name] = sliced[table.data_ptr()]
+    counts = [subnet.word_counts[i] for i in kept]
+    return subnet._replace(state=state, words=words, word_counts=counts, tags=tags)
+
+
+def used_words(
+    source: str, subnet: Subnet, spm: Optional[sentencepiece.SentencePieceProcessor],
+    min_count: int,
+) -> Set[str]:
+    """Return the words that occur in a source at least min_count times.
+
+    A source is one of: text files, joined by commas, of either language; counts:FILE, with a word
+    and its count on each line as in dict.txt; a folder of binarized data, whose training sets of
+    the sub-network's pairs count. Every character of a word that is kept is kept too, so that the
+    SentencePiece model can spell other words, and so are single bytes.
+    """
+    if source.startswith(COUNTS):
+        counts = _read_counts(source.removeprefix(COUNTS))
+    elif os.path.isdir(source):
+        counts = _count_binarized(source, subnet)
+    else:
+        counts = _count_text(source.split(","), spm)
+    used = {word for word, count in counts.items() if count >= min_count}
+    if spm is not None:
+        used |= {spm.id_to_piece(i) for i in range(len(spm)) if spm.is_byte(i)}
+    return used | {character for word in used for character in word}
+
+
+def _read_counts(path: str) -> Dict[str, int]:
+    counts = {}
+    for number, line in enumerate(_lines(path), 1):
+        word, _, count = line.rpartition("\t" if "\t" in line else " ")
+        if not word or not count.isdigit():
+            refuse(f"--trim-vocabulary {path}: line {number} is no word with its count")
+        counts[word] = int(count)
+    return counts
+
+
+def _count_text(
+    paths: Sequence[str], spm: Optional[sentencepiece.SentencePieceProcessor]
+) -> Dict[str, int]:
+    if spm is None:
+        refuse(f"--trim-vocabulary {paths[0]}: counting the pieces of a text needs a SentencePiece "
+               "model (--sentencepiece-model)")
+    counts: Dict[str, int] = Counter()
+    for path in paths:
+        lines: List[str] = []
+        for line in tqdm(_lines(path), os.path.basename(path), unit="line", disable=None):
+            lines.append(line)
+            if len(lines) == LINES_AT_ONCE:
+                _count_pieces(lines, spm, counts)
+                lines = []
+        _count_pieces(lines, spm, counts)
+    return counts
+
+
+def _count_pieces(
+    lines: List[str], spm: sentencepiece.SentencePieceProcessor, counts: Dict[str, int]
+) -> None:
+    for pieces in spm.encode(lines, out_type=str, num_threads=os.cpu_count() or 1):
+        for piece in pieces:
+            counts[piece] = counts.get(piece, 0) + 1
+
+
+def _lines(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        refuse(f"--trim-vocabulary {path}: {problem}")
+
+
+def _count_binarized(folder: str, subnet: Subnet) -> Dict[str, int]:
+    langs = sorted({lang for pair in subnet.lang_pairs for lang in pair.split("-")})
+    dictionary = load_joined_dictionary(folder, langs)
+    check_words(dictionary.symbols, subnet.words)
+    counts = np.zeros(len(dictionary), dtype=np.int64)
+    for pair in subnet.lang_pairs:
+        prefix = pair_prefix(folder, "train", pair)
+        if prefix is None:
+            refuse(f"--trim-vocabulary {folder}: no training data of {pair}")
+        for lang in pair.split("-"):
+            dataset = load_indexed_dataset(f"{prefix}.{lang}")
+            starts = range(0, len(dataset), LINES_AT_ONCE)
+            for start in tqdm(starts, f"count words of {pair}.{lang}", leave=False, disable=None):
+                sentences = range(start, min(start + LINES_AT_ONCE, len(dataset)))
+                tokens = np.concatenate([dataset[i].numpy() for i in sentences])
+                counts += np.bincount(tokens, minlength=len(counts))
+    return {dictionary[i]: int(count) for i, count in enumerate(counts) if count}

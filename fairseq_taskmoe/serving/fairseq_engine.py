@@ -1,0 +1,149 @@
+"""An extracted model in fairseq: of fairseq's own transformer, or of transformer_task_moe.
+
+B sentences, S source and T target positions.
+"""
+
+from types import SimpleNamespace
+from typing import Any, Dict, List, Sequence
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.data.data_utils import collate_tokens
+from fairseq.models import BaseFairseqModel
+from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks import setup_task
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ..checkpoint.extract_subnet import model_config
+from ..checkpoint.reading import Checkpoint, read_checkpoint
+from ..data.languages import LanguageTags
+from ..data.task_table import TaskTable
+from ..evaluation.unset_weights import UnsetWeights
+from ..models.folded_model import fold_model
+from ..models.transformer_task_moe import TransformerTaskMoeModel
+from .engine import Hypothesis, SearchOptions, Sentence, Tags
+
+
+class FairseqEngine:
+    """Runs models of fairseq, one for each direction (see Engine)."""
+
+    def __init__(
+        self, models: Dict[str, BaseFairseqModel], dictionary: Dictionary, tags: Dict[str, Tags]
+    ):
+        self.tags = tags
+        self.models = models
+        self.dictionary = dictionary
+        self.device = next(next(iter(models.values())).parameters()).device
+
+    def translate(
+        self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions
+    ) -> List[List[Hypothesis]]:
+        tags, model = self.tags[lang_pair], self.models[lang_pair]
+        generator = SequenceGenerator(
+            [model], self.dictionary, beam_size=options.beam,
+            max_len_b=len(tags.target) + options.max_length,
+            min_len=len(tags.target) + options.min_length, len_penalty=options.length_penalty,
+        )
+        inputs = self._inputs(lang_pair, sources)
+        prefix = None
+        if tags.target:
+            prefix = self._ids(tags.target).expand(len(sources), -1).to(self.device)
+        with torch.inference_mode():
+            found = generator.generate([model], {"net_input": inputs}, prefix_tokens=prefix)
+        return [
+            [self._hypothesis(h, len(tags.target), options) for h in ranked[: options.n_best]]
+            for ranked in found
+        ]
+
+    def score(
+        self, lang_pair: str, sources: Sequence[Sentence], targets: Sequence[Sentence]
+    ) -> List[float]:
+        tags, model = self.tags[lang_pair], self.models[lang_pair]
+        wanted = [self._sentence([*tags.target, *target]) for target in targets]
+        inputs = self._inputs(lang_pair, sources)
+        pad, eos = self.dictionary.pad(), self.dictionary.eos()
+        inputs["prev_output_tokens"] = collate_tokens(
+            wanted, pad, eos, move_eos_to_beginning=True
+        ).to(self.device)
+        target = collate_tokens(wanted, pad, eos).to(self.device)
+        with torch.inference_mode():
+            log_probs = model.get_normalized_probs(model(**inputs), log_probs=True)
+        scores = log_probs.gather(2, target.unsqueeze(2)).squeeze(2).masked_fill(target.eq(pad), 0)
+        return scores[:, len(tags.target):].sum(dim=1).tolist()
+
+    def _inputs(self, lang_pair: str, sources: Sequence[Sentence]) -> Dict[str, Any]:
+        tokens = [self._sentence([*self.tags[lang_pair].source, *source]) for source in sources]
+        inputs: Dict[str, Any] = {
+            "src_tokens": collate_tokens(
+                tokens, self.dictionary.pad(), self.dictionary.eos(), left_pad=True
+            ).to(self.device),
+            "src_lengths": torch.tensor([len(sentence) for sentence in tokens]).to(self.device),
+        }
+        model = self.models[lang_pair]
+        if isinstance(model, TransformerTaskMoeModel):
+            task_id = model.task_table.task_id(lang_pair)
+            inputs["task_ids"] = torch.full((len(tokens),), task_id, device=self.device)
+        return inputs
+
+    def _sentence(self, pieces: Sentence) -> Tensor:
+        return torch.cat([self._ids(pieces), torch.tensor([self.dictionary.eos()])])
+
+    def _ids(self, pieces: Sentence) -> Tensor:
+        return torch.tensor([self.dictionary.index(piece) for piece in pieces], dtype=torch.long)
+
+    def _hypothesis(
+        self, found: Dict[str, Tensor], num_tags: int, options: SearchOptions
+    ) -> Hypothesis:
+        """Return what fairseq found without the tags, which it counts in its scores."""
+        tokens = found["tokens"][num_tags:]
+        pieces = [self.dictionary[i] for i in tokens.tolist() if i != self.dictionary.eos()]
+        score = float(found["positional_scores"][num_tags:].sum())
+        return Hypothesis(pieces, score / len(tokens) ** options.length_penalty)
+
+
+def stock_engine(folder: str, tags: Dict[str, Tags], device: str) -> FairseqEngine:
+    """Return an engine for a folder of `taskmoe extract --format fairseq`."""
+    state = read_checkpoint(f"{folder}/model.pt")
+    state["cfg"]["task"]["data"] = folder
+    cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+    task = setup_task(cfg.task)
+    with UnsetWeights():
+        model = task.build_model(cfg.model, from_checkpoint=True)
+    model.upgrade_state_dict(state["model"])
+    _adopt_weights(model, state["model"])
+    model.to(device)
+    return FairseqEngine({pair: model for pair in tags}, task.target_dictionary, tags)
+
+
+def task_moe_engine(
+    checkpoint: Checkpoint, tags: Dict[str, Tags], device: str, fold: bool = True
+) -> FairseqEngine:
+    """Return an engine for directions of a checkpoint of transformer_task_moe.
+
+    With fold, the experts of each direction are folded, and all else is shared.
+    """
+    task_state = checkpoint["task_state"]
+    dictionary = Dictionary()
+    for word in task_state["words"][dictionary.nspecial :]:
+        dictionary.add_symbol(word)
+    LanguageTags.from_state(task_state["tags"]).add_to(dictionary)
+    table = TaskTable.from_state(task_state["task_table"]).with_pairs(list(tags))
+    task = SimpleNamespace(
+        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
+        expert_groups=None,
+    )
+    with UnsetWeights():
+        model = TransformerTaskMoeModel.build_model(model_config(checkpoint), task)
+    _adopt_weights(model, checkpoint["model"])
+    model.to(device)
+    models = {
+        pair: fold_model(model, table.task_id(pair)) if fold else model for pair in tags
+    }
+    return FairseqEngine(models, dictionary, tags)
+
+
+def _adopt_weights(model: BaseFairseqModel, state: Dict[str, Tensor]) -> None:
+    """Make a checkpoint's weights the model's own, where they lie in the file."""
+    torch.nn.Module.load_state_dict(model, state, assign=True)
+    model.eval().requires_grad_(False)

@@ -1,0 +1,57 @@
+"""Opening what `taskmoe extract` has left, in any of its formats."""
+
+import os
+from pathlib import Path
+
+from ..checkpoint.manifest import Manifest, read_manifest
+from ..errors import refuse
+from .engine import Engine, Tags
+from .translator import Translator
+
+DEVICES = ("cpu", "cuda", "auto")
+
+
+def open_model(folder: str, device: str = "cpu", threads: int = 0) -> Translator:
+    """Return a translator for a model folder, refusing one that is not as its manifest says.
+
+    device is one of DEVICES; threads is the number for one batch on CPU, 0 for one a core.
+    """
+    manifest = read_manifest(folder)
+    spm = manifest.sentencepiece_model
+    return Translator(
+        open_engine(folder, manifest, device, threads),
+        str(Path(folder) / spm) if spm else None,
+        manifest.max_source_pieces,
+        manifest.max_target_pieces,
+    )
+
+
+def open_engine(folder: str, manifest: Manifest, device: str, threads: int = 0) -> Engine:
+    """Return the engine of a model folder."""
+    tags = {pair: Tags(**tags) for pair, tags in manifest.directions.items()}
+    threads = threads or len(os.sched_getaffinity(0))
+    if manifest.format == "ctranslate2":
+        import ctranslate2
+
+        from .ctranslate2_engine import Ctranslate2Engine
+
+        has_gpu = ctranslate2.get_cuda_device_count() > 0
+        device = _choose(device, has_gpu)
+        return Ctranslate2Engine(folder, tags, str(manifest.quantization), device, threads)
+    import torch
+
+    from .. import register  # noqa: F401
+    from ..checkpoint.reading import read_task_moe_checkpoint
+    from .fairseq_engine import stock_engine, task_moe_engine
+
+    device = _choose(device, torch.cuda.is_available())
+    torch.set_num_threads(threads)
+    if manifest.format == "fairseq":
+        return stock_engine(folder, tags, device)
+    return task_moe_engine(read_task_moe_checkpoint(f"{folder}/model.pt"), tags, device)
+
+
+def _choose(device: str, has_gpu: bool) -> str:
+    if device == "cuda" and not has_gpu:
+        refuse("--device cuda: this machine has no GPU that can be used")
+    return {"auto": "cuda" if has_gpu else "cpu"}.get(device, device)

@@ -1,0 +1,127 @@
+"""Translating a stream of lines: what is there is translated at once, in order."""
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import BinaryIO, Iterator, List, NamedTuple, Optional, TextIO, Union
+
+from tqdm import tqdm
+
+from ..errors import refuse
+from .engine import SearchOptions
+from .translator import TooLong, Translation, Translator
+
+END = None  # of the lines, in the queue
+
+
+class PipeOptions(NamedTuple):
+    """How lines are put together and written."""
+
+    max_batch_tokens: int
+    buffer: int  # lines that are translated together, at most
+    scores: bool = False  # `score TAB text`
+    skip_long: bool = False  # a line that is too long for the model becomes an empty one
+
+
+def translate_lines(
+    translator: Translator, lang_pair: str, source: BinaryIO, out: TextIO,
+    search: SearchOptions, options: PipeOptions,
+) -> None:
+    """Translate the lines of source (UTF-8), a line of out for each, or n_best lines.
+
+    With n_best > 1 a line of out is `number of the line from 1 TAB score TAB text`. Lines that are
+    there are translated together, and written before more are waited for: a program that writes a
+    line and waits for its translation gets it. Refuses, with its number, a line that is no UTF-8,
+    or that is longer than the model reads.
+    """
+    number = 0
+    with tqdm(desc=lang_pair, unit="line", disable=None) as bar:
+        for lines in _available(source, options.buffer):
+            texts = [_decoded(line, number + i) for i, line in enumerate(lines, 1)]
+            found = _translate(translator, lang_pair, texts, search, options, number)
+            for ranked in found:
+                number += 1
+                for translation in ranked:
+                    out.write(_line(translation, number, search, options))
+            out.flush()
+            bar.update(len(lines))
+
+
+def _translate(
+    translator: Translator, lang_pair: str, texts: List[str], search: SearchOptions,
+    options: PipeOptions, before: int,
+) -> List[List[Translation]]:
+    while True:
+        try:
+            return translator.translate(lang_pair, texts, search, options.max_batch_tokens)
+        except TooLong as long:
+            if not options.skip_long:
+                refuse(f"line {before + long.index + 1} has {long}; --skip-long translates such "
+                       "lines to empty ones")
+            texts[long.index] = ""
+
+
+def _line(
+    translation: Translation, number: int, search: SearchOptions, options: PipeOptions
+) -> str:
+    # a translation is one line, whatever the pieces hold
+    text = " ".join(translation.text.split("\n"))
+    if search.n_best > 1:
+        return f"{number}\t{translation.score:.6f}\t{text}\n"
+    return f"{translation.score:.6f}\t{text}\n" if options.scores else f"{text}\n"
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.rstrip(b"\r\n").decode("utf-8")
+    except UnicodeDecodeError as problem:
+        refuse(f"line {number} of the input is no UTF-8: {problem.reason} at byte {problem.start}")
+
+
+def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
+    """Yield the lines that are there, at least one and at most `most`, until there are no more."""
+    lines: "Queue[Union[bytes, None, Exception]]" = Queue(most)
+
+    def read() -> None:
+        try:
+            for line in source:
+                lines.put(line)
+            lines.put(END)
+        except Exception as problem:
+            lines.put(problem)
+
+    # a daemon: it may wait for a line that never comes when this process has to end
+    Thread(target=read, daemon=True).start()
+    line = lines.get()
+    while line is not END:
+        got: List[bytes] = []
+        while isinstance(line, bytes):
+            got.append(line)
+            if lines.empty() or len(got) == most:
+                break
+            line = lines.get()
+        if got:
+            yield got
+        if isinstance(line, bytes):
+            line = lines.get()
+        elif isinstance(line, Exception):
+            raise line
+
+
+@contextmanager
+def output_file(path: Optional[str]) -> Iterator[TextIO]:
+    """Give the file to write to, which is there when all went well; standard output for None."""
+    if path is None:
+        yield sys.stdout
+        return
+    if Path(path).exists():
+        refuse(f"--output {path} exists; nothing was overwritten")
+    part = Path(f"{path}.part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)

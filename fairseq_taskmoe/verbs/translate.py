@@ -1,0 +1,84 @@
+"""Translate text with an extracted model: lines in, lines out, in the same order.
+
+MODEL is a folder of `taskmoe extract`, of any format. Standard input is translated as it comes.
+"""
+
+import argparse
+import os
+
+from ..errors import refuse
+
+DEFAULT_MAX_TOKENS = 4000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="folder of an extracted model")
+    parser.add_argument(
+        "--lang-pair", metavar="PAIR", help="direction, where the model has more than one"
+    )
+    parser.add_argument("--input", metavar="FILE", help="text, a sentence a line (default: stdin)")
+    parser.add_argument("--output", metavar="FILE", help="new file (default: stdout)")
+    parser.add_argument("--beam", type=int, default=4, metavar="N", help="default: 4")
+    parser.add_argument(
+        "--n-best", type=int, default=1, metavar="N",
+        help="write the N best of each line, as `number of the line TAB score TAB translation`",
+    )
+    parser.add_argument(
+        "--scores", action="store_true", help="write `score TAB translation`: the log-probability "
+        "divided by the number of pieces to the power of --lenpen"
+    )
+    parser.add_argument(
+        "--lenpen", type=float, default=1.0, metavar="X",
+        help="more than 1 favours longer translations, as in fairseq-generate; default: 1",
+    )
+    parser.add_argument(
+        "--max-len", type=int, default=200, metavar="N",
+        help="pieces of a translation, at most; default: 200",
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, metavar="N",
+        help=f"pieces in a batch, padding counted; default: {DEFAULT_MAX_TOKENS}",
+    )
+    parser.add_argument(
+        "--buffer", type=int, default=2000, metavar="N",
+        help="lines that are sorted by length and translated together, at most; default: 2000",
+    )
+    parser.add_argument(
+        "--skip-long", action="store_true",
+        help="translate lines that are too long for the model to empty ones",
+    )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda", "auto"], default="cpu", help="default: cpu"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="default: one for each core"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    for name in ("beam", "n_best", "max_len", "max_tokens", "buffer"):
+        if getattr(args, name) < 1:
+            refuse(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
+    if args.n_best > args.beam:
+        refuse(f"--n-best {args.n_best}: a beam of {args.beam} finds no more than that")
+    if args.threads < 0:
+        refuse(f"--threads {args.threads}: give 1 or more, or 0 for one for each core")
+    # read when torch or CTranslate2 is loaded: threads that wait busily make others wait
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    from ..serving.engine import SearchOptions
+    from ..serving.open_model import open_model
+    from ..serving.pipe import PipeOptions, output_file, translate_lines
+
+    with open(args.input or 0, "rb", closefd=args.input is not None) as source, \
+            output_file(args.output) as out:
+        translator = open_model(args.model, args.device, args.threads)
+        pair = args.lang_pair or next(iter(translator.lang_pairs))
+        if pair not in translator.lang_pairs or (
+            args.lang_pair is None and len(translator.lang_pairs) > 1
+        ):
+            refuse(f"--lang-pair {args.lang_pair or ''}: name one of the model's directions, "
+                   f"{', '.join(translator.lang_pairs)}")
+        search = SearchOptions(args.beam, args.n_best, args.lenpen, max_length=args.max_len)
+        options = PipeOptions(args.max_tokens, args.buffer, args.scores, args.skip_long)
+        translate_lines(translator, pair, source, out, search, options)
