@@ -84,7 +84,7 @@ echo "set-up 3/4: fairseq"
 # without its dependencies: it asks for torchaudio, see setup.py
 install --no-deps ve-fairseq
 echo "set-up 4/4: fairseq-taskmoe and its tools"
-install -e '.[dev,plot]'
+install -e '.[dev,plot,serve]'
 echo "$$state" > $$stamp
 echo "set-up done in $$SECONDS s"
 endef

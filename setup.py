@@ -41,7 +41,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["fairseq_taskmoe*"]),
-    package_data={"fairseq_taskmoe": ["py.typed"]},
+    package_data={"fairseq_taskmoe": ["py.typed", "serving/page.html"]},
     install_requires=[
         *FAIRSEQ_FOR_TEXT,
         "fairscale>=0.4.13",  # fairseq's fully sharded data parallelism for the shared weights
@@ -56,12 +56,19 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "serve": ["ctranslate2>=4.5", "fastapi", "uvicorn"],
+        "serve": [
+            "ctranslate2>=4.5",
+            "fastapi",
+            "prometheus_client",  # /metrics
+            "protobuf",  # a SentencePiece model for a smaller vocabulary
+            "uvicorn",
+        ],
         "plot": ["matplotlib"],
         "data": ["mtdata", "opusfilter"],
         "dev": [
             "hypothesis",
             "mypy",
+            "playwright",  # drives the browser that is there, and brings none
             "pytest",
             "pytest-xdist",
             "ruff",

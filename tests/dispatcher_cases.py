@@ -78,7 +78,7 @@ def make_layers(case: Case, groups: Any) -> nn.ModuleList:
             router = kind(C, case.num_experts, case.options)
         nn.init.normal_(router.gate.weight)
         experts = Experts(len(held), C, FFN, "gelu", first_expert=held.start)
-        dispatcher = AllToAllDispatcher(groups) if groups else LocalDispatcher(case.num_experts)
+        dispatcher = AllToAllDispatcher(groups) if groups else LocalDispatcher()
         layers.append(MoELayer(router, experts, dispatcher))
     return layers.to(case.dtype)
 

@@ -28,7 +28,7 @@ def make_visits(gates):
     torch.manual_seed(3)
     experts = torch.rand(ROWS, E).topk(K).indices
     experts[:, 0] = torch.where(experts[:, 0] == 5, E, experts[:, 0])  # some choices are not there
-    (visits,) = sort_by_expert([experts], [gates], E, leave_out=True)
+    (visits,) = sort_by_expert([experts], [gates], [E], leave_out=True)
     return visits
 
 

@@ -30,7 +30,7 @@ def outputs_and_gradients(layer, chosen, gates, leave_out):
     dtype = layer.fc1.weight.dtype
     rows = torch.randn(ROWS, C).to(dtype).requires_grad_()
     gates = gates.to(dtype).requires_grad_()
-    (visits,) = sort_by_expert([chosen], [gates], E, leave_out)
+    (visits,) = sort_by_expert([chosen], [gates], [E], leave_out)
     out = layer(rows, visits)
     loss = (out.float() * torch.randn(ROWS, C)).sum()
     return [out, *torch.autograd.grad(loss, [rows, gates, *layer.parameters()])]
@@ -103,7 +103,7 @@ def test_one_kernel_on_a_gpu_is_the_loop(monkeypatch):
     layer = Experts(E, C, F).to("cuda", torch.bfloat16)
     chosen = torch.rand(ROWS, E, device="cuda").topk(K).indices
     gates, rows = torch.rand(ROWS, K, device="cuda"), torch.randn(ROWS, C, device="cuda").bfloat16()
-    (visits,) = sort_by_expert([chosen], [gates], E, leave_out=False)
+    (visits,) = sort_by_expert([chosen], [gates], [E], leave_out=False)
     found = layer(rows, visits)
     monkeypatch.setattr(experts_module, "groups_products", lambda *weight: False)
     torch.testing.assert_close(found, layer(rows, visits), atol=0.06, rtol=0.03)

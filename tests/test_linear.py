@@ -74,7 +74,7 @@ def test_experts_are_close_with_gradients_of_the_parameters_type(medium):
     torch.manual_seed(0)
     experts, rows = Experts(4, 16, 24), torch.randn(30, 16)
     chosen, gates = torch.rand(30, 4).topk(2).indices, torch.rand(30, 2)
-    (visits,) = sort_by_expert([chosen], [gates], 4, leave_out=True)
+    (visits,) = sort_by_expert([chosen], [gates], [4], leave_out=True)
 
     class Said(nn.Module):
         def __init__(self):

@@ -216,12 +216,13 @@ def test_gradients_of_experts(counts, activation_fn):
 
 def test_gradients_of_planned_gates():
     mask = ragged_mask([3, 2])
-    dispatcher = LocalDispatcher(3)
+    dispatcher = LocalDispatcher()
     expert_ids = torch.tensor([2, 0, 1, 2, 0, 1, 1, 0, 2, 1, 0, 2]).view(2, 3, 2)
     weights = torch.randn(10, 1, dtype=torch.double)
 
     def forward(gates):
-        (plan,) = dispatcher.plan([RouterOutput(expert_ids, gates, None, None)], mask)
+        routing = RouterOutput(expert_ids, gates, torch.zeros(2, 3, 3), None)
+        (plan,) = dispatcher.plan([routing], mask)
         return plan.visits.gates * weights
 
     gates = torch.rand(2, 3, 2, dtype=torch.double, requires_grad=True)

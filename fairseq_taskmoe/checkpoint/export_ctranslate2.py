@@ -26,7 +26,6 @@ ACTIVATIONS = {
     "gelu": common_spec.Activation.GELU,
     "gelu_accurate": common_spec.Activation.GELUTanh,
     "gelu_fast": common_spec.Activation.GELUTanh,
-    "swish": common_spec.Activation.SWISH,
     "tanh": common_spec.Activation.Tanh,
 }
 QUANTIZATIONS = model_spec.ACCEPTED_MODEL_TYPES

@@ -6,6 +6,7 @@ the log-probabilities that the model had where it was cut out.
 
 import hashlib
 import json
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
@@ -61,13 +62,11 @@ def read_manifest(folder: str) -> Manifest:
         entries = json.loads(path.read_text(encoding="utf-8"))
         entries["checks"] = [Check(**check) for check in entries["checks"]]
         manifest = Manifest(**entries)
-        known = manifest.format in FORMATS and all(
-            set(tags) == {"source", "target"} for tags in manifest.directions.values()
-        )
         files = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest.files.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        usable = _is_usable(manifest)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
         refuse(f"{path}: no manifest of an extracted model ({' '.join(str(problem).split())})")
-    if not known or any(Path(name).name != name for name in files):
+    if not usable:
         refuse(f"{path}: no manifest of an extracted model")
     for name, (size, digest) in files.items():
         file = Path(folder) / name
@@ -78,6 +77,28 @@ def read_manifest(folder: str) -> Manifest:
         if sha256(file) != digest:
             refuse(f"{folder} is broken: {name} is not what was extracted")
     return manifest
+
+
+def _is_usable(manifest: Manifest) -> bool:
+    """Say whether all that is needed to open a model is there, and of its type."""
+    tags = [tags for both in manifest.directions.values() for tags in both.values()]
+    sizes = [facts["bytes"] for facts in manifest.files.values()]
+    limits = [manifest.max_source_pieces, manifest.max_target_pieces]
+    needed = ["model.bin" if manifest.format == "ctranslate2" else "model.pt"]
+    if manifest.sentencepiece_model is not None:
+        needed.append(manifest.sentencepiece_model)
+    return (
+        manifest.format in FORMATS
+        and len(manifest.directions) > 0
+        and all(re.fullmatch(r"[^\s-]+-[^\s-]+", pair) for pair in manifest.directions)
+        and all(set(both) == {"source", "target"} for both in manifest.directions.values())
+        and all(isinstance(words, list) and all(isinstance(word, str) for word in words)
+                for words in tags)
+        and all(isinstance(number, int) and number > 0 for number in limits)
+        and all(isinstance(size, int) for size in sizes)
+        and all(Path(name).name == name and name.isprintable() for name in manifest.files)
+        and all(name in manifest.files for name in needed)
+    )
 
 
 def describe_files(folder: Path) -> Dict[str, Dict[str, Any]]:

@@ -88,7 +88,7 @@ class AllToAllDispatcher:
             unit_of_row = torch.arange(len(rows), device=rows.device).repeat_interleave(rows)
             experts.append(own[:, 1 : 1 + top_k].detach().long()[unit_of_row])
             gates.append(GatherRows.apply(own[:, 1 + top_k :], unit_of_row).type_as(routing.gates))
-        visits = sort_by_expert(experts, gates, self.per_rank, leave_out=True)
+        visits = sort_by_expert(experts, gates, [self.per_rank] * len(experts), leave_out=True)
         return [ExchangePlan(*way, here) for way, here in zip(ways, visits, strict=True)]
 
     def dispatch(self, x: Tensor, plan: ExchangePlan) -> Tensor:

@@ -22,23 +22,21 @@ class LocalPlan(NamedTuple):
 class LocalDispatcher:
     """All experts are on this device. Memory is linear in tokens."""
 
-    def __init__(self, num_experts: int):
-        self.num_experts = num_experts
-
     def plan(self, routings: Sequence[RouterOutput], token_mask: Tensor) -> List[LocalPlan]:
         """Return a plan for each of L layers that route the same batch, token_mask (B, S).
 
         Padding and dropped choices visit no expert.
         """
         experts, gates = [], []
-        for routing in routings:
+        num_experts = [routing.probs.size(2) for routing in routings]
+        for routing, n in zip(routings, num_experts, strict=True):
             expand = (*token_mask.shape, routing.gates.size(2))
             kept = token_mask.unsqueeze(2) & (routing.gates > 0)
-            ids = routing.expert_ids.expand(expand).masked_fill(~kept, self.num_experts)
+            ids = routing.expert_ids.expand(expand).masked_fill(~kept, n)
             experts.append(ids.flatten(0, 1))
             gates.append(routing.gates.expand(expand).flatten(0, 1))
         on_cpu = token_mask.device.type == "cpu"
-        visits = sort_by_expert(experts, gates, self.num_experts, leave_out=on_cpu)
+        visits = sort_by_expert(experts, gates, num_experts, leave_out=on_cpu)
         return [LocalPlan(layer) for layer in visits]
 
     def dispatch(self, x: Tensor, plan: LocalPlan) -> Tensor:

@@ -31,7 +31,7 @@ class MoELayer(nn.Module):
         super().__init__()
         self.router = router
         self.experts = experts
-        self.dispatcher = dispatcher or LocalDispatcher(experts.num_experts)
+        self.dispatcher = dispatcher or LocalDispatcher()
 
     def forward(
         self, x: Tensor, inputs: RoutingInputs, route: Optional[Route] = None,

@@ -23,23 +23,24 @@ class Visits(NamedTuple):
 
 
 def sort_by_expert(
-    experts: Sequence[Tensor], gates: Sequence[Tensor], num_experts: int, leave_out: bool
+    experts: Sequence[Tensor], gates: Sequence[Tensor], num_experts: Sequence[int], leave_out: bool
 ) -> List[Visits]:
-    """Return the visits for each layer's experts (T, K) and gates (T, K).
+    """Return the visits for each layer's experts (T, K) and gates (T, K), of num_experts there.
 
     An expert number of num_experts says that there is no such choice. Those are left out, or else
     visit the last expert with a gate of 0: a GPU need not be asked then how many there are.
     """
     counts = [ids.numel() for ids in experts]
     if leave_out:
-        counts = torch.stack([(ids < num_experts).sum() for ids in experts]).tolist()
-    numbers = torch.arange(num_experts, device=experts[0].device)
+        present = [(ids < n).sum() for ids, n in zip(experts, num_experts, strict=True)]
+        counts = torch.stack(present).tolist()
+    numbers = torch.arange(max(num_experts), device=experts[0].device)
     layers = []
-    for ids, gate, count in zip(experts, gates, counts, strict=True):
-        gate = gate.masked_fill(ids == num_experts, 0)
+    for ids, gate, n, count in zip(experts, gates, num_experts, counts, strict=True):
+        gate = gate.masked_fill(ids == n, 0)
         order, choices = ids.flatten().sort(stable=True)  # what there is not comes last
-        order, choices = order[:count].clamp(max=num_experts - 1), choices[:count]
-        ends = torch.searchsorted(order, numbers, right=True, out_int32=True)
+        order, choices = order[:count].clamp(max=n - 1), choices[:count]
+        ends = torch.searchsorted(order, numbers[:n], right=True, out_int32=True)
         sorted_gates = GatherRows.apply(gate.reshape(-1, 1), choices)
         layers.append(Visits(choices // gate.size(1), sorted_gates, ends))
     return layers

@@ -36,7 +36,7 @@ class Ctranslate2Engine:
             beam_size=options.beam,
             num_hypotheses=options.n_best,
             length_penalty=options.length_penalty,
-            min_decoding_length=len(tags.target) + options.min_length - 1,
+            min_decoding_length=len(tags.target) + options.min_length,
             max_decoding_length=len(tags.target) + options.max_length,
             max_input_length=0,
             suppress_sequences=NEVER,

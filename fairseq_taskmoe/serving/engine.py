@@ -16,10 +16,15 @@ class SearchOptions(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """A translation of a sentence."""
+    """A translation of a sentence.
+
+    Its score is the log-probability of its pieces and its end, over their number ** length_penalty.
+    Where a piece cannot be chosen (padding; the end, before min_length) CTranslate2 shares its
+    probability out among the others, and fairseq does not: Engine.score gives equal numbers.
+    """
 
     pieces: List[str]
-    score: float  # log-probability of its pieces and its end, over their number ** length_penalty
+    score: float
 
 
 class Tags(NamedTuple):

@@ -1,7 +1,9 @@
 """Translating a stream of lines: what is there is translated at once, in order."""
 
+import os
 import sys
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -31,6 +33,8 @@ def translate_lines(
 ) -> None:
     """Translate the lines of source (UTF-8), a line of out for each, or n_best lines.
 
+    source is closed when it ends, and only then: while it is read, closing it would wait for it.
+
     With n_best > 1 a line of out is `number of the line from 1 TAB score TAB text`. Lines that are
     there are translated together, and written before more are waited for: a program that writes a
     line and waits for its translation gets it. Refuses, with its number, a line that is no UTF-8,
@@ -53,14 +57,14 @@ def _translate(
     translator: Translator, lang_pair: str, texts: List[str], search: SearchOptions,
     options: PipeOptions, before: int,
 ) -> List[List[Translation]]:
-    while True:
-        try:
-            return translator.translate(lang_pair, texts, search, options.max_batch_tokens)
-        except TooLong as long:
-            if not options.skip_long:
-                refuse(f"line {before + long.index + 1} has {long}; --skip-long translates such "
-                       "lines to empty ones")
-            texts[long.index] = ""
+    if options.skip_long:
+        limit = translator.max_source_pieces
+        texts = [text if len(translator.encode(text)) <= limit else "" for text in texts]
+    try:
+        return translator.translate(lang_pair, texts, search, options.max_batch_tokens)
+    except TooLong as long:
+        refuse(f"line {before + long.index + 1} has {long}; --skip-long translates such lines to "
+               "empty ones")
 
 
 def _line(
@@ -86,8 +90,9 @@ def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
 
     def read() -> None:
         try:
-            for line in source:
-                lines.put(line)
+            with source:
+                for line in source:
+                    lines.put(line)
             lines.put(END)
         except Exception as problem:
             lines.put(problem)
@@ -114,14 +119,19 @@ def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
 def output_file(path: Optional[str]) -> Iterator[TextIO]:
     """Give the file to write to, which is there when all went well; standard output for None."""
     if path is None:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as the input is, whatever the locale
         yield sys.stdout
         return
-    if Path(path).exists():
+    target = Path(path)
+    if target.exists():
         refuse(f"--output {path} exists; nothing was overwritten")
-    part = Path(f"{path}.part")
+    if not target.parent.is_dir():
+        refuse(f"--output {path}: {target.parent} is no folder")
+    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(part, "w", encoding="utf-8", newline="\n") as file:
             yield file
-        part.rename(path)
+        part.rename(target)
     finally:
         part.unlink(missing_ok=True)

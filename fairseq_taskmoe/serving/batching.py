@@ -1,0 +1,139 @@
+"""Sentences of all waiting requests are translated together, as soon as their model is free."""
+
+import asyncio
+import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Deque, List, NamedTuple, Sequence
+
+from .engine import SearchOptions
+from .limits import Limits
+from .metrics import Metrics
+from .translator import TooLong, Translation, Translator
+
+logger = logging.getLogger(__name__)
+
+
+class TooBusy(Exception):
+    """The queue has no room for a request."""
+
+
+class Sentence(NamedTuple):
+    """A text that waits, and where its translations will be."""
+
+    text: str
+    num_pieces: int
+    lang_pair: str
+    options: SearchOptions
+    translations: "asyncio.Future[List[Translation]]"  # cancelled: nobody wants them any more
+
+    def goes_with(self, other: "Sentence") -> bool:
+        return (self.lang_pair, self.options) == (other.lang_pair, other.options)
+
+
+class Batcher:
+    """A model, its queue, and the thread in which it translates."""
+
+    def __init__(self, translator: Translator, limits: Limits, metrics: Metrics):
+        self.translator = translator
+        self.limits = limits
+        self.metrics = metrics
+        self.waiting: Deque[Sentence] = deque()
+        self.arrived = asyncio.Event()
+        self.thread = ThreadPoolExecutor(1)
+
+    async def translate(
+        self, lang_pair: str, texts: Sequence[str], options: SearchOptions
+    ) -> List[List[Translation]]:
+        """Return the translations of each text when they have had their turn.
+
+        Raises TooLong or TooBusy before any of the texts waits. Cancelled, it takes those that
+        wait out of the queue.
+        """
+        nums_pieces = await asyncio.to_thread(self.nums_pieces, texts)
+        if len(self.waiting) + len(texts) > self.limits.max_waiting:
+            raise TooBusy
+        loop = asyncio.get_running_loop()
+        sentences = [
+            Sentence(text, num_pieces, lang_pair, options, loop.create_future())
+            for text, num_pieces in zip(texts, nums_pieces, strict=True)
+        ]
+        self.waiting.extend(sentences)
+        self.arrived.set()
+        try:
+            return await asyncio.gather(*(sentence.translations for sentence in sentences))
+        except BaseException:
+            for sentence in sentences:
+                sentence.translations.cancel()
+            self.waiting = deque(each for each in self.waiting if not each.translations.done())
+            raise
+
+    def nums_pieces(self, texts: Sequence[str]) -> List[int]:
+        """Return the length of each text. Raises TooLong."""
+        limit = self.translator.max_source_pieces
+        nums_pieces = []
+        for index, text in enumerate(texts):
+            nums_pieces.append(len(self.translator.encode(text)))
+            if nums_pieces[index] > limit:
+                raise TooLong(index, nums_pieces[index], limit)
+        return nums_pieces
+
+    async def run(self) -> None:
+        """Translate what arrives, until cancelled."""
+        try:
+            while True:
+                await self.arrived.wait()
+                batch = self.next_batch()
+                if batch:
+                    await self.translate_batch(batch)
+                else:
+                    self.arrived.clear()
+        finally:
+            self.thread.shutdown(wait=False)
+
+    def next_batch(self) -> List[Sentence]:
+        """Take out of the queue the sentence that has waited longest, and those that go with it."""
+        batch: List[Sentence] = []
+        others: Deque[Sentence] = deque()
+        longest = 0
+        while self.waiting and len(batch) < self.limits.max_batch_sentences:
+            sentence = self.waiting.popleft()
+            if batch and not sentence.goes_with(batch[0]):
+                others.append(sentence)
+                continue
+            longest = max(longest, sentence.num_pieces)
+            if batch and longest * (len(batch) + 1) > self.limits.max_batch_tokens:
+                self.waiting.appendleft(sentence)
+                break
+            batch.append(sentence)
+        self.waiting.extendleft(reversed(others))
+        return batch
+
+    async def translate_batch(self, batch: Sequence[Sentence]) -> None:
+        """Translate a batch; where that fails, each sentence alone, for only one may be to blame.
+
+        Whoever waits for a sentence that fails alone gets the exception.
+        """
+        first = batch[0]
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(
+                self.thread, self.translator.translate, first.lang_pair,
+                [sentence.text for sentence in batch], first.options, self.limits.max_batch_tokens,
+            )
+        except Exception as problem:
+            if len(batch) > 1:
+                logger.warning("a batch of %d failed, each is tried alone: %s", len(batch), problem)
+                for sentence in batch:
+                    if not sentence.translations.done():
+                        await self.translate_batch([sentence])
+            elif not first.translations.done():
+                first.translations.set_exception(problem)
+            return
+        for sentence, translations in zip(batch, found, strict=True):
+            if not sentence.translations.done():
+                sentence.translations.set_result(translations)
+        self.metrics.batch_sentences.observe(len(batch))
+        self.metrics.sentences.labels(first.lang_pair).inc(len(batch))
+        self.metrics.source_pieces.labels(first.lang_pair).inc(
+            sum(sentence.num_pieces for sentence in batch)
+        )

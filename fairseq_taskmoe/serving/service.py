@@ -1,0 +1,113 @@
+"""From a folder to a running service: which models, on which socket, and how it ends."""
+
+import signal
+import socket
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import uvicorn
+
+from ..checkpoint.manifest import MANIFEST
+from ..errors import refuse
+from .app import create_app
+from .limits import Limits
+from .open_model import open_model
+from .translator import Translator
+
+LOOPBACK_NAMES = ["localhost", "127.0.0.1", "::1"]
+FAREWELL_SECONDS = 5.0  # that requests get beyond their own time when the service ends
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which says in one line what it serves, and its health that it stops."""
+
+    def __init__(self, config: uvicorn.Config, ready: str):
+        super().__init__(config)
+        self.ready = ready
+
+    async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
+        await super().startup(sockets)
+        print(self.ready, file=sys.stderr, flush=True)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self.config.app.state.service.stopping = True  # type: ignore[union-attr]
+        super().handle_exit(sig, frame)
+
+
+def serve(
+    folder: str, host: str, port: int, allowed_hosts: Optional[List[str]], limits: Limits,
+    device: str = "cpu", threads: int = 0,
+) -> None:
+    """Serve the models in a folder until SIGTERM (status 0) or SIGINT."""
+    limits.check()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again at its end
+    folders = model_folders(Path(folder))
+    with bind(host, port) as bound:  # a busy port is found before models are loaded
+        address, port = bound.getsockname()[:2]
+        models = open_models(folders, device, threads)
+        pairs = sorted(lang_pair for model in models for lang_pair in model.lang_pairs)
+        shown = f"[{address}]" if ":" in address else address
+        app = create_app(models, limits, host_names(host, address, allowed_hosts))
+        config = uvicorn.Config(
+            app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False,
+            server_header=False, proxy_headers=False, backlog=2048,
+            timeout_graceful_shutdown=int(limits.timeout + FAREWELL_SECONDS),
+        )
+        Server(config, f"serving {', '.join(pairs)} on http://{shown}:{port}/").run([bound])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound and does not listen yet, or refuse."""
+    if not 0 <= port < 2**16:  # getaddrinfo takes any, modulo that
+        refuse(f"--port {port}: give 1 to 65535, or 0 for any that is free")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, UnicodeError) as problem:  # the latter of what can be no name
+        said = getattr(problem, "strerror", None) or problem
+        refuse(f"--host {host} --port {port}: {said}")
+    return bound
+
+
+def host_names(host: str, address: str, allowed: Optional[List[str]]) -> Optional[List[str]]:
+    """Return the names in Host headers that are answered; None: any.
+
+    Names of others matter where only this machine is meant to reach the service.
+    """
+    if allowed is None and not ip_address(address).is_loopback:
+        return None
+    if allowed is not None and "*" in allowed:
+        return None
+    return [name.lower() for name in [*LOOPBACK_NAMES, host, address, *(allowed or [])]]
+
+
+def model_folders(folder: Path) -> List[Path]:
+    """Return the extracted models in a folder: itself, or those directly in it."""
+    if not folder.is_dir():
+        refuse(f"{folder}: no such folder")
+    if (folder / MANIFEST).exists():
+        return [folder]
+    found = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
+    if not found:
+        refuse(f"{folder}: no extracted model in it; `taskmoe extract` makes one ({MANIFEST})")
+    return found
+
+
+def open_models(folders: List[Path], device: str, threads: int) -> List[Translator]:
+    """Open models, and refuse two of the same direction."""
+    models = []
+    seen: Dict[str, Path] = {}
+    for folder in folders:
+        model = open_model(str(folder), device, threads)
+        for lang_pair in model.lang_pairs:
+            if lang_pair in seen:
+                refuse(f"both {seen[lang_pair]} and {folder} are models for {lang_pair}")
+            seen[lang_pair] = folder
+        models.append(model)
+    return models

@@ -1,0 +1,154 @@
+"""A sub-network computes what the full model computes for its pairs, with no expert too many."""
+
+import pytest
+import torch
+from helpers import make_batch, make_config, make_model, make_task, random_sentences
+from omegaconf import OmegaConf
+
+from fairseq_taskmoe.checkpoint.export_fairseq import stock_checkpoint, taskmoe_checkpoint
+from fairseq_taskmoe.checkpoint.extract_subnet import extract_subnet
+from fairseq_taskmoe.errors import Refusal
+from fairseq_taskmoe.models.config import TransformerTaskMoeConfig
+from fairseq_taskmoe.models.transformer_task_moe import TransformerTaskMoeModel
+
+UNION = ["en-de", "en-fr", "fr-de"]
+
+
+def checkpoint_of(model, task, **overrides):
+    cfg = OmegaConf.to_container(make_config(**overrides), enum_to_str=True)
+    return {
+        "model": model.state_dict(), "cfg": {"model": cfg, "task": {"data": "x"}},
+        "task_state": task.state_dict(),
+    }
+
+
+def loaded(checkpoint):
+    """Return the model of a checkpoint, and its task."""
+    task = make_task(checkpoint["task_state"]["task_table"]["lang_pairs"])
+    cfg = OmegaConf.merge(
+        OmegaConf.structured(TransformerTaskMoeConfig),
+        {k: v for k, v in checkpoint["cfg"]["model"].items() if k != "_name"},
+    )
+    model = TransformerTaskMoeModel.build_model(cfg, task).eval()
+    model.load_state_dict(checkpoint["model"])
+    return model, task
+
+
+def log_probs(model, task, pair, seed=3):
+    torch.manual_seed(seed)
+    task_id = task.task_table.task_id(pair)
+    batch = make_batch(random_sentences([6, 3, 8]), random_sentences([4, 7, 5]), [task_id] * 3)
+    with torch.no_grad():
+        out = model.get_normalized_probs(model(**batch["net_input"]), log_probs=True)
+    return out[batch["target"].ne(1)]
+
+
+@pytest.mark.parametrize(
+    "routers",
+    [("source", "target"), ("pair", "pair"), ("group", "static"), ("token", "target"),
+     ("source", "sentence"), ("static", "random")],
+)
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_a_union_computes_what_the_full_model_computes(routers, top_k):
+    overrides = {
+        "encoder_moe_router": routers[0], "decoder_moe_router": routers[1], "moe_top_k": top_k,
+    }
+    task = make_task()
+    full = make_model(task, **overrides)
+    checkpoint = checkpoint_of(full, task, **overrides)
+    subnet = extract_subnet(checkpoint, UNION)
+    model, its_task = loaded(taskmoe_checkpoint(checkpoint, subnet))
+    for pair in UNION:
+        expected = log_probs(full, task, pair)
+        torch.testing.assert_close(log_probs(model, its_task, pair), expected)
+
+
+@pytest.mark.parametrize("router", ["source", "target", "pair", "group", "static"])
+def test_a_union_holds_each_expert_once_and_no_other(router):
+    task = make_task()
+    full = make_model(task, router=router)
+    checkpoint = checkpoint_of(full, task, encoder_moe_router=router, decoder_moe_router=router)
+    subnet = extract_subnet(checkpoint, UNION)
+    for half in ("encoder", "decoder"):
+        for i, layer in enumerate(getattr(full, half).layers):
+            prefix = f"{half}.layers.{i}"
+            ids = torch.tensor([task.task_table.task_id(pair) for pair in UNION])
+            routing = route(layer.moe.router, ids)
+            wanted = sorted(set(routing.expert_ids.flatten().tolist()))
+            kept = subnet.state.get(f"{prefix}.moe.experts.fc1.weight")
+            if kept is None:  # they agree
+                assert len(wanted) == 2
+                assert subnet.state[f"{prefix}.fc1.weight"].size(0) == 2 * 24
+            else:
+                torch.testing.assert_close(kept, layer.moe.experts.fc1.weight[wanted])
+
+
+def route(router, task_ids):
+    from helpers import routing_inputs
+
+    mask = torch.ones(len(task_ids), 1, dtype=torch.bool)
+    with torch.no_grad():
+        return router(torch.zeros(len(task_ids), 1, 16), routing_inputs(mask, task_ids=task_ids))
+
+
+def test_pairs_that_agree_make_a_dense_model_for_all_of_them():
+    """All sources into German: with target routing on both sides, one dense model."""
+    overrides = {"encoder_moe_router": "target", "decoder_moe_router": "target"}
+    task = make_task()
+    full = make_model(task, **overrides)
+    checkpoint = checkpoint_of(full, task, **overrides)
+    subnet = extract_subnet(checkpoint, ["en-de", "fr-de"])
+    assert not subnet.routed
+    assert subnet.model_cfg["decoder_moe_router"] == "dense"
+    assert not any(".moe." in name for name in subnet.state)
+    assert stock_checkpoint(checkpoint, subnet)["cfg"]["task"]["lang_pairs"] == ["en-de", "fr-de"]
+    model, its_task = loaded(taskmoe_checkpoint(checkpoint, subnet))
+    for pair in ("en-de", "fr-de"):
+        torch.testing.assert_close(log_probs(model, its_task, pair), log_probs(full, task, pair))
+
+
+def test_layers_that_agree_are_dense_among_others_that_do_not():
+    overrides = {"encoder_moe_router": "pair", "decoder_moe_router": "pair"}
+    task = make_task()
+    full = make_model(task, **overrides)
+    router = full.encoder.layers[1].moe.router
+    with torch.no_grad():  # in this layer all pairs route alike
+        router.embed_tasks.weight.copy_(router.embed_tasks.weight[:1].expand(4, -1))
+    checkpoint = checkpoint_of(full, task, **overrides)
+    subnet = extract_subnet(checkpoint, UNION)
+    counts = subnet.model_cfg["encoder_moe_layer_experts"].split(",")
+    assert counts[1] == "0" and int(counts[0]) >= 2
+    model, its_task = loaded(taskmoe_checkpoint(checkpoint, subnet))
+    assert model.encoder.layers[1].moe is None and model.encoder.layers[0].moe is not None
+    for pair in UNION:
+        torch.testing.assert_close(log_probs(model, its_task, pair), log_probs(full, task, pair))
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_pair_cut_out_of_a_union_is_the_pair_cut_out_of_the_full_model(top_k):
+    overrides = {
+        "encoder_moe_router": "source", "decoder_moe_router": "target", "moe_top_k": top_k,
+    }
+    task = make_task()
+    checkpoint = checkpoint_of(make_model(task, **overrides), task, **overrides)
+    union = taskmoe_checkpoint(checkpoint, extract_subnet(checkpoint, UNION))
+    first, again = extract_subnet(checkpoint, ["en-fr"]), extract_subnet(union, ["en-fr"])
+    assert first.state.keys() == again.state.keys()
+    for name, tensor in first.state.items():
+        # the same experts in another order are the same network
+        assert tensor.shape == again.state[name].shape
+        torch.testing.assert_close(
+            tensor.float().sum(), again.state[name].float().sum(), msg=name
+        )
+    with pytest.raises(Refusal, match="sub-network for en-de, en-fr, fr-de, not for de-en"):
+        extract_subnet(union, ["de-en"])
+
+
+def test_no_dense_model_is_made_of_tasks_that_differ():
+    task = make_task()
+    overrides = {"encoder_moe_router": "target", "decoder_moe_router": "target"}
+    checkpoint = checkpoint_of(make_model(task, **overrides), task, **overrides)
+    subnet = extract_subnet(checkpoint, ["en-de", "en-fr"])
+    assert set(subnet.routed) == {"encoder", "decoder"}
+    with pytest.raises(Refusal, match="en-de and en-fr take different experts in encoder layer 0"):
+        stock_checkpoint(checkpoint, subnet)
