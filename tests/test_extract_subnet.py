@@ -24,7 +24,9 @@ def checkpoint_of(model, task, **overrides):
 
 def loaded(checkpoint):
     """Return the model of a checkpoint, and its task."""
-    task = make_task(checkpoint["task_state"]["task_table"]["lang_pairs"])
+    task_state = checkpoint["task_state"]
+    langs = ",".join(task_state["tags"]["langs"])
+    task = make_task(task_state["task_table"]["lang_pairs"], langs=langs)
     cfg = OmegaConf.merge(
         OmegaConf.structured(TransformerTaskMoeConfig),
         {k: v for k, v in checkpoint["cfg"]["model"].items() if k != "_name"},

@@ -18,7 +18,6 @@ from ..verbs.user_dir import user_dir
 
 # those of WMT in the paper, appendix A.1
 LANGUAGES = "cs de es et fi fr gu hi kk lt lv ro ru tr zh".split()
-NUM_WORDS = 8000
 
 
 class RandomCorpus(NamedTuple):
@@ -28,6 +27,8 @@ class RandomCorpus(NamedTuple):
     num_experts: int = 4
     router: str = "target"  # of both halves
     sentences: int = 50  # in the test set of each direction
+    num_words: int = 8000  # of the dictionary, without special ones and tags
+    train_sentences: int = 20  # in the training set
 
     @property
     def lang_pairs(self) -> List[str]:
@@ -55,13 +56,14 @@ def make_corpus(corpus: RandomCorpus, folder: Path) -> Made:
 def binarize(corpus: RandomCorpus, folder: Path) -> None:
     """Write random text, whose sentences have 4 to 60 words and 23 on average, and binarize it."""
     draw = random.Random(1)
-    words = [f"w{number}" for number in range(NUM_WORDS)]
+    words = [f"w{number}" for number in range(corpus.num_words)]
+    sizes = {"train": corpus.train_sentences, "valid": 1, "test": corpus.sentences}
     dictionary = str(folder / "dict.txt")
     Path(dictionary).write_text("".join(f"{word} 1\n" for word in words), encoding="utf-8")
     for lang in LANGUAGES:
         flags = ["-s", "en", "-t", lang, "--destdir", str(folder / "data-bin")]
         flags += ["--srcdict", dictionary, "--tgtdict", dictionary]
-        for split, number in (("train", 20), ("valid", 1), ("test", corpus.sentences)):
+        for split, number in sizes.items():
             prefix = str(folder / f"{split}.en-{lang}")
             flags += [f"--{split}pref", prefix]
             for side in ("en", lang):

@@ -4,16 +4,18 @@ layer: one MoE layer, against a dense network of the same computation and other 
 train: a training step of whole models, against dense ones and fairseq's own.
 decode: beam search by batch size, of token routing, task routing and what is cut out of it.
 evaluate: `taskmoe evaluate` of many directions, against fairseq-generate for each.
+subnet: what `taskmoe extract` leaves of a model for one language pair, against the full one.
 traffic: what ranks send to one another in training on real data, against the minimum.
 """
 
 import argparse
 from typing import Any, Dict
 
-from . import bench_decode, bench_evaluate, bench_layer, bench_train
+from . import bench_decode, bench_evaluate, bench_layer, bench_subnet, bench_train
 
 MEASUREMENTS = {
     "layer": bench_layer, "train": bench_train, "decode": bench_decode, "evaluate": bench_evaluate,
+    "subnet": bench_subnet,
 }
 TRAFFIC = """Count what ranks send to one another in training, and compare it with the minimum.
 
@@ -27,7 +29,7 @@ ranks together in an update.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parsers = parser.add_subparsers(
-        dest="what", required=True, metavar="{layer,train,decode,evaluate,traffic}"
+        dest="what", required=True, metavar="{layer,train,decode,evaluate,subnet,traffic}"
     )
     for name, module in MEASUREMENTS.items():
         module.add_arguments(parsers.add_parser(

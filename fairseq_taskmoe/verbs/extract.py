@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder of binarized data, or counts:FILE with `word count` on each line",
     )
     parser.add_argument(
-        "--trim-min-count", type=int, default=1, metavar="N",
+        "--trim-min-count", type=int, metavar="N",
         help="with --trim-vocabulary: at least N times (default: 1)",
     )
     pruning = parser.add_argument_group(
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     }
     what = Extraction(
         args.format, args.sentencepiece_model, args.quantization or "float32",
-        args.device or "cpu", args.trim_vocabulary, args.trim_min_count,
+        args.device or "cpu", args.trim_vocabulary, args.trim_min_count or 1,
         Pruning(args.prune, **given) if args.prune else None,
     )
     manifest = extract(args.checkpoint, _lang_pairs(args), args.out, what)
@@ -115,8 +115,11 @@ def _check_flags(args: argparse.Namespace) -> None:
             refuse(f"--prune-{name} {getattr(args, f'prune_{name}')}: for --prune alone")
     if args.prune_balance is not None and args.prune_scope == "global":
         refuse("--prune-balance: --prune-scope global has one threshold for all layers")
-    if args.trim_min_count < 1:
-        refuse(f"--trim-min-count {args.trim_min_count}: give 1 or more")
+    if args.trim_min_count is not None:
+        if not args.trim_vocabulary:
+            refuse(f"--trim-min-count {args.trim_min_count}: for --trim-vocabulary alone")
+        if args.trim_min_count < 1:
+            refuse(f"--trim-min-count {args.trim_min_count}: give 1 or more")
     ways = [args.lang_pair, args.lang_pairs, args.source_lang or args.target_lang]
     if sum(map(bool, ways)) != 1:
         refuse("name the direction, with --lang-pair en-de or with -s en -t de; several with "

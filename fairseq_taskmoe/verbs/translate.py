@@ -4,6 +4,7 @@ MODEL is a folder of `taskmoe extract`, of any format. Standard input is transla
 """
 
 import argparse
+import math
 import os
 
 from ..errors import refuse
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
             refuse(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     if args.n_best > args.beam:
         refuse(f"--n-best {args.n_best}: a beam of {args.beam} finds no more than that")
+    if not math.isfinite(args.lenpen):
+        refuse(f"--lenpen {args.lenpen}: give a number")
     if args.threads < 0:
         refuse(f"--threads {args.threads}: give 1 or more, or 0 for one for each core")
     # read when torch or CTranslate2 is loaded: threads that wait busily make others wait
@@ -70,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
     from ..serving.open_model import open_model
     from ..serving.pipe import PipeOptions, output_file, translate_lines
 
-    with open(args.input or 0, "rb", closefd=args.input is not None) as source, \
-            output_file(args.output) as out:
+    source = open(args.input or 0, "rb", closefd=bool(args.input))
+    with output_file(args.output) as out:
         translator = open_model(args.model, args.device, args.threads)
         pair = args.lang_pair or next(iter(translator.lang_pairs))
         if pair not in translator.lang_pairs or (
