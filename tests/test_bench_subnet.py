@@ -121,6 +121,8 @@ def test_random_models(tmp_path):
     # no torch in there
     assert 2e7 < rows["int8"]["peak_bytes"] < rows["full"]["peak_bytes"] / 3
     assert all(row["load_seconds"] > 0 for row in rows.values())
+    assert all(row["extraction_seconds"] > 0 for name, row in rows.items() if name != "full")
+    assert rows["full"]["extraction_seconds"] is None and "extraction: at most" in printed
     ratio = rows["int8"]["tokens_per_second"] / rows["full"]["tokens_per_second"]
     assert rows["int8"]["speed_of_full"] == ratio and rows["full"]["speed_of_full"] == 1
     assert report["settings"]["num_experts"] == 4 and "bleu" not in rows["full"]

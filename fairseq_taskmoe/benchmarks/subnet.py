@@ -15,7 +15,6 @@ from tqdm import tqdm
 from ..analysis.parameters import report_checkpoint
 from ..checkpoint.manifest import read_manifest
 from ..checkpoint.reading import Checkpoint, read_task_moe_checkpoint
-from ..checkpoint.subnet_folder import Extraction, extract
 from ..errors import refuse
 from ..evaluation.evaluate import read_lines
 from ..evaluation.scoring import bleu_metric
@@ -23,7 +22,7 @@ from ..serving.engine import Engine
 from ..serving.open_model import open_engine
 from .measure import Timing, describe
 from .subnet_compare import best_texts, score_texts, share_identical, share_tied
-from .subnet_runs import Run, run_ctranslate2, run_full, run_stock
+from .subnet_runs import Run, Took, run_ctranslate2, run_extraction, run_full, run_stock
 from .subnet_work import Sentences, Work, read_sentences
 
 REFERENCE = "full"
@@ -41,6 +40,7 @@ class Variant(NamedTuple):
     vocabulary: int
     bytes: int  # of the file with its weights
     folder: Optional[Path] = None  # of a sub-network
+    extraction: Optional[Took] = None
 
 
 def bench_subnet(
@@ -90,14 +90,12 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
     return sum({w.data_ptr(): w.nbytes for w in checkpoint["model"].values()}.values())
 
 
-def extraction(name: str, words: str) -> Extraction:
-    """Return what a variant's name asks for; words is for those of a smaller vocabulary."""
+def extraction_flags(name: str, words: str) -> List[str]:
+    """Return what makes a variant of a name; words is for those of a smaller vocabulary."""
     if name == STOCK:
-        return Extraction(format="fairseq")
-    return Extraction(
-        format="ctranslate2", quantization=name.removesuffix(TRIMMED),
-        trim_vocabulary=words if name.endswith(TRIMMED) else None,
-    )
+        return ["--format", "fairseq"]
+    flags = ["--format", "ctranslate2", "--quantization", name.removesuffix(TRIMMED)]
+    return [*flags, "--trim-vocabulary", words] if name.endswith(TRIMMED) else flags
 
 
 def _make(name: str, work: Work, sentences: Sentences, words: str, folder: Path) -> Variant:
@@ -109,17 +107,21 @@ def _make(name: str, work: Work, sentences: Sentences, words: str, folder: Path)
             report_checkpoint(work.path).full.total_shared, vocabulary, os.path.getsize(work.path),
         )
     own = folder / name
-    manifest = extract(work.path, [work.lang_pair], str(own), extraction(name, words))
+    took = run_extraction(work, extraction_flags(name, words), own)
+    manifest = read_manifest(str(own))
     run = run_stock if name == STOCK else run_ctranslate2
     return Variant(
         lambda out: run(own, work, sentences, out), manifest.parameters, manifest.vocabulary,
-        (own / WEIGHTS[manifest.format]).stat().st_size, own,
+        (own / WEIGHTS[manifest.format]).stat().st_size, own, took,
     )
 
 
 def _row(variant: Variant, runs: Sequence[Run]) -> Row:
     first, timing = runs[0], Timing([run.seconds for run in runs])
+    took = variant.extraction
     return {
+        "extraction_seconds": took and took.seconds,
+        "extraction_peak_bytes": took and took.peak_bytes,
         "parameters": variant.parameters,
         "vocabulary": variant.vocabulary,
         "bytes": variant.bytes,

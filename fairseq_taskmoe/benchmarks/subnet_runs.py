@@ -12,6 +12,7 @@ from ..verbs.user_dir import user_dir
 from .evaluate import GENERATE, read_generated, timed
 from .subnet_work import Sentences, Work
 
+EXTRACT = [sys.executable, "-c", "from fairseq_taskmoe.cli import main; main()", "extract"]
 STARTER = str(Path(__file__).with_name("starter.py"))
 # torch loads sympy for the first attention of fairseq's own: 0.4 s that are no part of the search
 STOCK_GENERATE = """
@@ -44,10 +45,18 @@ class Run(NamedTuple):
 
 
 class Took(NamedTuple):
-    """What the starter wrote."""
+    """What a process took, as the starter wrote it."""
 
     seconds: float
     peak_bytes: int
+
+
+def run_extraction(work: Work, flags: Sequence[str], folder: Path) -> Took:
+    """Cut the sub-network out into a folder, by `taskmoe extract`."""
+    command = [
+        *EXTRACT, work.path, "--lang-pair", work.lang_pair, "--out", str(folder), *flags,
+    ]
+    return _start("extract", Path("."), command, Path(f"{folder}.extracted"), work)
 
 
 def run_full(work: Work, sentences: Sentences, out: Path) -> Run:

@@ -162,6 +162,13 @@ def table(report: Dict[str, Any]) -> str:
         "same: translations that are those of the full model; tied: others that it finds as "
         "probable",
     ]
+    taken = [row for row in rows.values() if row["extraction_seconds"] is not None]
+    if taken:
+        peak = max(row["extraction_peak_bytes"] for row in taken)
+        lines.append(
+            f"extraction: at most {max(row['extraction_seconds'] for row in taken):.1f} s and "
+            f"{peak / 1e6:,.1f} MB, {peak / report['weight_bytes']:.0%} of the full model's weights"
+        )
     if length:
         lines.append(f"all translations have {length} pieces; CTranslate2 does not search for "
                      "their end, which is not counted then")
