@@ -9,7 +9,8 @@ import torch
 from console import assert_same_hypotheses, generate, hypotheses, refused, run, stir
 from fairseq.dataclass.configs import GenerationConfig
 
-from fairseq_taskmoe.evaluation.compare import compare, load_stock_model
+from fairseq_taskmoe.checkpoint.load_models import load_stock
+from fairseq_taskmoe.evaluation.compare import compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
 from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs, translate_pairs
 
@@ -158,7 +159,7 @@ def test_compare_finds_nothing_for_an_extraction_and_much_for_another_pairs(
         run("taskmoe", "extract", checkpoint, "--lang-pair", name, "--out", tmp_path / name)
     full, task = load_for_pairs(str(corpus.data), str(checkpoint), [pair])
     same, different = (
-        compare(full, load_stock_model(str(tmp_path / name), name), task, pair, "test",
+        compare(full, load_stock(str(tmp_path / name)).model, task, pair, "test",
                 GenerationConfig(beam=4, max_len_b=15), Batching(2000))
         for name in (pair, other)
     )

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from examples.demo.train import DIRECTIONS
 from fairseq_taskmoe import register  # noqa: F401
 from fairseq_taskmoe.analysis.routing_statistics import write_routing
+from fairseq_taskmoe.checkpoint.load_models import load_stock
 from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
-from fairseq_taskmoe.evaluation.compare import compare, load_stock_model
+from fairseq_taskmoe.evaluation.compare import compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
 from fairseq_taskmoe.evaluation.results import load_results, terminal_table
 from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs
@@ -60,7 +61,7 @@ def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
     generation = GenerationConfig(beam=BEAM)
     checks = []
     for pair in DIRECTIONS:
-        subnet = load_stock_model(str(out / "subnets" / pair), pair)
+        subnet = load_stock(str(out / "subnets" / pair)).model
         checks.append(compare(full, subnet, task, pair, "test", generation, BATCHING))
     facts = {
         "subnet_max_abs_logprob_diff": max(check.max_abs_logprob_diff for check in checks),

@@ -16,7 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from tqdm import tqdm
 
 from ..checkpoint.reading import read_task_moe_checkpoint
-from ..data.languages import load_joined_dictionary
+from ..data.languages import LanguageTags, load_joined_dictionary
 from ..errors import refuse
 from ..evaluation.evaluate import read_lines
 from ..verbs.user_dir import user_dir
@@ -119,8 +119,8 @@ def read_generated(printed: Path, tags: Sequence[str] = ()) -> Dict[int, str]:
 
 def tags_of(path: str) -> List[str]:
     """Return the language tags of a checkpoint."""
-    tags = read_task_moe_checkpoint(path)["task_state"]["tags"]
-    return [f"[{lang}]" if tags["style"] == "mbart" else f"__{lang}__" for lang in tags["langs"]]
+    tags = LanguageTags.from_state(read_task_moe_checkpoint(path)["task_state"]["tags"])
+    return [tags.tag(lang) for lang in tags.langs]
 
 
 def timed(command: Sequence[str], output: Path, threads: Optional[int]) -> Cost:

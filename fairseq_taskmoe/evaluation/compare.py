@@ -4,12 +4,10 @@ import math
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
-from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import BaseFairseqModel
 from torch import Tensor
 
-from ..errors import refuse
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .translate import Batch, Batching, batches
@@ -24,18 +22,6 @@ class Comparison(NamedTuple):
     hypotheses: int
     different: int
     ties: int  # of the different ones, those whose scores differ by less than TIE
-
-
-def load_stock_model(folder: str, lang_pair: str) -> BaseFairseqModel:
-    """Return the model of a folder that `taskmoe extract --format fairseq` made."""
-    source, target = lang_pair.split("-")
-    (model,), _, _ = load_model_ensemble_and_task(
-        [f"{folder}/model.pt"],
-        arg_overrides={"data": folder, "source_lang": source, "target_lang": target},
-    )
-    if type(model).__module__.startswith(__package__.partition(".")[0]):
-        refuse(f"{folder}/model.pt: no model of fairseq's own")
-    return model.eval()
 
 
 def compare(

@@ -1,11 +1,12 @@
 """The two sides of a binarized set as text."""
 
-from typing import List, NamedTuple, Sequence
+from typing import List, NamedTuple
 
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
+from ..data.languages import LanguageTags
 from ..data.task_pair_dataset import TaskPairDataset
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 
@@ -20,7 +21,7 @@ class TestSet(NamedTuple):
 
 def read_test_set(task: TranslationTaskMoeTask, dataset: TaskPairDataset) -> TestSet:
     """Return a direction's set as text, detokenized from its binarized form."""
-    text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
+    text = TextOf(task.dictionary, task.tags)
     sources, targets = (
         [side[i] for i in range(len(dataset))] for side in (dataset.src, dataset.tgt)
     )
@@ -31,10 +32,9 @@ def read_test_set(task: TranslationTaskMoeTask, dataset: TaskPairDataset) -> Tes
 class TextOf:
     """Turns token ids into text: without tags, padding and the marks of subword pieces."""
 
-    def __init__(self, dictionary: Dictionary, langs: Sequence[str], tag_style: str):
-        tag = {"multilingual": "__{}__", "mbart": "[{}]"}[tag_style]
+    def __init__(self, dictionary: Dictionary, tags: LanguageTags):
         self.dictionary = dictionary
-        self.left_out = {dictionary.index(tag.format(lang)) for lang in langs}
+        self.left_out = {dictionary.index(tags.tag(lang)) for lang in tags.langs}
         self.left_out |= {dictionary.pad(), dictionary.bos(), dictionary.eos()}
         has_pieces = any(word.startswith("\u2581") for word in dictionary.symbols)
         self.post_process = "sentencepiece" if has_pieces else None

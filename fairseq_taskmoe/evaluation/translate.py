@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from .. import register  # noqa: F401
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
+from ..checkpoint.unset_weights import UnsetWeights
 from ..data.languages import load_joined_dictionary
 from ..data.task_table import check_pairs
 from ..distributed.agreement import num_ranks, rank
@@ -38,7 +39,6 @@ from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .over_ranks import Together, gather_hypotheses
 from .read_ahead import read_ahead
 from .test_sets import TextOf
-from .unset_weights import UnsetWeights
 
 Batch = Dict[str, Any]
 FAIRSEQ_TOKENS = 12000  # of a batch, as in fairseq-generate
@@ -182,7 +182,7 @@ def _translate(
 ) -> Optional[List[str]]:
     together = Together(model)
     generator = task.build_generator([together.model], generation)
-    text = TextOf(task.dictionary, task.tags.langs, task.tags.style)
+    text = TextOf(task.dictionary, task.tags)
     own: Dict[int, str] = {}
     for batch in its_batches:
         found = task.inference_step(generator, [together.model], batch) if batch else []

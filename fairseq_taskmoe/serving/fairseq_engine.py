@@ -3,7 +3,6 @@
 B sentences, S source and T target positions.
 """
 
-from types import SimpleNamespace
 from typing import Any, Dict, List, Sequence
 
 import torch
@@ -11,15 +10,10 @@ from fairseq.data import Dictionary
 from fairseq.data.data_utils import collate_tokens
 from fairseq.models import BaseFairseqModel
 from fairseq.sequence_generator import SequenceGenerator
-from fairseq.tasks import setup_task
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from ..checkpoint.extract_subnet import model_config
-from ..checkpoint.reading import Checkpoint, read_checkpoint
-from ..data.languages import LanguageTags
-from ..data.task_table import TaskTable
-from ..evaluation.unset_weights import UnsetWeights
+from ..checkpoint.load_models import load_stock, load_task_moe
+from ..checkpoint.reading import Checkpoint
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .engine import Hypothesis, SearchOptions, Sentence, Tags
@@ -104,16 +98,9 @@ class FairseqEngine:
 
 def stock_engine(folder: str, tags: Dict[str, Tags], device: str) -> FairseqEngine:
     """Return an engine for a folder of `taskmoe extract --format fairseq`."""
-    state = read_checkpoint(f"{folder}/model.pt")
-    state["cfg"]["task"]["data"] = folder
-    cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
-    task = setup_task(cfg.task)
-    with UnsetWeights():
-        model = task.build_model(cfg.model, from_checkpoint=True)
-    model.upgrade_state_dict(state["model"])
-    _adopt_weights(model, state["model"])
+    model, dictionary = load_stock(folder)
     model.to(device)
-    return FairseqEngine({pair: model for pair in tags}, task.target_dictionary, tags)
+    return FairseqEngine({pair: model for pair in tags}, dictionary, tags)
 
 
 def task_moe_engine(
@@ -123,27 +110,8 @@ def task_moe_engine(
 
     With fold, the experts of each direction are folded, and all else is shared.
     """
-    task_state = checkpoint["task_state"]
-    dictionary = Dictionary()
-    for word in task_state["words"][dictionary.nspecial :]:
-        dictionary.add_symbol(word)
-    LanguageTags.from_state(task_state["tags"]).add_to(dictionary)
-    table = TaskTable.from_state(task_state["task_table"]).with_pairs(list(tags))
-    task = SimpleNamespace(
-        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
-        expert_groups=None,
-    )
-    with UnsetWeights():
-        model = TransformerTaskMoeModel.build_model(model_config(checkpoint), task)
-    _adopt_weights(model, checkpoint["model"])
+    model, dictionary = load_task_moe(checkpoint, list(tags))
     model.to(device)
-    models = {
-        pair: fold_model(model, table.task_id(pair)) if fold else model for pair in tags
-    }
+    task_id = model.task_table.task_id
+    models = {pair: fold_model(model, task_id(pair)) if fold else model for pair in tags}
     return FairseqEngine(models, dictionary, tags)
-
-
-def _adopt_weights(model: BaseFairseqModel, state: Dict[str, Tensor]) -> None:
-    """Make a checkpoint's weights the model's own, where they lie in the file."""
-    torch.nn.Module.load_state_dict(model, state, assign=True)
-    model.eval().requires_grad_(False)

@@ -1,0 +1,63 @@
+"""Models of checkpoints, whose weights stay in their file until they are used."""
+
+from types import SimpleNamespace
+from typing import NamedTuple, Sequence
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import BaseFairseqModel
+from fairseq.tasks import setup_task
+from omegaconf import OmegaConf
+
+from ..data.languages import LanguageTags
+from ..data.task_table import TaskTable
+from ..errors import refuse
+from ..models.transformer_task_moe import TransformerTaskMoeModel
+from .extract_subnet import model_config
+from .reading import Checkpoint, read_checkpoint
+from .unset_weights import UnsetWeights
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, and the words of its embeddings."""
+
+    model: BaseFairseqModel
+    dictionary: Dictionary
+
+
+def load_stock(folder: str) -> Loaded:
+    """Return the model of a folder that `taskmoe extract --format fairseq` made."""
+    path = f"{folder}/model.pt"
+    state = read_checkpoint(path)
+    cfg = state.get("cfg") or {}
+    if (cfg.get("model") or {}).get("_name") != "transformer":
+        refuse(f"{path}: no model of fairseq's own")
+    cfg["task"]["data"] = folder
+    cfg = OmegaConf.create(cfg, flags={"allow_objects": True})
+    task = setup_task(cfg.task)
+    with UnsetWeights():
+        model = task.build_model(cfg.model, from_checkpoint=True)
+    model.upgrade_state_dict(state["model"])
+    return Loaded(_with_weights(model, state), task.target_dictionary)
+
+
+def load_task_moe(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> Loaded:
+    """Return the model of a checkpoint of transformer_task_moe, to serve lang_pairs."""
+    task_state = checkpoint["task_state"]
+    dictionary = Dictionary()
+    for word in task_state["words"][dictionary.nspecial :]:
+        dictionary.add_symbol(word)
+    LanguageTags.from_state(task_state["tags"]).add_to(dictionary)
+    task = SimpleNamespace(
+        source_dictionary=dictionary, target_dictionary=dictionary, expert_groups=None,
+        task_table=TaskTable.from_state(task_state["task_table"]).with_pairs(lang_pairs),
+    )
+    with UnsetWeights():
+        model = TransformerTaskMoeModel.build_model(model_config(checkpoint), task)
+    return Loaded(_with_weights(model, checkpoint), dictionary)
+
+
+def _with_weights(model: BaseFairseqModel, checkpoint: Checkpoint) -> BaseFairseqModel:
+    """Make a checkpoint's weights the model's own, where they lie in the file."""
+    torch.nn.Module.load_state_dict(model, checkpoint["model"], assign=True)
+    return model.eval().requires_grad_(False)
