@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..errors import refuse
 
 MANIFEST = "manifest.json"
+README = "README.md"  # whoever has the model may write into it
 FORMATS = ("fairseq", "taskmoe", "ctranslate2")
 CHUNK = 2**22  # bytes
 
@@ -102,10 +103,10 @@ def _is_usable(manifest: Manifest) -> bool:
 
 
 def describe_files(folder: Path) -> Dict[str, Dict[str, Any]]:
-    """Return size and SHA-256 of each file of a folder."""
+    """Return size and SHA-256 of each file of a folder that makes the model."""
     return {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        for file in sorted(folder.iterdir()) if file.name != MANIFEST
+        for file in sorted(folder.iterdir()) if file.name not in (MANIFEST, README)
     }
 
 

@@ -19,7 +19,7 @@ from .check_sentences import (
 )
 from .export_fairseq import stock_checkpoint, taskmoe_checkpoint
 from .extract_subnet import HALVES, Subnet, extract_subnet
-from .manifest import Check, Manifest, describe_files, sha256, versions
+from .manifest import README, Check, Manifest, describe_files, sha256, versions
 from .prune import Pruning, choose_kept_experts
 from .reading import Checkpoint, read_task_moe_checkpoint
 from .sentencepiece_files import find_sentencepiece_model, open_sentencepiece, write_sentencepiece
@@ -81,7 +81,7 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
         write_sentencepiece(spm_file, folder / SENTENCEPIECE, words)
     manifest = _manifest(path, checkpoint, subnet, what, spm is not None)
     _write_model(checkpoint, subnet, what, folder)
-    (folder / "README.md").write_text(readme(manifest, subnet), encoding="utf-8")
+    (folder / README).write_text(readme(manifest, subnet), encoding="utf-8")
     return manifest._replace(checks=checks)
 
 

@@ -4,10 +4,12 @@ from .export_fairseq import stock_flags
 from .extract_subnet import Subnet
 from .manifest import Manifest
 
+DECODING_LENGTH = 256  # CTranslate2's default
 NEEDS = {
-    "fairseq": "fairseq alone; the plugin it was trained with is not needed",
+    "fairseq": "fairseq alone, without the plugin it was trained with; `taskmoe translate` is the "
+    "plugin's",
     "taskmoe": "fairseq and fairseq-taskmoe",
-    "ctranslate2": "ctranslate2 and sentencepiece; for the command below also fairseq-taskmoe",
+    "ctranslate2": "ctranslate2 and sentencepiece; `taskmoe translate` is fairseq-taskmoe's",
 }
 
 
@@ -50,7 +52,12 @@ def _in_fairseq(manifest: Manifest, subnet: Subnet) -> str:
 
 def _in_python(manifest: Manifest, pair: str) -> str:
     tags = manifest.directions[pair]
-    prefix = f", target_prefix=[{tags['target']}]" if tags["target"] else ""
+    search = "beam_size=4"
+    if tags["target"]:
+        search += f", target_prefix=[{tags['target']}]"
+    longest = manifest.max_target_pieces + len(tags["target"])
+    if longest < DECODING_LENGTH:  # the model has no positions beyond
+        search += f", max_decoding_length={longest}"
     cut = f"[{len(tags['target'])}:]" if tags["target"] else ""
     lines = ["import ctranslate2", 'translator = ctranslate2.Translator(".")']
     if manifest.sentencepiece_model:
@@ -59,13 +66,13 @@ def _in_python(manifest: Manifest, pair: str) -> str:
             "spm = sentencepiece.SentencePieceProcessor("
             f'model_file="{manifest.sentencepiece_model}")',
             f'pieces = {tags["source"]} + spm.encode("...", out_type=str)',
-            f"found = translator.translate_batch([pieces]{prefix}, beam_size=4)",
+            f"found = translator.translate_batch([pieces], {search})",
             f"print(spm.decode(found[0].hypotheses[0]{cut}))",
         ]
     else:
         lines += [
             f'pieces = {tags["source"]} + "...".split()',
-            f"found = translator.translate_batch([pieces]{prefix}, beam_size=4)",
+            f"found = translator.translate_batch([pieces], {search})",
             f"print(found[0].hypotheses[0]{cut})",
         ]
     return f"or in Python ({pair}):\n\n" + "".join(f"    {line}\n" for line in lines)

@@ -6,6 +6,7 @@ words, so probabilities grow, and their order stays the same.
 """
 
 import os
+import re
 from collections import Counter
 from typing import Dict, Iterator, List, Optional, Sequence, Set
 
@@ -92,7 +93,7 @@ def _read_counts(path: str) -> Dict[str, int]:
     counts = {}
     for number, line in enumerate(_lines(path), 1):
         word, _, count = line.rpartition("\t" if "\t" in line else " ")
-        if not word or not count.isdigit():
+        if not word or not re.fullmatch("[0-9]{1,18}", count):
             refuse(f"--trim-vocabulary {path}: line {number} is no word with its count")
         counts[word] = int(count)
     return counts

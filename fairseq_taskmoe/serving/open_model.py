@@ -14,7 +14,8 @@ DEVICES = ("cpu", "cuda", "auto")
 def open_model(folder: str, device: str = "cpu", threads: int = 0) -> Translator:
     """Return a translator for a model folder, refusing one that is not as its manifest says.
 
-    device is one of DEVICES; threads is the number for one batch on CPU, 0 for one a core.
+    device is one of DEVICES; threads is the number for one batch on CPU, 0 for OMP_NUM_THREADS or
+    one a core.
     """
     manifest = read_manifest(folder)
     spm = manifest.sentencepiece_model
@@ -29,7 +30,6 @@ def open_model(folder: str, device: str = "cpu", threads: int = 0) -> Translator
 def open_engine(folder: str, manifest: Manifest, device: str, threads: int = 0) -> Engine:
     """Return the engine of a model folder."""
     tags = {pair: Tags(**tags) for pair, tags in manifest.directions.items()}
-    threads = threads or len(os.sched_getaffinity(0))
     if manifest.format == "ctranslate2":
         import ctranslate2
 
@@ -37,7 +37,9 @@ def open_engine(folder: str, manifest: Manifest, device: str, threads: int = 0) 
 
         has_gpu = ctranslate2.get_cuda_device_count() > 0
         device = _choose(device, has_gpu)
-        return Ctranslate2Engine(folder, tags, str(manifest.quantization), device, threads)
+        return Ctranslate2Engine(
+            folder, tags, str(manifest.quantization), device, threads or _default_threads()
+        )
     import torch
 
     from .. import register  # noqa: F401
@@ -45,10 +47,20 @@ def open_engine(folder: str, manifest: Manifest, device: str, threads: int = 0) 
     from .fairseq_engine import stock_engine, task_moe_engine
 
     device = _choose(device, torch.cuda.is_available())
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     if manifest.format == "fairseq":
         return stock_engine(folder, tags, device)
     return task_moe_engine(read_task_moe_checkpoint(f"{folder}/model.pt"), tags, device)
+
+
+def _default_threads() -> int:
+    """Return as many threads as torch takes: those of the environment, or one for each core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    own = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(own(0)) if own else os.cpu_count() or 1
 
 
 def _choose(device: str, has_gpu: bool) -> str:
