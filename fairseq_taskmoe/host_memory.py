@@ -3,9 +3,10 @@
 import ctypes
 import mmap
 import sys
-from typing import Iterable, Iterator, Tuple
+from typing import TYPE_CHECKING, Iterable, Iterator, Tuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # a translator does without torch
+    from torch import Tensor
 
 # of malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -36,7 +37,7 @@ def return_freed_memory() -> None:
         trim(0)
 
 
-def release_pages(tensors: Iterable[Tensor]) -> None:
+def release_pages(tensors: "Iterable[Tensor]") -> None:
     """Give back the memory of tensors that lie in a file mapped to memory, unchanged.
 
     They are read from the file again when they are needed. Other tensors are left alone. Does

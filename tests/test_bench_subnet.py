@@ -17,7 +17,7 @@ from fairseq_taskmoe.verbs import bench_subnet
 
 VARIANTS = ["full", "fairseq", "float32", "int8", "int8_trimmed"]
 SENTENCES = Sentences(
-    [["a"], ["b"], ["c"]], [[0, 1, 2]], Tags(["__de__"], []), frozenset({"__de__", "__en__"}), False
+    [["a"], ["b"], ["c"]], Tags(["__de__"], []), frozenset({"__de__", "__en__"}), False
 )
 WORK = Work("data", "model.pt", "en-de")
 
@@ -73,7 +73,7 @@ def test_translations_are_compared_without_tags():
 
 
 def test_hypotheses_that_were_cut_off_are_ranked_with_their_end():
-    found = Run(1.0, 1.0, 1, 1, 1, {0: ["x", "y z"], 2: ["u v", "w"]})
+    found = Run(1.0, 1.0, 1, 1, {0: ["x", "y z"], 2: ["u v", "w"]})
     assert best_texts(found, SENTENCES, WORK, None) == {0: "x", 2: "u v"}
     assert best_texts(found, SENTENCES, WORK, Lengths()) == {0: "y z", 2: "u v"}
 
@@ -109,9 +109,8 @@ def test_random_models(tmp_path):
     ).stdout
     report = json.loads(out.read_text())
     rows = report["variants"]
-    assert list(rows) == VARIANTS and report["batches"] > 1
+    assert list(rows) == VARIANTS
     assert {row["pieces"] for row in rows.values()} == {10 * 7}
-    assert [row["tokens"] for row in rows.values()] == [10 * 8] * 2 + [10 * 7] * 3
     assert rows["fairseq"]["identical"] == 1 and rows["float32"]["identical"] > 0.8
     assert rows["full"]["bytes"] > rows["float32"]["bytes"] > rows["int8"]["bytes"]
     assert rows["int8"]["bytes"] > rows["int8_trimmed"]["bytes"] > 0
@@ -149,9 +148,9 @@ def test_a_model_of_ones_own(corpus, train, tmp_path, capsys):
     ).stdout
     rows = json.loads(out.read_text())["variants"]
     full = rows["full"]
-    assert full["pieces"] + 40 == full["tokens"] == rows["fairseq"]["tokens"]
+    assert full["pieces"] == rows["fairseq"]["pieces"]
     assert rows["fairseq"]["identical"] + rows["fairseq"]["tied"] > 0.95
     assert rows["float32"]["identical"] + rows["float32"]["tied"] > 0.9
-    assert rows["float32"]["tokens"] == pytest.approx(full["tokens"], rel=0.05)
+    assert rows["float32"]["pieces"] == pytest.approx(full["pieces"], rel=0.05)
     assert full["chrf"] > 0 and abs(rows["float32"]["chrf_difference"]) < 1
     assert "BLEU" in printed and "state of training" in printed

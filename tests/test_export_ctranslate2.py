@@ -11,7 +11,7 @@ from fairseq_taskmoe.checkpoint.check_sentences import tags_of
 from fairseq_taskmoe.checkpoint.export_ctranslate2 import check_quantization, write_ctranslate2
 from fairseq_taskmoe.checkpoint.extract_subnet import extract_subnet
 from fairseq_taskmoe.errors import Refusal
-from fairseq_taskmoe.serving.ctranslate2_engine import Ctranslate2Engine
+from fairseq_taskmoe.serving.ctranslate2_engine import Cores, Ctranslate2Engine
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.fairseq_engine import task_moe_engine
 
@@ -67,11 +67,11 @@ def sentences(number=40, longest=12, seed=1):
 def engines(checkpoint, folder, quantization="float32"):
     """Return the full model in fairseq, and its sub-network in CTranslate2."""
     subnet = extract_subnet(checkpoint, [PAIR])
-    tags = tags_of(subnet)
+    tags = tags_of(subnet.tags, [PAIR])
     full = task_moe_engine(checkpoint, tags, "cpu", fold=False)
     folder.mkdir()
     write_ctranslate2(subnet, quantization, folder)
-    return full, Ctranslate2Engine(str(folder), tags, quantization, "cpu", 1)
+    return full, Ctranslate2Engine(str(folder), tags, quantization, "cpu", Cores(1, 1))
 
 
 def assert_same(full, small):

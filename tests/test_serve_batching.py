@@ -28,7 +28,7 @@ class Reverser:
         self.batches = []
         self.go = threading.Event()
 
-    def translate(self, lang_pair, sources, options):
+    def translate(self, lang_pair, sources, options, max_batch_tokens=0):
         self.batches.append([" ".join(source) for source in sources])
         if ["stop"] in sources:
             assert self.go.wait(30)

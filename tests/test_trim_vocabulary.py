@@ -43,8 +43,9 @@ def make_checkpoint(**overrides):
 def engines(checkpoint, kept):
     """Return the full model and the trimmed sub-network."""
     subnet = trim_vocabulary(extract_subnet(checkpoint, [PAIR]), set(kept))
-    full = task_moe_engine(checkpoint, tags_of(subnet), "cpu", fold=False)
-    return full, task_moe_engine(taskmoe_checkpoint(checkpoint, subnet), tags_of(subnet), "cpu")
+    tags = tags_of(subnet.tags, [PAIR])
+    full = task_moe_engine(checkpoint, tags, "cpu", fold=False)
+    return full, task_moe_engine(taskmoe_checkpoint(checkpoint, subnet), tags, "cpu")
 
 
 def sentences(words, number, seed):
@@ -118,13 +119,14 @@ def test_words_of_a_counts_file(tmp_path):
     subnet = extract_subnet(make_checkpoint(), [PAIR])
     file = tmp_path / "counts"
     file.write_text("w1 5\nw2\t1\nw3 2\n", encoding="utf-8")
-    found = used_words(f"counts:{file}", subnet, None, 2)
+    found = used_words(f"counts:{file}", [PAIR], subnet.words, None, 2)
     assert {"w1", "w3"} <= found and "w2" not in found
     file.write_text("w1 five\n")
     with pytest.raises(Refusal, match="line 1 is no word with its count"):
-        used_words(f"counts:{file}", subnet, None, 1)
+        used_words(f"counts:{file}", [PAIR], subnet.words, None, 1)
+    file.write_text("other 5\n")
     with pytest.raises(Refusal, match="none of its words is in the model"):
-        trim_vocabulary(subnet, {"other"})
+        used_words(f"counts:{file}", [PAIR], subnet.words, None, 1)
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +148,12 @@ def test_pieces_of_a_text_and_their_characters(spm_file, tmp_path):
     spm = sentencepiece.SentencePieceProcessor(model_file=str(spm_file))
     text = tmp_path / "text"
     text.write_text("kamo kamo\nre\n", encoding="utf-8")
-    subnet = extract_subnet(make_checkpoint(), [PAIR])
-    found = used_words(str(text), subnet, spm, 1)
+    words = ["<s>", "<pad>", "</s>", "<unk>", *map(spm.id_to_piece, range(3, len(spm)))]
+    found = used_words(str(text), [PAIR], words, spm, 1)
     pieces = set(spm.encode("kamo kamo", out_type=str)) | set(spm.encode("re", out_type=str))
     assert pieces <= found
     assert found - pieces <= set("▁kamore")
-    twice = used_words(str(text), subnet, spm, 2)
+    twice = used_words(str(text), [PAIR], words, spm, 2)
     assert set(spm.encode("kamo", out_type=str)) <= twice and "▁re" not in twice
 
 
@@ -173,8 +175,6 @@ def test_a_smaller_vocabulary_for_more_counts(tmp_path):
     subnet = extract_subnet(make_checkpoint(), [PAIR])
     file = tmp_path / "counts"
     file.write_text("".join(f"w{i} {i}\n" for i in range(30)), encoding="utf-8")
-    sizes = [
-        len(trim_vocabulary(subnet, used_words(f"counts:{file}", subnet, None, n)).words)
-        for n in (1, 10, 29)
-    ]
+    kept = (used_words(f"counts:{file}", [PAIR], subnet.words, None, n) for n in (1, 10, 29))
+    sizes = [len(trim_vocabulary(subnet, words).words) for words in kept]
     assert all(more > less for more, less in pairwise(sizes))

@@ -77,7 +77,6 @@ def bench_subnet(
         "ctranslate2": version("ctranslate2"),
         "sentences": len(sentences.pieces),
         "source_pieces": sum(map(len, sentences.pieces)),
-        "batches": len(sentences.batches),
         "weight_bytes": weight_bytes(checkpoint),  # of the full model
         "variants": rows,
     }
@@ -129,8 +128,7 @@ def _row(variant: Variant, runs: Sequence[Run]) -> Row:
         "seconds": timing.median,
         "spread": timing.spread if len(runs) > 1 else None,
         "pieces": first.pieces,
-        "tokens": first.tokens,
-        "tokens_per_second": first.tokens / timing.median,
+        "tokens_per_second": first.pieces / timing.median,
         "peak_bytes": max(run.peak_bytes for run in runs),
     }
 

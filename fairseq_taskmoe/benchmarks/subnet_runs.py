@@ -40,7 +40,6 @@ class Run(NamedTuple):
     load_seconds: float  # of the rest: Python starts, libraries and model are loaded, and so on
     peak_bytes: int
     pieces: int  # of the translations, without tags and ends
-    tokens: int  # with the ends that were searched for
     hypotheses: Dict[int, List[str]]  # by number of the sentence, as pieces, the best first
 
 
@@ -82,14 +81,14 @@ def run_ctranslate2(folder: Path, work: Work, sentences: Sentences, out: Path) -
     job = {
         "folder": str(folder), "lang_pair": work.lang_pair, "threads": work.threads,
         "search": work.search()._asdict(), "pieces": sentences.pieces,
-        "batches": sentences.batches, "out": f"{out}.found",
+        "max_batch_tokens": work.max_tokens, "out": f"{out}.found",
     }
     Path(f"{out}.job").write_text(json.dumps(job), encoding="utf-8")
     took = _start(folder.name, Path("."), [sys.executable, "-c", RANK, f"{out}.job"], out, work)
     found = json.loads(Path(f"{out}.found").read_text(encoding="utf-8"))
     return Run(
         found["seconds"], took.seconds - found["seconds"], took.peak_bytes, found["pieces"],
-        found["tokens"], {int(i): ranked for i, ranked in found["hypotheses"].items()},
+        {int(i): ranked for i, ranked in found["hypotheses"].items()},
     )
 
 
@@ -115,7 +114,7 @@ def _generated(took: Took, out: Path, sentences: Sentences) -> Run:
     seconds = tokens / speed  # which it gives with more digits than its seconds
     return Run(
         seconds, took.seconds - seconds, took.peak_bytes, tokens - in_tags - count,
-        tokens - in_tags, {i: [text] for i, text in read_generated(out).items()},
+        {i: [text] for i, text in read_generated(out).items()},
     )
 
 

@@ -1,10 +1,10 @@
-"""What the variants of a sub-network's measurement translate: one test set, in the same batches."""
+"""What the variants of a sub-network's measurement translate: one test set."""
 
 import os
 from typing import FrozenSet, List, NamedTuple, Optional
 
 import numpy as np
-from fairseq.data.data_utils import batch_by_size, load_indexed_dataset
+from fairseq.data.data_utils import load_indexed_dataset
 
 from ..checkpoint.reading import Checkpoint
 from ..data.dataset_manager import pair_prefix
@@ -66,7 +66,6 @@ class Sentences(NamedTuple):
     """The sources of a test set."""
 
     pieces: List[List[str]]  # without tags and without the end
-    batches: List[List[int]]  # as fairseq-generate makes them
     tags: Tags
     all_tags: FrozenSet[str]  # of all languages
     has_marks: bool  # whether they are SentencePiece's, with marks in front of words
@@ -96,12 +95,8 @@ def read_sentences(work: Work, checkpoint: Checkpoint) -> Sentences:
         refuse(f"--output-length {work.output_length}: the model writes at most {longest} pieces")
     if sizes.max() > work.max_tokens:
         refuse(f"--max-tokens {work.max_tokens}: one sentence has {sizes.max()}")
-    order = np.lexsort((target_sizes, source_sizes))
-    batches = batch_by_size(
-        order, sizes.__getitem__, sizes, max_tokens=work.max_tokens, required_batch_size_multiple=1
-    )
     return Sentences(
-        pieces, [[int(i) for i in batch] for batch in batches], tags,
+        pieces, tags,
         frozenset(languages.tag(lang) for lang in languages.langs),
         any(word.startswith("\u2581") for word in dictionary.symbols),
     )

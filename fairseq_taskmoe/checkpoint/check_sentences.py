@@ -4,12 +4,12 @@ They go into the manifest of an extracted model, which has to give the same scor
 """
 
 import random
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence, Set
 
+from ..data.languages import LanguageTags
 from ..host_memory import release_pages
 from ..serving.engine import Engine, SearchOptions, Tags
 from ..serving.fairseq_engine import task_moe_engine
-from .extract_subnet import Subnet
 from .manifest import Check
 from .reading import Checkpoint
 from .trim_vocabulary import NUM_SPECIAL
@@ -19,22 +19,30 @@ MIN_PIECES, MAX_PIECES = 3, 12
 TOLERANCE = 1e-4  # of the log-probability of a piece, in float32
 
 
-def full_model_checks(checkpoint: Checkpoint, subnet: Subnet) -> List[Check]:
-    """Return check sentences of a sub-network, translated and scored by the model cut into.
+def full_model_checks(
+    checkpoint: Checkpoint, lang_pairs: Sequence[str], used: Optional[Set[str]]
+) -> List[Check]:
+    """Return check sentences of some pairs, translated and scored by the model of a checkpoint.
 
-    Experts are not folded there: the router of each layer decides.
+    Experts are not folded there: the router of each layer decides. With used, sentences are of
+    those words.
     """
-    engine = task_moe_engine(checkpoint, tags_of(subnet), "cpu", fold=False)
+    task_state = checkpoint["task_state"]
+    tags = tags_of(LanguageTags.from_state(task_state["tags"]), lang_pairs)
+    engine = task_moe_engine(checkpoint, tags, "cpu", fold=False)
     draw = random.Random(1)
-    words = [word for word in subnet.words[NUM_SPECIAL:] if not word.startswith("madeupword")]
+    words = [
+        word for word in task_state["words"][NUM_SPECIAL:]
+        if not word.startswith("madeupword") and (used is None or word in used)
+    ]
     checks = []
-    for number in range(max(NUM_SENTENCES, len(subnet.lang_pairs))):
-        pair = subnet.lang_pairs[number % len(subnet.lang_pairs)]
+    for number in range(max(NUM_SENTENCES, len(lang_pairs))):
+        pair = lang_pairs[number % len(lang_pairs)]
         source = draw.choices(words, k=draw.randint(MIN_PIECES, MAX_PIECES))
         search = SearchOptions(beam=1, max_length=MAX_PIECES)
         (found,) = engine.translate(pair, [source], search)
-        # words that were trimmed away have no place in a sentence that checks the rest
-        target = [piece for piece in found[0].pieces if piece in words]
+        # words that are trimmed away have no place in a sentence that checks the rest
+        target = [piece for piece in found[0].pieces if piece in set(words)]
         (score,) = engine.score(pair, [source], [target])
         checks.append(Check(pair, source, target, score, None))
     release_pages(checkpoint["model"].values())
@@ -57,6 +65,6 @@ def worst_difference(checks: Sequence[Check]) -> float:
     )
 
 
-def tags_of(subnet: Subnet) -> Dict[str, Tags]:
-    """Return the tags of each direction of a sub-network."""
-    return {pair: Tags(*subnet.tags.of_pair(pair)) for pair in subnet.lang_pairs}
+def tags_of(tags: LanguageTags, lang_pairs: Sequence[str]) -> Dict[str, Tags]:
+    """Return the tags of each direction."""
+    return {pair: Tags(*tags.of_pair(pair)) for pair in lang_pairs}

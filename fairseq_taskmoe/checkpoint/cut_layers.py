@@ -9,6 +9,7 @@ from typing import Dict, Iterable, List, Optional, Sequence
 import torch
 from torch import Tensor
 
+from ..host_memory import release_pages
 from ..modules.folding import TaskRoute, fold_experts
 from .reading import EXPERTS
 
@@ -29,6 +30,7 @@ def fold_layer(state: StateDict, prefix: str, route: TaskRoute) -> None:
     experts = prefix + EXPERTS
     names = _names(state, experts)
     chosen = {name[len(experts):]: state[name][route.expert_ids] for name in names}
+    release_pages(state[name] for name in names)
     for name in _names(state, f"{prefix}.moe."):
         del state[name]
     for name, tensor in fold_experts(chosen, route.gates).items():
@@ -65,7 +67,8 @@ def keep_experts(state: StateDict, prefix: str, kept: Optional[List[int]]) -> in
 
 def _slice_experts(state: StateDict, prefix: str, kept: List[int]) -> None:
     for name in _names(state, prefix + EXPERTS):
-        state[name] = state[name][kept]
+        whole, state[name] = state[name], state[name][kept]
+        release_pages([whole])
 
 
 def _names(state: Iterable[str], prefix: str) -> List[str]:

@@ -54,7 +54,7 @@ def write_ctranslate2(subnet: Subnet, quantization: str, folder: Path) -> None:
 
     Takes the weights out of subnet.state one by one: they are not needed twice.
     """
-    refuse_routed(subnet, "ctranslate2")
+    refuse_routed(subnet.routed, "ctranslate2")
     if subnet.model_cfg["activation_fn"] not in ACTIVATIONS:
         refuse(f"--activation-fn {subnet.model_cfg['activation_fn']} is none of those that "
                f"CTranslate2 has: {', '.join(ACTIVATIONS)}")
@@ -154,9 +154,9 @@ class _Export:
             spec.weight, spec.weight_scale = done.weight, done.weight_scale
 
     def _quantize(self, spec: model_spec.LayerSpec, read: Any) -> None:
+        release_pages(read)
         spec.validate()
         spec.optimize(self.quantization)
-        release_pages(read)
 
     def _norm(self, spec: common_spec.LayerNormSpec, prefix: str) -> None:
         spec.gamma = self.state[f"{prefix}.weight"].to(self.rest)

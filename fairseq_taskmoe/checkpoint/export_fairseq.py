@@ -25,16 +25,16 @@ SHARED_OPTIONS = (
 )
 
 
-def refuse_routed(subnet: Subnet, format: str) -> None:
-    """Refuse a sub-network that no dense model can hold."""
-    for reason in subnet.routed.values():
+def refuse_routed(routed: Dict[str, str], format: str) -> None:
+    """Refuse a model with halves, each with a reason, that no dense model can hold."""
+    for reason in routed.values():
         refuse(f"{reason}, so no dense model holds them; --format {format} needs one, "
                "--format taskmoe folds what can be folded and keeps the rest")
 
 
 def stock_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
     """Return a checkpoint of fairseq's own `transformer`, which loads without the plugin."""
-    refuse_routed(subnet, "fairseq")
+    refuse_routed(subnet.routed, "fairseq")
     state = dict(subnet.state)
     model: Dict[str, Any] = {name: subnet.model_cfg[name] for name in SHARED_OPTIONS}
     model.update(_name="transformer", arch="transformer")

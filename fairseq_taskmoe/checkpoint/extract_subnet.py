@@ -56,9 +56,7 @@ def extract_subnet(
     A pair that was never trained takes the route that it takes in the full model.
     """
     task_state = checkpoint["task_state"]
-    pairs = sorted(set(lang_pairs))
-    tags = LanguageTags.from_state(task_state["tags"])
-    _check_pairs(checkpoint, pairs, tags)
+    pairs = servable_pairs(checkpoint, lang_pairs)
     cfg = model_config(checkpoint)
     table = TaskTable.from_state(task_state["task_table"]).with_pairs(pairs)
     state = dict(checkpoint["model"])
@@ -69,18 +67,34 @@ def extract_subnet(
         if reason is not None:
             routed[half] = reason
     return Subnet(
-        pairs, model_cfg, state, task_state["words"], task_state["word_counts"], tags, routed
+        pairs, model_cfg, state, task_state["words"], task_state["word_counts"],
+        LanguageTags.from_state(task_state["tags"]), routed,
     )
 
 
-def _check_pairs(checkpoint: Checkpoint, pairs: List[str], tags: LanguageTags) -> None:
+def servable_pairs(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> List[str]:
+    """Return pairs in order, refusing those that the model has no tags or no experts for."""
+    pairs = sorted(set(lang_pairs))
+    langs = checkpoint["task_state"]["tags"]["langs"]
     only = checkpoint["task_state"].get("served_only", pairs)
     for pair in pairs:
         for lang in pair.split("-"):
-            if lang not in tags.langs:
-                refuse(f"unknown language {lang}: the checkpoint has {', '.join(tags.langs)}")
+            if lang not in langs:
+                refuse(f"unknown language {lang}: the checkpoint has {', '.join(langs)}")
         if pair not in only:
             refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
+    return pairs
+
+
+def text_routing(cfg: Any) -> Dict[str, str]:
+    """Return the halves that route by the text or by chance, and why they cannot be folded."""
+    return {
+        half: f"the {half} routes by {router}: which experts a sentence needs shows only when it "
+        "is translated"
+        for half in HALVES
+        if (router := str(getattr(cfg, f"{half}_moe_router"))) in ("token", "sentence", "random")
+        and any(is_moe_position(cfg, half, i) for i in range(getattr(cfg, f"{half}_layers")))
+    }
 
 
 def pairs_with(checkpoint: Checkpoint, lang: str, side: int) -> List[str]:
@@ -136,8 +150,7 @@ def _cut_half(
         found = [layer_route(state, cfg, half, layer, table, pair) for pair in pairs]
         routes = [route for route in found if route is not None]
         if len(routes) < len(pairs):
-            reason = f"the {half} routes by {router}: which experts a sentence needs shows only " \
-                     "when it is translated"
+            reason = text_routing(cfg)[half]
             kept = pruned.get((half, layer))
             counts.append(keep_experts(state, prefix, kept))
         elif all(same_route(routes[0], route) for route in routes):

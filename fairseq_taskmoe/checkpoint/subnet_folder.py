@@ -1,9 +1,8 @@
 """The folder that an extraction leaves: model, dictionary, SentencePiece model, manifest."""
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
 
-import sentencepiece
 import torch
 
 from ..errors import refuse
@@ -17,8 +16,16 @@ from .check_sentences import (
     with_scores,
     worst_difference,
 )
-from .export_fairseq import stock_checkpoint, taskmoe_checkpoint
-from .extract_subnet import HALVES, Subnet, extract_subnet
+from .export_fairseq import refuse_routed, stock_checkpoint, taskmoe_checkpoint
+from .extract_subnet import (
+    HALVES,
+    KeptExperts,
+    Subnet,
+    extract_subnet,
+    model_config,
+    servable_pairs,
+    text_routing,
+)
 from .manifest import README, Check, Manifest, describe_files, sha256, versions
 from .prune import Pruning, choose_kept_experts
 from .reading import Checkpoint, read_task_moe_checkpoint
@@ -72,13 +79,21 @@ def extract(
 def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) -> Manifest:
     """Write all but the manifest to folder; return it without the facts about the files."""
     checkpoint = read_task_moe_checkpoint(path)
+    pairs = servable_pairs(checkpoint, lang_pairs)
+    kept = choose_kept_experts(checkpoint, pairs, what.pruning) if what.pruning else None
+    if what.format != "taskmoe":
+        refuse_routed(text_routing(model_config(checkpoint)), what.format)
     spm_file = what.sentencepiece_model or find_sentencepiece_model(checkpoint)
     spm = open_sentencepiece(spm_file) if spm_file else None
-    subnet = _cut(checkpoint, lang_pairs, what, spm)
-    checks = full_model_checks(checkpoint, subnet)
+    used = None
+    if what.trim_vocabulary:
+        words = checkpoint["task_state"]["words"]
+        used = used_words(what.trim_vocabulary, pairs, words, spm, what.trim_min_count)
+    # before anything is cut: then less is in memory at once
+    checks = full_model_checks(checkpoint, pairs, used)
+    subnet = _cut(checkpoint, pairs, kept, used)
     if spm_file:
-        words = set(subnet.words) if what.trim_vocabulary else None
-        write_sentencepiece(spm_file, folder / SENTENCEPIECE, words)
+        write_sentencepiece(spm_file, folder / SENTENCEPIECE, used)
     manifest = _manifest(path, checkpoint, subnet, what, spm is not None)
     _write_model(checkpoint, subnet, what, folder)
     (folder / README).write_text(readme(manifest, subnet), encoding="utf-8")
@@ -86,19 +101,15 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
 
 
 def _cut(
-    checkpoint: Checkpoint, lang_pairs: Sequence[str], what: Extraction,
-    spm: Optional[sentencepiece.SentencePieceProcessor],
+    checkpoint: Checkpoint, pairs: Sequence[str], kept: Optional[KeptExperts],
+    used: Optional[Set[str]],
 ) -> Subnet:
-    kept = choose_kept_experts(checkpoint, lang_pairs, what.pruning) if what.pruning else None
-    subnet = extract_subnet(checkpoint, lang_pairs, kept)
+    subnet = extract_subnet(checkpoint, pairs, kept)
     routers = [subnet.model_cfg[f"{half}_moe_router"] for half in HALVES]
-    if not (what.pruning or what.trim_vocabulary or {"dense", "table"} & set(routers)):
+    if not (kept or used or {"dense", "table"} & set(routers)):
         refuse(f"the model routes by {' and '.join(routers)}: no half of it can be folded, and "
                "only --prune leaves experts out")
-    if what.trim_vocabulary:
-        used = used_words(what.trim_vocabulary, subnet, spm, what.trim_min_count)
-        subnet = trim_vocabulary(subnet, used)
-    return subnet
+    return trim_vocabulary(subnet, used) if used else subnet
 
 
 def _write_model(
@@ -125,7 +136,7 @@ def dictionary_lines(subnet: Subnet) -> List[str]:
 def _manifest(
     path: str, checkpoint: Checkpoint, subnet: Subnet, what: Extraction, has_pieces: bool
 ) -> Manifest:
-    tags = tags_of(subnet)
+    tags = tags_of(subnet.tags, subnet.lang_pairs)
     history: Dict[str, Any] = (checkpoint.get("optimizer_history") or [{}])[-1]
     longest_tag = max(len(tag.source) for tag in tags.values())
     return Manifest(

@@ -48,8 +48,6 @@ def trim_vocabulary(subnet: Subnet, used: Set[str]) -> Subnet:
         refuse(f"the embeddings have {rows_before} rows for {len(symbols)} words and tags: "
                "no vocabulary to trim")
     kept = [i for i, word in enumerate(subnet.words) if i < NUM_SPECIAL or word in used]
-    if len(kept) == NUM_SPECIAL:
-        refuse("--trim-vocabulary: none of its words is in the model's vocabulary")
     langs = {lang for pair in subnet.lang_pairs for lang in pair.split("-")}
     tags = subnet.tags._replace(langs=tuple(lang for lang in subnet.tags.langs if lang in langs))
     words = [subnet.words[i] for i in kept]
@@ -67,26 +65,29 @@ def trim_vocabulary(subnet: Subnet, used: Set[str]) -> Subnet:
 
 
 def used_words(
-    source: str, subnet: Subnet, spm: Optional[sentencepiece.SentencePieceProcessor],
-    min_count: int,
+    source: str, lang_pairs: Sequence[str], words: List[str],
+    spm: Optional[sentencepiece.SentencePieceProcessor], min_count: int,
 ) -> Set[str]:
-    """Return the words that occur in a source at least min_count times.
+    """Return which of a model's words occur in a source at least min_count times.
 
     A source is one of: text files, joined by commas, of either language; counts:FILE, with a word
     and its count on each line as in dict.txt; a folder of binarized data, whose training sets of
-    the sub-network's pairs count. Every character of a word that is kept is kept too, so that the
+    lang_pairs count. Every character of a word that is kept is kept too, so that the
     SentencePiece model can spell other words, and so are single bytes.
     """
     if source.startswith(COUNTS):
         counts = _read_counts(source.removeprefix(COUNTS))
     elif os.path.isdir(source):
-        counts = _count_binarized(source, subnet)
+        counts = _count_binarized(source, lang_pairs, words)
     else:
         counts = _count_text(source.split(","), spm)
     used = {word for word, count in counts.items() if count >= min_count}
     if spm is not None:
         used |= {spm.id_to_piece(i) for i in range(len(spm)) if spm.is_byte(i)}
-    return used | {character for word in used for character in word}
+    used |= {character for word in used for character in word}
+    if used.isdisjoint(words[NUM_SPECIAL:]):
+        refuse(f"--trim-vocabulary {source}: none of its words is in the model's vocabulary")
+    return used
 
 
 def _read_counts(path: str) -> Dict[str, int]:
@@ -134,12 +135,12 @@ def _lines(path: str) -> Iterator[str]:
         refuse(f"--trim-vocabulary {path}: {problem}")
 
 
-def _count_binarized(folder: str, subnet: Subnet) -> Dict[str, int]:
-    langs = sorted({lang for pair in subnet.lang_pairs for lang in pair.split("-")})
+def _count_binarized(folder: str, lang_pairs: Sequence[str], words: List[str]) -> Dict[str, int]:
+    langs = sorted({lang for pair in lang_pairs for lang in pair.split("-")})
     dictionary = load_joined_dictionary(folder, langs)
-    check_words(dictionary.symbols, subnet.words)
+    check_words(dictionary.symbols, words)
     counts = np.zeros(len(dictionary), dtype=np.int64)
-    for pair in subnet.lang_pairs:
+    for pair in lang_pairs:
         prefix = pair_prefix(folder, "train", pair)
         if prefix is None:
             refuse(f"--trim-vocabulary {folder}: no training data of {pair}")

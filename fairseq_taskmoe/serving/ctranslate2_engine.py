@@ -1,32 +1,63 @@
 """An extracted model in CTranslate2."""
 
-from typing import Dict, List, Sequence
+import os
+import sys
+from typing import Dict, List, NamedTuple, Sequence
 
 import ctranslate2
 
 from ..errors import refuse
-from .engine import Hypothesis, SearchOptions, Sentence, Tags
+from ..host_memory import keep_freed_memory
+from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags
 
 NEVER = [["<pad>"]]  # as in fairseq, which has no probability for it
+# of a batch for one core: with more, the probabilities of all words leave the cache
+MAX_PART_TOKENS = 500
+
+
+ISA = "CT2_FORCE_CPU_ISA"  # read by CTranslate2 when it is first used
+AVX512 = {"avx512f", "avx512cd", "avx512vl", "avx512bw", "avx512dq"}
+
+
+class Cores(NamedTuple):
+    """How the cores of a CPU share the work."""
+
+    parts: int  # batches that are translated side by side
+    threads: int  # for each of them
+
+    @classmethod
+    def share(cls, threads: int, for_throughput: bool) -> "Cores":
+        """Return the way to use a number of threads.
+
+        A core for each batch translates a tenth to a quarter more in the same time than all cores
+        for one batch after the other; a single sentence then has one core.
+        """
+        return cls(threads, 1) if for_throughput else cls(1, threads)
 
 
 class Ctranslate2Engine:
     """Runs a folder of `taskmoe extract --format ctranslate2` (see Engine)."""
 
     def __init__(
-        self, folder: str, tags: Dict[str, Tags], quantization: str, device: str, threads: int
+        self, folder: str, tags: Dict[str, Tags], quantization: str, device: str, cores: Cores
     ):
         supported = ctranslate2.get_supported_compute_types(device)
         if quantization not in supported:
             refuse(f"{folder}: its {quantization} is not supported by this machine's {device}, "
                    f"which computes with {', '.join(sorted(supported))}; extract another one")
+        if device == "cpu":
+            keep_freed_memory()
+            _use_avx512()
         self.tags = tags
+        self.part_tokens = MAX_PART_TOKENS if cores.parts > 1 else sys.maxsize
         self.translator = ctranslate2.Translator(
-            folder, device=device, compute_type=quantization, intra_threads=threads
+            folder, device=device, compute_type=quantization, inter_threads=cores.parts,
+            intra_threads=cores.threads,
         )
 
     def translate(
-        self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions
+        self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> List[List[Hypothesis]]:
         tags = self.tags[lang_pair]
         prefixes = [tags.target for _ in sources] if tags.target else None
@@ -39,6 +70,8 @@ class Ctranslate2Engine:
             min_decoding_length=len(tags.target) + options.min_length,
             max_decoding_length=len(tags.target) + options.max_length,
             max_input_length=0,
+            max_batch_size=min(max_batch_tokens, self.part_tokens),
+            batch_type="tokens",
             suppress_sequences=NEVER,
             return_scores=True,
         )
@@ -60,3 +93,17 @@ class Ctranslate2Engine:
             max_input_length=0,
         )
         return [sum(result.log_probs[len(tags.target):]) for result in results]
+
+
+def _use_avx512() -> None:
+    """Let CTranslate2 use AVX-512 where there is any, unless the environment says otherwise.
+
+    Of itself it does so on Intel's processors alone; on a Zen 4 it translates 4 % more with it.
+    """
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:  # another system
+        return
+    if set(flags.split()) >= AVX512:
+        os.environ.setdefault(ISA, "AVX512")

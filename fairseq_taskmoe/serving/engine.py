@@ -2,6 +2,7 @@
 
 from typing import Dict, List, NamedTuple, Protocol, Sequence
 
+MAX_BATCH_TOKENS = 4000
 Sentence = Sequence[str]  # pieces, without tags and without the end of the sentence
 
 
@@ -40,9 +41,13 @@ class Engine(Protocol):
     tags: Dict[str, Tags]  # of each direction that the model translates
 
     def translate(
-        self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions
+        self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> List[List[Hypothesis]]:
-        """Return the n_best hypotheses of each source, the best first; one batch, as it is."""
+        """Return the n_best hypotheses of each source, the best first.
+
+        A batch has at most max_batch_tokens of sources, padding counted, or one sentence.
+        """
 
     def score(
         self, lang_pair: str, sources: Sequence[Sentence], targets: Sequence[Sentence]

@@ -3,7 +3,7 @@
 B sentences, S source and T target positions.
 """
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence
 
 import torch
 from fairseq.data import Dictionary
@@ -16,7 +16,7 @@ from ..checkpoint.load_models import load_stock, load_task_moe
 from ..checkpoint.reading import Checkpoint
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
-from .engine import Hypothesis, SearchOptions, Sentence, Tags
+from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags
 
 
 class FairseqEngine:
@@ -31,6 +31,17 @@ class FairseqEngine:
         self.device = next(next(iter(models.values())).parameters()).device
 
     def translate(
+        self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+    ) -> List[List[Hypothesis]]:
+        hypotheses: List[List[Hypothesis]] = [[] for _ in sources]
+        for batch in batches_by_length(sources, max_batch_tokens):
+            found = self._translate(lang_pair, [sources[i] for i in batch], options)
+            for i, ranked in zip(batch, found, strict=True):
+                hypotheses[i] = ranked
+        return hypotheses
+
+    def _translate(
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions
     ) -> List[List[Hypothesis]]:
         tags, model = self.tags[lang_pair], self.models[lang_pair]
@@ -115,3 +126,17 @@ def task_moe_engine(
     task_id = model.task_table.task_id
     models = {pair: fold_model(model, task_id(pair)) if fold else model for pair in tags}
     return FairseqEngine(models, dictionary, tags)
+
+
+def batches_by_length(
+    sources: Sequence[Sentence], max_batch_tokens: int
+) -> Iterator[List[int]]:
+    """Yield batches of the positions of sources, of similar length (see Engine.translate)."""
+    batch: List[int] = []
+    for i in sorted(range(len(sources)), key=lambda i: len(sources[i])):
+        if batch and len(sources[i]) * (len(batch) + 1) > max_batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

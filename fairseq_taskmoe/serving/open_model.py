@@ -11,35 +11,40 @@ from .translator import Translator
 DEVICES = ("cpu", "cuda", "auto")
 
 
-def open_model(folder: str, device: str = "cpu", threads: int = 0) -> Translator:
+def open_model(
+    folder: str, device: str = "cpu", threads: int = 0, for_throughput: bool = False
+) -> Translator:
     """Return a translator for a model folder, refusing one that is not as its manifest says.
 
-    device is one of DEVICES; threads is the number for one batch on CPU, 0 for OMP_NUM_THREADS or
-    one a core.
+    device is one of DEVICES; threads is their number on CPU, 0 for OMP_NUM_THREADS or one a core.
+    for_throughput: large batches matter, and single sentences may wait longer.
     """
     manifest = read_manifest(folder)
     spm = manifest.sentencepiece_model
     return Translator(
-        open_engine(folder, manifest, device, threads),
+        open_engine(folder, manifest, device, threads, for_throughput),
         str(Path(folder) / spm) if spm else None,
         manifest.max_source_pieces,
         manifest.max_target_pieces,
     )
 
 
-def open_engine(folder: str, manifest: Manifest, device: str, threads: int = 0) -> Engine:
-    """Return the engine of a model folder."""
+def open_engine(
+    folder: str, manifest: Manifest, device: str, threads: int = 0, for_throughput: bool = False
+) -> Engine:
+    """Return the engine of a model folder, as open_model does."""
     tags = {pair: Tags(**tags) for pair, tags in manifest.directions.items()}
     if manifest.format == "ctranslate2":
         import ctranslate2
 
-        from .ctranslate2_engine import Ctranslate2Engine
+        from .ctranslate2_engine import Cores, Ctranslate2Engine
 
         has_gpu = ctranslate2.get_cuda_device_count() > 0
         device = _choose(device, has_gpu)
-        return Ctranslate2Engine(
-            folder, tags, str(manifest.quantization), device, threads or _default_threads()
+        cores = Cores.share(
+            threads or _default_threads(), for_throughput and device == "cpu"
         )
+        return Ctranslate2Engine(folder, tags, str(manifest.quantization), device, cores)
     import torch
 
     from .. import register  # noqa: F401

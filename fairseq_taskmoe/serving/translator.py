@@ -1,12 +1,10 @@
-"""Text in, text out: the pieces of SentencePiece, batches by tokens, and the order kept."""
+"""Text in, text out: an engine, and the pieces of SentencePiece."""
 
-from typing import Iterator, List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 import sentencepiece
 
-from .engine import Engine, SearchOptions
-
-MAX_BATCH_TOKENS = 4000  # sentences times the longest of them
+from .engine import MAX_BATCH_TOKENS, Engine, SearchOptions
 
 
 class Translation(NamedTuple):
@@ -61,26 +59,12 @@ class Translator:
                 raise TooLong(index, len(source), self.max_source_pieces)
         options = options._replace(max_length=min(options.max_length, self.max_target_pieces))
         translations = [[Translation("", 0.0)] for _ in texts]
-        for batch in by_length(sources, max_batch_tokens):
-            found = self.engine.translate(lang_pair, [sources[i] for i in batch], options)
-            for i, hypotheses in zip(batch, found, strict=True):
-                translations[i] = [
-                    Translation(self.decode(pieces), score) for pieces, score in hypotheses
-                ]
+        full = [i for i, source in enumerate(sources) if source]
+        found = self.engine.translate(
+            lang_pair, [sources[i] for i in full], options, max_batch_tokens
+        )
+        for i, hypotheses in zip(full, found, strict=True):
+            translations[i] = [
+                Translation(self.decode(pieces), score) for pieces, score in hypotheses
+            ]
         return translations
-
-
-def by_length(sources: Sequence[Sequence[str]], max_batch_tokens: int) -> Iterator[List[int]]:
-    """Yield batches of the positions of sources that are not empty, of similar length.
-
-    A batch has at most max_batch_tokens, padding counted, or one sentence.
-    """
-    order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: len(sources[i]))
-    batch: List[int] = []
-    for i in order:
-        if batch and len(sources[i]) * (len(batch) + 1) > max_batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional
 from . import measuring
 
 RANDOM: Dict[str, Any] = {
-    "arch": "base", "moe_expert_count": 32, "vocab_size": 64000, "sentences": 100,
+    "arch": "base", "moe_expert_count": 32, "vocab_size": 64000, "sentences": 200,
 }
 OWN = ("data", "gen_subset", "references")
 OUTPUT_LENGTH = 25  # of random weights
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocab-size", type=int, metavar="V", help="words of random weights; default: 64000"
     )
     parser.add_argument(
-        "--sentences", type=int, metavar="N", help="random ones to translate; default: 100"
+        "--sentences", type=int, metavar="N", help="random ones to translate; default: 200"
     )
     parser.add_argument(
         "--variants",
@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pieces of every translation; default: free, and 25 with random weights",
     )
     parser.add_argument(
-        "--max-tokens", type=int, default=4000, metavar="N", help="of a batch; default: 4000"
+        "--max-tokens", type=int, default=4000, metavar="N",
+        help="of a batch, at most; default: 4000",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="default: one for each core")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="default: 3")
@@ -156,9 +157,9 @@ def table(report: Dict[str, Any]) -> str:
     length = settings["output_length"]
     lines += [
         "",
-        f"{report['sentences']} sentences of {settings['lang_pair']} in {report['batches']} "
-        f"batches, beam {settings['beam']}, {settings['threads']} thread(s), medians of "
-        f"{settings['repeats']}; disk: the file with the weights",
+        f"{report['sentences']} sentences of {settings['lang_pair']}, batches of at most "
+        f"{settings['max_tokens']} tokens, beam {settings['beam']}, {settings['threads']} "
+        f"thread(s), medians of {settings['repeats']}; disk: the file with the weights",
         "same: translations that are those of the full model; tied: others that it finds as "
         "probable",
     ]
@@ -170,8 +171,8 @@ def table(report: Dict[str, Any]) -> str:
             f"{peak / 1e6:,.1f} MB, {peak / report['weight_bytes']:.0%} of the full model's weights"
         )
     if length:
-        lines.append(f"all translations have {length} pieces; CTranslate2 does not search for "
-                     "their end, which is not counted then")
+        lines.append(f"all translations have {length} pieces, for whose forced end fairseq takes a "
+                     "step more")
     if "num_experts" in settings and any(name.endswith("_trimmed") for name in rows):
         lines.append("random weights: a quarter of the words is left in a smaller vocabulary, and "
                      "others are unknown to it")

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
     source = open(args.input or 0, "rb", closefd=bool(args.input))
     with output_file(args.output) as out:
-        translator = open_model(args.model, args.device, args.threads)
+        translator = open_model(args.model, args.device, args.threads, for_throughput=True)
         pair = args.lang_pair or next(iter(translator.lang_pairs))
         if pair not in translator.lang_pairs or (
             args.lang_pair is None and len(translator.lang_pairs) > 1
