@@ -167,7 +167,9 @@ def test_what_is_left_runs(format, extract, tmp_path):
         model = {"model.bin", "config.json", "shared_vocabulary.json"}
     assert set(files) == {"README.md", "manifest.json", *model}
     megabytes = (sum(files.values()) - files["manifest.json"]) / 1e6
-    facts = f"{manifest.parameters:,} parameters, 7 words, {megabytes:.1f} MB; "
+    full = manifest.source_checkpoint["parameters"]
+    assert full > 1.5 * manifest.parameters
+    facts = f"{manifest.parameters:,} of {full:,} parameters, 7 of 34 words, {megabytes:.1f} MB; "
     assert said.out.startswith(f"{folder}: en-de, {facts}")
     assert folder.stat().st_mode & 0o777 == 0o755
 

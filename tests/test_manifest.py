@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from services import make_models
 
+from fairseq_taskmoe.analysis.parameters import report_checkpoint
 from fairseq_taskmoe.checkpoint.manifest import read_manifest
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.serving.engine import SearchOptions
@@ -59,8 +60,11 @@ def test_says_what_the_model_is(served):
     manifest = read_manifest(str(served / "en-de"))
     assert refusal(served / "en-de") is None
     digest = hashlib.sha256((served / "stirred.pt").read_bytes()).hexdigest()
-    source = {"file": "stirred.pt", "sha256": digest, "num_updates": 5}
-    assert manifest.source_checkpoint == source
+    full = report_checkpoint(str(served / "stirred.pt")).full
+    assert manifest.source_checkpoint == {
+        "file": "stirred.pt", "sha256": digest, "num_updates": 5,
+        "parameters": full.total_shared, "vocabulary": manifest.vocabulary,
+    }
     assert manifest.versions["ctranslate2"] == version("ctranslate2")
     files = {file.name: file.read_bytes() for file in (served / "en-de").iterdir()}
     assert set(files) == {*manifest.files, "manifest.json", "README.md"}

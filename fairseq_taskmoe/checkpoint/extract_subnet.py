@@ -40,12 +40,17 @@ class Subnet(NamedTuple):
 
     @property
     def num_parameters(self) -> int:
-        """Return how many parameters the sub-network has, shared ones counted once."""
-        sizes = {
-            tensor.data_ptr(): tensor.numel() for name, tensor in self.state.items()
-            if name.endswith(("weight", "bias"))
-        }
-        return sum(sizes.values())
+        """Return how many parameters the sub-network has."""
+        return count_parameters(self.state)
+
+
+def count_parameters(state: StateDict) -> int:
+    """Return how many parameters a model has, shared ones counted once."""
+    sizes = {
+        tensor.data_ptr(): tensor.numel() for name, tensor in state.items()
+        if name.endswith(("weight", "bias"))
+    }
+    return sum(sizes.values())
 
 
 def extract_subnet(

@@ -42,7 +42,7 @@ class Manifest(NamedTuple):
     parameters: int
     vocabulary: int
     quantization: Optional[str]  # with CTranslate2
-    source_checkpoint: Dict[str, Any]  # file, sha256, num_updates
+    source_checkpoint: Dict[str, Any]  # file, sha256, num_updates, parameters, vocabulary
     versions: Dict[str, str]
     checks: List[Check]
     files: Dict[str, Dict[str, Any]]  # name -> bytes, sha256

@@ -97,11 +97,11 @@ def run(args: argparse.Namespace) -> None:
         Pruning(args.prune, **given) if args.prune else None,
     )
     manifest = extract(args.checkpoint, _lang_pairs(args), args.out, what)
-    size = sum(file["bytes"] for file in manifest.files.values())
+    size, full = sum(file["bytes"] for file in manifest.files.values()), manifest.source_checkpoint
     print(
-        f"{args.out}: {', '.join(manifest.directions)}, {manifest.parameters:,} parameters, "
-        f"{manifest.vocabulary:,} words, {size / 1e6:,.1f} MB; its README.md has the command that "
-        "runs it"
+        f"{args.out}: {', '.join(manifest.directions)}, {manifest.parameters:,} of "
+        f"{full['parameters']:,} parameters, {manifest.vocabulary:,} of {full['vocabulary']:,} "
+        f"words, {size / 1e6:,.1f} MB; its README.md has the command that runs it"
     )
 
 
