@@ -28,6 +28,7 @@ VERBS = {
     "extract": Verb("extract", "cut a dense sub-network out of a checkpoint"),
     "translate": Verb("translate", "translate text with an extracted model"),
     "serve": Verb("serve", "HTTP service over extracted models"),
+    "average": Verb("average", "average the weights of checkpoints, experts included"),
     "consolidate": Verb("consolidate", "put the shards of all ranks into one checkpoint"),
     "reshard": Verb("reshard", "cut a checkpoint into shards for a number of ranks"),
     "params": Verb("params", "count parameters, of a checkpoint or of an architecture"),
