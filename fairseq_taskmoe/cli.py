@@ -25,7 +25,7 @@ class Verb(NamedTuple):
 VERBS = {
     "user-dir": Verb("user_dir", "print the folder for fairseq's --user-dir"),
     "evaluate": Verb("evaluate", "translate and score all directions of a test set"),
-    "extract": Verb("extract", "cut a dense sub-network out of a checkpoint"),
+    "extract": Verb("extract", "cut the model for one direction, or several, out of a checkpoint"),
     "translate": Verb("translate", "translate text with an extracted model"),
     "serve": Verb("serve", "HTTP service over extracted models"),
     "average": Verb("average", "average the weights of checkpoints, experts included"),

@@ -51,6 +51,11 @@ def test_other_models_are_refused(tmp_path, capsys):
     with pytest.raises(Refusal, match="exists; nothing was overwritten"):
         average([first], first)
     changed = torch.load(first)
+    changed["cfg"]["model"]["moe_top_k"] = 1
+    torch.save(changed, tmp_path / "top1.pt")
+    with pytest.raises(Refusal, match="--moe-top-k 1 instead of 2"):
+        average([first, str(tmp_path / "top1.pt")], str(tmp_path / "mean.pt"))
+    changed = torch.load(first)
     changed["task_state"]["words"][7] = "other"
     torch.save(changed, tmp_path / "words.pt")
     with pytest.raises(Refusal, match="trained with other words"):

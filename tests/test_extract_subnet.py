@@ -5,8 +5,10 @@ import torch
 from helpers import make_batch, make_config, make_model, make_task, random_sentences
 from omegaconf import OmegaConf
 
+from fairseq_taskmoe.checkpoint.check_sentences import worst_difference
 from fairseq_taskmoe.checkpoint.export_fairseq import stock_checkpoint, taskmoe_checkpoint
 from fairseq_taskmoe.checkpoint.extract_subnet import extract_subnet
+from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.models.config import TransformerTaskMoeConfig
 from fairseq_taskmoe.models.transformer_task_moe import TransformerTaskMoeModel
@@ -154,3 +156,21 @@ def test_no_dense_model_is_made_of_tasks_that_differ():
     assert set(subnet.routed) == {"encoder", "decoder"}
     with pytest.raises(Refusal, match="en-de and en-fr take different experts in encoder layer 0"):
         stock_checkpoint(checkpoint, subnet)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("format", ["fairseq", "taskmoe", "ctranslate2"])
+def test_checkpoints_in_half_precision_are_cut_too(dtype, format, tmp_path):
+    """--bf16 and --fp16 save such weights; gates are applied in float32, as by the full model."""
+    task = make_task()
+    overrides = {"encoder_moe_router": "source", "decoder_moe_router": "target"}
+    checkpoint = checkpoint_of(make_model(task, **overrides), task, **overrides)
+    checkpoint["model"] = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint["model"].items()
+    }
+    torch.save(checkpoint, tmp_path / "half.pt")
+    manifest = extract(
+        str(tmp_path / "half.pt"), ["en-de"], str(tmp_path / "out"), Extraction(format)
+    )
+    assert worst_difference(manifest.checks) < 1e-4

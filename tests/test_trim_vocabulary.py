@@ -60,7 +60,7 @@ def test_the_encoder_says_the_same_of_kept_words(tied):
         outs = []
         for engine in (full, trimmed):
             inputs = engine._inputs(PAIR, [source])
-            model = engine.models[PAIR]
+            model = engine.model_of(PAIR)
             with torch.no_grad():
                 out = model.encoder(inputs["src_tokens"], None, inputs.get("task_ids"))
             outs.append(out["encoder_out"][0])

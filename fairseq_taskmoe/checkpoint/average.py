@@ -11,7 +11,15 @@ from tqdm import tqdm
 from ..errors import refuse
 from ..host_memory import release_pages
 from .convert_shards import write, written_together
-from .reading import SHARD, Checkpoint, read_task_moe_checkpoint
+from .extract_subnet import model_config
+from .reading import Checkpoint, read_task_moe_checkpoint
+
+# what two models of the same shapes may still differ in
+COMPUTED_WITH = (
+    "activation_fn", "moe_top_k", "encoder_moe_router", "decoder_moe_router",
+    "encoder_attention_heads", "decoder_attention_heads", "encoder_normalize_before",
+    "decoder_normalize_before", "no_scale_embedding",
+)
 
 
 def average(paths: Sequence[str], out: str) -> None:
@@ -50,12 +58,15 @@ def _mean(tensors: List[Tensor]) -> Tensor:
 
 def _check_same(first_path: str, first: Checkpoint, path: str, other: Checkpoint) -> None:
     """Refuse a checkpoint of another model than the first one."""
-    if SHARD in other["task_state"]:
-        refuse(f"{path}: one of several shards; `taskmoe consolidate` makes one file of them")
     for fact in ("task_table", "tags", "words"):
         if first["task_state"].get(fact) != other["task_state"].get(fact):
             what = {"task_table": "language pairs", "tags": "language tags", "words": "words"}
             refuse(f"{path}: trained with other {what[fact]} than {first_path}")
+    settings = [model_config(checkpoint) for checkpoint in (first, other)]
+    for option in COMPUTED_WITH:
+        if settings[0][option] != settings[1][option]:
+            refuse(f"{path}: another model than {first_path}: --{option.replace('_', '-')} "
+                   f"{settings[1][option]} instead of {settings[0][option]}")
     shapes: List[Dict[str, Any]] = [
         {name: tensor.shape for name, tensor in checkpoint["model"].items()}
         for checkpoint in (first, other)

@@ -12,11 +12,12 @@ from ..serving.engine import Engine, SearchOptions, Tags
 from ..serving.fairseq_engine import task_moe_engine
 from .manifest import Check
 from .reading import Checkpoint
-from .trim_vocabulary import NUM_SPECIAL
+from .sentencepiece_files import NUM_SPECIAL
 
 NUM_SENTENCES = 8
 MIN_PIECES, MAX_PIECES = 3, 12
 TOLERANCE = 1e-4  # of the log-probability of a piece, in float32
+QUANTIZED_TOLERANCE = 0.5  # which a broken model exceeds, and int8 does not
 
 
 def full_model_checks(
@@ -35,14 +36,14 @@ def full_model_checks(
         word for word in task_state["words"][NUM_SPECIAL:]
         if not word.startswith("madeupword") and (used is None or word in used)
     ]
-    checks = []
+    kept, checks = set(words), []
     for number in range(max(NUM_SENTENCES, len(lang_pairs))):
         pair = lang_pairs[number % len(lang_pairs)]
         source = draw.choices(words, k=draw.randint(MIN_PIECES, MAX_PIECES))
         search = SearchOptions(beam=1, max_length=MAX_PIECES)
         (found,) = engine.translate(pair, [source], search)
         # words that are trimmed away have no place in a sentence that checks the rest
-        target = [piece for piece in found[0].pieces if piece in set(words)]
+        target = [piece for piece in found[0].pieces if piece in kept]
         (score,) = engine.score(pair, [source], [target])
         checks.append(Check(pair, source, target, score, None))
     release_pages(checkpoint["model"].values())

@@ -29,7 +29,8 @@ def fold_layer(state: StateDict, prefix: str, route: TaskRoute) -> None:
     """Replace an MoE layer by the one network that its route makes."""
     experts = prefix + EXPERTS
     names = _names(state, experts)
-    chosen = {name[len(experts):]: state[name][route.expert_ids] for name in names}
+    # gates are applied in float32, whatever the training's precision was
+    chosen = {name[len(experts):]: state[name][route.expert_ids].float() for name in names}
     release_pages(state[name] for name in names)
     for name in _names(state, f"{prefix}.moe."):
         del state[name]

@@ -58,6 +58,9 @@ def load_task_moe(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> Loaded:
 
 
 def _with_weights(model: BaseFairseqModel, checkpoint: Checkpoint) -> BaseFairseqModel:
-    """Make a checkpoint's weights the model's own, where they lie in the file."""
+    """Make a checkpoint's weights the model's own, where they lie in the file.
+
+    Those that are not in float32 (of --fp16 and --bf16) are copied: CPUs compute in float32.
+    """
     torch.nn.Module.load_state_dict(model, checkpoint["model"], assign=True)
-    return model.eval().requires_grad_(False)
+    return model.float().eval().requires_grad_(False)

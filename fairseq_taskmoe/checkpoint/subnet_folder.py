@@ -1,21 +1,22 @@
 """The folder that an extraction leaves: model, dictionary, SentencePiece model, manifest."""
 
+import math
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
-
-import torch
 
 from ..errors import refuse
 from ..files import new_folder
 from ..host_memory import return_freed_memory
 from ..serving.open_model import open_engine
 from .check_sentences import (
+    QUANTIZED_TOLERANCE,
     TOLERANCE,
     full_model_checks,
     tags_of,
     with_scores,
     worst_difference,
 )
+from .convert_shards import write
 from .export_fairseq import refuse_routed, stock_checkpoint, taskmoe_checkpoint
 from .extract_subnet import (
     HALVES,
@@ -30,9 +31,15 @@ from .extract_subnet import (
 from .manifest import README, Check, Manifest, describe_files, sha256, versions
 from .prune import Pruning, choose_kept_experts
 from .reading import Checkpoint, read_task_moe_checkpoint
-from .sentencepiece_files import find_sentencepiece_model, open_sentencepiece, write_sentencepiece
+from .sentencepiece_files import (
+    NUM_SPECIAL,
+    find_sentencepiece_model,
+    fits,
+    open_sentencepiece,
+    write_sentencepiece,
+)
 from .subnet_readme import readme
-from .trim_vocabulary import NUM_SPECIAL, trim_vocabulary, used_words
+from .trim_vocabulary import trim_vocabulary, used_words
 
 MODEL = "model.pt"
 SENTENCEPIECE = "spm.model"
@@ -51,9 +58,11 @@ class Extraction(NamedTuple):
     pruning: Optional[Pruning] = None
 
     @property
-    def changes_model(self) -> bool:
-        """Say whether the model computes something else than the full one, on purpose."""
-        return bool(self.trim_vocabulary or self.pruning or self.quantization != "float32")
+    def tolerance(self) -> float:
+        """Return how far the model's log-probability of a piece may be from the full one's."""
+        if self.trim_vocabulary or self.pruning:  # another model, on purpose
+            return math.inf
+        return TOLERANCE if self.quantization == "float32" else QUANTIZED_TOLERANCE
 
 
 def extract(
@@ -82,13 +91,18 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
     checkpoint = read_task_moe_checkpoint(path)
     pairs = servable_pairs(checkpoint, lang_pairs)
     kept = choose_kept_experts(checkpoint, pairs, what.pruning) if what.pruning else None
+    cfg = model_config(checkpoint)
     if what.format != "taskmoe":
-        refuse_routed(text_routing(model_config(checkpoint)), what.format)
-    spm_file = what.sentencepiece_model or find_sentencepiece_model(checkpoint)
+        refuse_routed(text_routing(cfg), what.format)
+    spm_file = what.sentencepiece_model or find_sentencepiece_model(path, checkpoint)
     spm = open_sentencepiece(spm_file) if spm_file else None
+    words = checkpoint["task_state"]["words"]
+    if spm is not None and not fits(spm, words):
+        refuse(f"--sentencepiece-model {spm_file}: most of the model's words are no pieces of it")
     used = None
     if what.trim_vocabulary:
-        words = checkpoint["task_state"]["words"]
+        if "random" in (str(cfg.encoder_moe_router), str(cfg.decoder_moe_router)):
+            refuse("--trim-vocabulary: random routing draws by the words' numbers, which change")
         used = used_words(what.trim_vocabulary, pairs, words, spm, what.trim_min_count)
     # before anything is cut: then less is in memory at once
     checks = full_model_checks(checkpoint, pairs, used)
@@ -122,7 +136,7 @@ def _write_model(
         write_ctranslate2(subnet, what.quantization, folder)
         return
     make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[what.format]
-    torch.save(make(checkpoint, subnet), folder / MODEL)
+    write(make(checkpoint, subnet), str(folder / MODEL))
     for lang in sorted({lang for pair in subnet.lang_pairs for lang in pair.split("-")}):
         with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
             file.writelines(dictionary_lines(subnet))
@@ -139,12 +153,14 @@ def _manifest(
 ) -> Manifest:
     tags = tags_of(subnet.tags, subnet.lang_pairs)
     history: Dict[str, Any] = (checkpoint.get("optimizer_history") or [{}])[-1]
-    longest_tag = max(len(tag.source) for tag in tags.values())
+    source_tag, target_tag = (
+        max(len(getattr(tag, side)) for tag in tags.values()) for side in ("source", "target")
+    )
     return Manifest(
         format=what.format,
         directions={pair: tag._asdict() for pair, tag in tags.items()},
-        max_source_pieces=subnet.model_cfg["max_source_positions"] - longest_tag - 1,
-        max_target_pieces=subnet.model_cfg["max_target_positions"] - longest_tag - 1,
+        max_source_pieces=subnet.model_cfg["max_source_positions"] - source_tag - 1,
+        max_target_pieces=subnet.model_cfg["max_target_positions"] - target_tag - 1,
         sentencepiece_model=SENTENCEPIECE if has_pieces else None,
         parameters=subnet.num_parameters,
         vocabulary=len(subnet.words),
@@ -170,7 +186,7 @@ def _checked(folder: str, manifest: Manifest, what: Extraction) -> List[Check]:
     if not _can_run(what):
         return manifest.checks
     checks = with_scores(manifest.checks, open_engine(folder, manifest, what.device))
-    if not what.changes_model and worst_difference(checks) > TOLERANCE:
+    if not worst_difference(checks) <= what.tolerance:  # not a number is far, too
         refuse(f"the extracted model is not the full one: log-probabilities differ by "
                f"{worst_difference(checks):.1e} a piece; nothing was written")
     return checks

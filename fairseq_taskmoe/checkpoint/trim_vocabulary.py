@@ -21,8 +21,8 @@ from ..data.dataset_manager import pair_prefix
 from ..data.languages import LanguageTags, check_words, load_joined_dictionary
 from ..errors import refuse
 from .extract_subnet import Subnet
+from .sentencepiece_files import NUM_SPECIAL
 
-NUM_SPECIAL = 4  # <s> <pad> </s> <unk>, which stay
 TABLES = (  # parameters with a row for each word
     "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
     "decoder.output_projection.weight",
@@ -140,15 +140,17 @@ def _count_binarized(folder: str, lang_pairs: Sequence[str], words: List[str]) -
     dictionary = load_joined_dictionary(folder, langs)
     check_words(dictionary.symbols, words)
     counts = np.zeros(len(dictionary), dtype=np.int64)
+    files = set()  # both directions of a pair have the same
     for pair in lang_pairs:
         prefix = pair_prefix(folder, "train", pair)
         if prefix is None:
             refuse(f"--trim-vocabulary {folder}: no training data of {pair}")
-        for lang in pair.split("-"):
-            dataset = load_indexed_dataset(f"{prefix}.{lang}")
-            starts = range(0, len(dataset), LINES_AT_ONCE)
-            for start in tqdm(starts, f"count words of {pair}.{lang}", leave=False, disable=None):
-                sentences = range(start, min(start + LINES_AT_ONCE, len(dataset)))
-                tokens = np.concatenate([dataset[i].numpy() for i in sentences])
-                counts += np.bincount(tokens, minlength=len(counts))
+        files |= {f"{prefix}.{lang}" for lang in pair.split("-")}
+    for file in sorted(files):
+        dataset = load_indexed_dataset(file)
+        starts = range(0, len(dataset), LINES_AT_ONCE)
+        for start in tqdm(starts, os.path.basename(file), leave=False, disable=None):
+            sentences = range(start, min(start + LINES_AT_ONCE, len(dataset)))
+            tokens = np.concatenate([dataset[i].numpy() for i in sentences])
+            counts += np.bincount(tokens, minlength=len(counts))
     return {dictionary[i]: int(count) for i, count in enumerate(counts) if count}

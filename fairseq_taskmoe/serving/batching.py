@@ -120,6 +120,7 @@ class Batcher:
                 self.thread, self.translator.translate, first.lang_pair,
                 [sentence.text for sentence in batch], first.options, self.limits.max_batch_tokens,
             )
+            pairs = list(zip(batch, found, strict=True))
         except Exception as problem:
             if len(batch) > 1:
                 logger.warning("a batch of %d failed, each is tried alone: %s", len(batch), problem)
@@ -129,7 +130,7 @@ class Batcher:
             elif not first.translations.done():
                 first.translations.set_exception(problem)
             return
-        for sentence, translations in zip(batch, found, strict=True):
+        for sentence, translations in pairs:
             if not sentence.translations.done():
                 sentence.translations.set_result(translations)
         self.metrics.batch_sentences.observe(len(batch))

@@ -3,7 +3,8 @@
 B sentences, S source and T target positions.
 """
 
-from typing import Any, Dict, Iterator, List, Sequence
+from functools import cache
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import torch
 from fairseq.data import Dictionary
@@ -23,12 +24,13 @@ class FairseqEngine:
     """Runs models of fairseq, one for each direction (see Engine)."""
 
     def __init__(
-        self, models: Dict[str, BaseFairseqModel], dictionary: Dictionary, tags: Dict[str, Tags]
+        self, model_of: Callable[[str], BaseFairseqModel], dictionary: Dictionary,
+        tags: Dict[str, Tags], device: str,
     ):
         self.tags = tags
-        self.models = models
+        self.model_of = model_of
         self.dictionary = dictionary
-        self.device = next(next(iter(models.values())).parameters()).device
+        self.device = device
 
     def translate(
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions,
@@ -44,7 +46,7 @@ class FairseqEngine:
     def _translate(
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions
     ) -> List[List[Hypothesis]]:
-        tags, model = self.tags[lang_pair], self.models[lang_pair]
+        tags, model = self.tags[lang_pair], self.model_of(lang_pair)
         generator = SequenceGenerator(
             [model], self.dictionary, beam_size=options.beam,
             max_len_b=len(tags.target) + options.max_length,
@@ -64,7 +66,7 @@ class FairseqEngine:
     def score(
         self, lang_pair: str, sources: Sequence[Sentence], targets: Sequence[Sentence]
     ) -> List[float]:
-        tags, model = self.tags[lang_pair], self.models[lang_pair]
+        tags, model = self.tags[lang_pair], self.model_of(lang_pair)
         wanted = [self._sentence([*tags.target, *target]) for target in targets]
         inputs = self._inputs(lang_pair, sources)
         pad, eos = self.dictionary.pad(), self.dictionary.eos()
@@ -85,7 +87,7 @@ class FairseqEngine:
             ).to(self.device),
             "src_lengths": torch.tensor([len(sentence) for sentence in tokens]).to(self.device),
         }
-        model = self.models[lang_pair]
+        model = self.model_of(lang_pair)
         if isinstance(model, TransformerTaskMoeModel):
             task_id = model.task_table.task_id(lang_pair)
             inputs["task_ids"] = torch.full((len(tokens),), task_id, device=self.device)
@@ -111,7 +113,7 @@ def stock_engine(folder: str, tags: Dict[str, Tags], device: str) -> FairseqEngi
     """Return an engine for a folder of `taskmoe extract --format fairseq`."""
     model, dictionary = load_stock(folder)
     model.to(device)
-    return FairseqEngine({pair: model for pair in tags}, dictionary, tags)
+    return FairseqEngine(lambda lang_pair: model, dictionary, tags, device)
 
 
 def task_moe_engine(
@@ -119,13 +121,16 @@ def task_moe_engine(
 ) -> FairseqEngine:
     """Return an engine for directions of a checkpoint of transformer_task_moe.
 
-    With fold, the experts of each direction are folded, and all else is shared.
+    With fold, a direction's experts are folded when it is first asked for, and all else is shared.
     """
     model, dictionary = load_task_moe(checkpoint, list(tags))
     model.to(device)
-    task_id = model.task_table.task_id
-    models = {pair: fold_model(model, task_id(pair)) if fold else model for pair in tags}
-    return FairseqEngine(models, dictionary, tags)
+
+    @cache
+    def model_of(lang_pair: str) -> BaseFairseqModel:
+        return fold_model(model, model.task_table.task_id(lang_pair)) if fold else model
+
+    return FairseqEngine(model_of, dictionary, tags, device)
 
 
 def batches_by_length(

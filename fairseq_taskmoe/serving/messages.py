@@ -22,7 +22,9 @@ class TranslationRequest(BaseModel):
     text: Union[str, List[str]] = Field(description="a text, or several", examples=["Good day!"])
     beam: int = Field(4, ge=1)
     n_best: int = Field(1, ge=1, description="translations of each text, at most beam")
-    length_penalty: float = Field(1.0, ge=-10, le=10, description="more than 0 favours long ones")
+    length_penalty: float = Field(
+        1.0, ge=-10, le=10, description="more than 1 favours longer translations"
+    )
     max_length: int = Field(200, ge=1, description="pieces of a translation; it ends there")
 
     @field_validator("text", mode="before")

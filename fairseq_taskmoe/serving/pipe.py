@@ -1,9 +1,11 @@
 """Translating a stream of lines: what is there is translated at once, in order."""
 
 import os
+import stat
 import sys
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import islice
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -85,7 +87,15 @@ def _decoded(line: bytes, number: int) -> str:
 
 
 def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
-    """Yield the lines that are there, at least one and at most `most`, until there are no more."""
+    """Yield the lines that are there, at least one and at most `most`, until there are no more.
+
+    All lines of a file are there: the same ones go together every time.
+    """
+    if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+        with source:
+            while got := list(islice(source, most)):
+                yield got
+        return
     lines: "Queue[Union[bytes, None, Exception]]" = Queue(most)
 
     def read() -> None:
@@ -101,7 +111,7 @@ def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
     Thread(target=read, daemon=True).start()
     line = lines.get()
     while line is not END:
-        got: List[bytes] = []
+        got = []
         while isinstance(line, bytes):
             got.append(line)
             if lines.empty() or len(got) == most:

@@ -93,7 +93,10 @@ def model_folders(folder: Path) -> List[Path]:
         refuse(f"{folder}: no such folder")
     if (folder / MANIFEST).exists():
         return [folder]
-    found = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
+    found = sorted(
+        file.parent for file in folder.glob(f"*/{MANIFEST}")
+        if not file.parent.name.startswith(".")  # what an extraction is writing
+    )
     if not found:
         refuse(f"{folder}: no extracted model in it; `taskmoe extract` makes one ({MANIFEST})")
     return found

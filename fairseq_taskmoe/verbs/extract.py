@@ -6,6 +6,8 @@ dictionary, the SentencePiece model, a README with the command that runs it, and
 
 import argparse
 import os
+import signal
+import sys
 from typing import List
 
 from ..errors import refuse
@@ -80,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_flags(args)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
     # read when torch is loaded: threads that wait busily make others on their cores wait
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -106,9 +109,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags that have no use beside the others."""
+    """Refuse flags that have no use beside the others, or no value."""
+    for name, value in vars(args).items():
+        if value == "":  # as of a variable of the shell that is not set
+            refuse(f"--{name.replace('_', '-')}: give a value")
     for name in ("quantization", "device"):
-        if getattr(args, name) and args.format != "ctranslate2":
+        if getattr(args, name) is not None and args.format != "ctranslate2":
             refuse(f"--{name} {getattr(args, name)}: for --format ctranslate2 alone")
     for name in PRUNING:
         if getattr(args, f"prune_{name}") is not None and not args.prune:

@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> None:
     if args.threads < 0:
         refuse(f"--threads {args.threads}: give 0 or more")
     limits = Limits(**{each.name: getattr(args, each.name) for each in fields(Limits)})
-    allowed_hosts = args.allowed_hosts.split(",") if args.allowed_hosts else None
+    allowed_hosts = None
+    if args.allowed_hosts:
+        allowed_hosts = [name.strip() for name in args.allowed_hosts.split(",")]
     serve(
         args.models, args.host, args.port, allowed_hosts, limits, args.device, args.threads
     )

@@ -6,6 +6,8 @@ MODEL is a folder of `taskmoe extract`, of any format. Standard input is transla
 import argparse
 import math
 import os
+import signal
+import sys
 
 from ..errors import refuse
 
@@ -38,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, metavar="N",
-        help=f"pieces in a batch, padding counted; default: {DEFAULT_MAX_TOKENS}",
+        help="pieces in a batch, padding counted (CTranslate2 on several cores: 500, a core for "
+        f"each batch); default: {DEFAULT_MAX_TOKENS}",
     )
     parser.add_argument(
         "--buffer", type=int, default=2000, metavar="N",
@@ -66,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
         refuse(f"--lenpen {args.lenpen}: give a number")
     if args.threads < 0:
         refuse(f"--threads {args.threads}: give 1 or more, or 0 for one for each core")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
     # read when torch or CTranslate2 is loaded: threads that wait busily make others wait
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
