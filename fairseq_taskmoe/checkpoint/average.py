@@ -12,7 +12,7 @@ from ..errors import refuse
 from ..host_memory import release_pages
 from .convert_shards import write, written_together
 from .extract_subnet import model_config
-from .reading import Checkpoint, read_task_moe_checkpoint
+from .reading import Checkpoint, read_whole_checkpoint
 
 # what two models of the same shapes may still differ in
 COMPUTED_WITH = (
@@ -30,7 +30,7 @@ def average(paths: Sequence[str], out: str) -> None:
     """
     if os.path.lexists(out):
         refuse(f"--out {out} exists; nothing was overwritten")
-    checkpoints = [read_task_moe_checkpoint(path) for path in paths]
+    checkpoints = [read_whole_checkpoint(path) for path in paths]
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         _check_same(paths[0], checkpoints[0], path, checkpoint)
     states = [checkpoint["model"] for checkpoint in checkpoints]

@@ -61,6 +61,12 @@ def read_task_moe_checkpoint(path: str) -> Checkpoint:
         refuse(f"{path}: a checkpoint of another architecture than transformer_task_moe")
     if "task_table" not in (checkpoint.get("task_state") or {}):
         refuse(f"{path}: has no task table: it was not trained by translation_task_moe")
+    return checkpoint
+
+
+def read_whole_checkpoint(path: str) -> Checkpoint:
+    """Return a checkpoint of transformer_task_moe with all its experts, refusing a shard."""
+    checkpoint = read_task_moe_checkpoint(path)
     if SHARD in checkpoint["task_state"]:
         refuse(f"{path}: one of several shards; `taskmoe consolidate` makes one file of them")
     return checkpoint

@@ -30,7 +30,7 @@ from .extract_subnet import (
 )
 from .manifest import README, Check, Manifest, describe_files, sha256, versions
 from .prune import Pruning, choose_kept_experts
-from .reading import Checkpoint, read_task_moe_checkpoint
+from .reading import Checkpoint, read_whole_checkpoint
 from .sentencepiece_files import (
     NUM_SPECIAL,
     find_sentencepiece_model,
@@ -88,7 +88,7 @@ def extract(
 
 def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) -> Manifest:
     """Write all but the manifest to folder; return it without the facts about the files."""
-    checkpoint = read_task_moe_checkpoint(path)
+    checkpoint = read_whole_checkpoint(path)
     pairs = servable_pairs(checkpoint, lang_pairs)
     kept = choose_kept_experts(checkpoint, pairs, what.pruning) if what.pruning else None
     cfg = model_config(checkpoint)
