@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List
 
 from .errors import refuse
 
@@ -38,3 +40,26 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_together(files: List[str]) -> Iterator[List[str]]:
+    """Give a temporary name beside each of the new files, renamed to them when all went well."""
+    parts = []
+    for file in files:
+        folder, name = os.path.split(file)
+        os.makedirs(folder or ".", exist_ok=True)
+        parts.append(os.path.join(folder, f".{name}.{os.getpid()}.tmp"))
+    try:
+        yield parts
+        for part, file in zip(parts, files, strict=True):
+            os.replace(part, file)
+    finally:
+        for part in parts:
+            if os.path.exists(part):
+                os.unlink(part)
+
+
+def clean_up_when_terminated() -> None:
+    """Let a SIGTERM end this process as an exception does, which leaves nothing half-written."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
+import pytest
 from console import ROOT, run, stir
 
 PAIRS = ("en-de", "de-en")
@@ -111,3 +112,10 @@ def make_models(checkpoint: Path, folder: Path) -> None:
     for pair in PAIRS:
         run("taskmoe", "extract", stirred, "--lang-pair", pair, "--format", "ctranslate2",
             "--out", folder / pair)
+
+
+@pytest.fixture(scope="session")
+def served(share, train):
+    """Folder with the checkpoint stirred.pt, and its PAIRS in CTranslate2."""
+    trained = train("for-evaluate", "--max-update", 5)
+    return share("served-models", lambda folder: make_models(trained, folder))

@@ -9,7 +9,6 @@ import torch
 from console import run
 from helpers import make_config, make_model, make_task
 from omegaconf import OmegaConf
-from services import make_models
 
 from fairseq_taskmoe.checkpoint.manifest import read_manifest
 from fairseq_taskmoe.cli import main
@@ -189,9 +188,7 @@ def run_snippet(folder, text):
     return run("python", "-c", "\n".join(code).replace('"..."', repr(text)), cwd=folder).stdout
 
 
-def test_python_of_the_readme_translates_text(train, share, extract, tmp_path):
-    trained = train("for-evaluate", "--max-update", 5)
-    served = share("served-models", lambda folder: make_models(trained, folder))
+def test_python_of_the_readme_translates_text(served, extract, tmp_path):
     saved = torch.load(served / "stirred.pt", weights_only=False)
     saved["cfg"]["model"]["max_target_positions"] = 300
     torch.save(saved, tmp_path.parent / "longer.pt")

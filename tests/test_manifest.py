@@ -12,7 +12,6 @@ import pytest
 from console import refused, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from services import make_models
 
 from fairseq_taskmoe.analysis.parameters import report_checkpoint
 from fairseq_taskmoe.checkpoint.manifest import read_manifest
@@ -21,12 +20,6 @@ from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.open_model import open_model
 
 pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
-
-
-@pytest.fixture(scope="module")
-def served(share, train):
-    trained = train("for-evaluate", "--max-update", 5)
-    return share("served-models", lambda folder: make_models(trained, folder))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from console import refused, run
-from services import JSON, Service, ask, at_once, make_models, translate, wait_until
+from services import JSON, Service, ask, at_once, translate, wait_until
 
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.open_model import open_model
@@ -21,15 +21,9 @@ FEW = ("--max-batch-sentences", 4)
 
 
 @pytest.fixture(scope="module")
-def models(share, train):
-    trained = train("for-evaluate", "--max-update", 5)
-    return share("served-models", lambda folder: make_models(trained, folder))
-
-
-@pytest.fixture(scope="module")
-def service(models, tmp_path_factory):
+def service(served, tmp_path_factory):
     log = tmp_path_factory.mktemp("serve") / "log"
-    with Service(models, log, "--max-body-bytes", MAX_BODY, "--threads", 1) as running:
+    with Service(served, log, "--max-body-bytes", MAX_BODY, "--threads", 1) as running:
         yield running
 
 
@@ -42,7 +36,7 @@ def sentences(corpus):
     return of
 
 
-def test_200_clients_each_get_the_translation_of_their_own_text(service, models, sentences):
+def test_200_clients_each_get_the_translation_of_their_own_text(service, served, sentences):
     asked = [
         (pair, text, SearchOptions(beam, n_best, max_length=12))
         for pair in ("en-de", "de-en")
@@ -57,7 +51,7 @@ def test_200_clients_each_get_the_translation_of_their_own_text(service, models,
         )
         for pair, text, options in asked
     ])
-    opened = {pair: open_model(str(models / pair), threads=1) for pair in ("en-de", "de-en")}
+    opened = {pair: open_model(str(served / pair), threads=1) for pair in ("en-de", "de-en")}
     expected = [opened[pair].translate(pair, [text], options)[0] for pair, text, options in asked]
     told_apart = {(found[0].text, round(found[0].score, 3)) for found in expected}
     assert len(told_apart) > 0.9 * len(asked)
@@ -67,11 +61,11 @@ def test_200_clients_each_get_the_translation_of_their_own_text(service, models,
     assert service.metric("taskmoe_batch_sentences_count") - before < len(asked)
 
 
-def test_texts_keep_their_order_and_alternatives_are_ranked(service, models, sentences):
+def test_texts_keep_their_order_and_alternatives_are_ranked(service, served, sentences):
     texts = [*sentences("en")[:9], "", "  "]
     answer = translate(service.port, "en-de", texts, beam=3, n_best=3, length_penalty=0.5,
                        max_length=12)
-    model = open_model(str(models / "en-de"), threads=1)
+    model = open_model(str(served / "en-de"), threads=1)
     wanted = model.translate("en-de", texts, SearchOptions(3, 3, 0.5, max_length=12))
     assert_translations(answer, wanted)
     for found in answer.json["translations"][:9]:
@@ -182,8 +176,8 @@ def in_flight(service, text, answers):
     return thread
 
 
-def test_sigterm_finishes_what_is_in_flight(models, tmp_path, sentences):
-    with Service(models / "en-de", tmp_path / "log", *FEW, "--threads", 1) as service:
+def test_sigterm_finishes_what_is_in_flight(served, tmp_path, sentences):
+    with Service(served / "en-de", tmp_path / "log", *FEW, "--threads", 1) as service:
         answers = []
         thread = in_flight(service, sentences("en")[:60], answers)
         service.process.send_signal(signal.SIGTERM)
@@ -195,34 +189,34 @@ def test_sigterm_finishes_what_is_in_flight(models, tmp_path, sentences):
             ask(service.port, "/health")
 
 
-def test_killed_it_can_be_started_again(models, tmp_path, sentences):
-    with Service(models / "en-de", tmp_path / "log", *FEW, "--threads", 1) as service:
+def test_killed_it_can_be_started_again(served, tmp_path, sentences):
+    with Service(served / "en-de", tmp_path / "log", *FEW, "--threads", 1) as service:
         answers = []
         thread = in_flight(service, sentences("en")[:60], answers)
         service.process.kill()
         thread.join()
         assert len(answers) == 1 and issubclass(answers[0], ConnectionError)
     flags = ("--threads", 1, "--allowed-hosts", "translate.example")
-    with Service(models / "en-de", tmp_path / "log", *flags, port=service.port) as service:
+    with Service(served / "en-de", tmp_path / "log", *flags, port=service.port) as service:
         assert translate(service.port, "en-de", "Good day!", max_length=9).status == 200
         assert ask(service.port, "/health", headers={"Host": "translate.example"}).status == 200
         assert ask(service.port, "/health", headers={"Host": "other.example"}).status == 400
 
 
-def test_what_cannot_be_served_is_refused(models, tmp_path):
+def test_what_cannot_be_served_is_refused(served, tmp_path):
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        said = refused(run("taskmoe", "serve", models, "--port", port, check=False))
+        said = refused(run("taskmoe", "serve", served, "--port", port, check=False))
         assert f"--port {port}: Address already in use" in said
     empty = run("taskmoe", "serve", tmp_path, check=False)
     assert "no extracted model in it" in refused(empty)
     for name in ("one", "two"):
-        (tmp_path / name).symlink_to(models / "en-de")
+        (tmp_path / name).symlink_to(served / "en-de")
     twice = run("taskmoe", "serve", tmp_path, "--port", 0, check=False)
     assert f"both {tmp_path / 'one'} and {tmp_path / 'two'}" in refused(twice)
-    small = run("taskmoe", "serve", models, "--max-waiting", 5, "--max-texts", 9, check=False)
+    small = run("taskmoe", "serve", served, "--max-waiting", 5, "--max-texts", 9, check=False)
     assert "--max-texts 9" in refused(small)
-    port = run("taskmoe", "serve", models, "--port", 70_000, check=False)
+    port = run("taskmoe", "serve", served, "--port", 70_000, check=False)
     assert "--port 70000" in refused(port)

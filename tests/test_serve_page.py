@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from services import Service, make_models, translate
+from services import Service, translate
 
 pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
@@ -22,11 +22,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 
 @pytest.fixture(scope="module")
-def service(share, train, tmp_path_factory):
-    trained = train("for-evaluate", "--max-update", 5)
-    models = share("served-models", lambda folder: make_models(trained, folder))
+def service(served, tmp_path_factory):
     log = tmp_path_factory.mktemp("page") / "log"
-    with Service(models, log, "--threads", 1, "--max-texts", 3) as running:
+    with Service(served, log, "--threads", 1, "--max-texts", 3) as running:
         yield running
 
 

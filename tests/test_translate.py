@@ -10,7 +10,6 @@ import pytest
 import sentencepiece
 import torch
 from console import NUM_TEST, generate, hypotheses, refused, run
-from services import make_models
 
 from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
 from fairseq_taskmoe.serving.engine import SearchOptions
@@ -20,13 +19,6 @@ pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
 SHORT = ("--max-len", 15)
 # what other programs take for ends of lines; the last one has none
 ODD = "Good day.\r\n\r\n\n \t\nGood\u2028day.\n\u0085\x0bGood\x0c day. \x1e\nGood day."
-
-
-@pytest.fixture(scope="module")
-def served(share, train):
-    """The checkpoint stirred.pt, and its en-de in CTranslate2."""
-    trained = train("for-evaluate", "--max-update", 5)
-    return share("served-models", lambda folder: make_models(trained, folder))
 
 
 @pytest.fixture(scope="module")

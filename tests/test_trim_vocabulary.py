@@ -17,10 +17,10 @@ from fairseq_taskmoe.checkpoint.extract_subnet import extract_subnet
 from fairseq_taskmoe.checkpoint.sentencepiece_files import write_sentencepiece
 from fairseq_taskmoe.checkpoint.trim_vocabulary import (
     TABLES,
-    symbols_of,
     trim_vocabulary,
     used_words,
 )
+from fairseq_taskmoe.data.languages import make_dictionary
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.fairseq_engine import task_moe_engine
@@ -104,7 +104,7 @@ def test_rows_of_words_and_tags_are_those_of_the_full_model(tied):
     checkpoint = make_checkpoint(share_all_embeddings=tied)
     subnet = extract_subnet(checkpoint, [PAIR])
     trimmed = trim_vocabulary(subnet, set(KEPT))
-    old, new = (symbols_of(s.words, s.tags) for s in (subnet, trimmed))
+    old, new = (make_dictionary(s.words, s.tags).symbols for s in (subnet, trimmed))
     assert new == ["<s>", "<pad>", "</s>", "<unk>", *KEPT, "__de__", "__en__"]
     for name in TABLES:
         rows = [subnet.state[name][old.index(symbol)] for symbol in new]

@@ -4,7 +4,6 @@ The model is built by its own code on torch's meta device, where tensors have sh
 the table of 13 billion parameters costs what that of a tiny model costs.
 """
 
-from types import SimpleNamespace
 from typing import Any, Dict, List, NamedTuple
 
 import torch
@@ -17,9 +16,8 @@ from ..data.languages import numbered_dictionary
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.config import TASK_ROUTERS
-from ..models.transformer_task_moe import TransformerTaskMoeModel
+from ..models.transformer_task_moe import TransformerTaskMoeModel, build_without_task
 
-NUM_SPECIAL = 4  # <s> <pad> </s> <unk>
 # Paper table 3: fifteen languages from and to English
 WMT_LANGUAGES = "cs fr ru zh es fi de et lv lt ro hi kk tr gu".split()
 WMT_PAIRS = [pair for lang in WMT_LANGUAGES for pair in (f"{lang}-en", f"en-{lang}")]
@@ -115,13 +113,9 @@ def report_checkpoint(path: str) -> ParameterReport:
 def build_on_meta(cfg: Any, vocab_size: int, table: TaskTable) -> TransformerTaskMoeModel:
     """Build a model without its weights."""
     dictionary = numbered_dictionary(vocab_size)
-    task = SimpleNamespace(
-        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
-        expert_groups=None,
-    )
     try:
         with torch.device("meta"):
-            return TransformerTaskMoeModel.build_model(cfg, task)
+            return build_without_task(cfg, dictionary, table)
     except (ValueError, ArithmeticError, RuntimeError) as error:  # as of 7 heads in a width of 8
         refuse(f"no model can be built from these sizes: {' '.join(str(error).split())}")
 

@@ -23,7 +23,7 @@ from ..verbs.user_dir import user_dir
 from .measure import Timing
 from .random_corpus import Made
 
-EVALUATE = [sys.executable, "-c", "from fairseq_taskmoe.cli import main; main()", "evaluate"]
+TASKMOE = [sys.executable, "-c", "from fairseq_taskmoe.cli import main; main()"]
 GENERATE = [sys.executable, "-m", "fairseq_cli.generate"]
 
 
@@ -150,7 +150,7 @@ def timed(command: Sequence[str], output: Path, threads: Optional[int]) -> Cost:
 
 def _evaluate(made: Made, lang_pairs: Sequence[str], search: Search, folder: Path) -> Cost:
     command = [
-        *EVALUATE, made.data, "--path", made.path, "--lang-pairs", ",".join(lang_pairs),
+        *TASKMOE, "evaluate", made.data, "--path", made.path, "--lang-pairs", ",".join(lang_pairs),
         "--out", str(folder / "out"), *search.flags,
     ]
     return timed(command, folder / "evaluate.txt", search.threads)

@@ -9,10 +9,9 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from ..errors import refuse
 from ..verbs.user_dir import user_dir
-from .evaluate import GENERATE, read_generated, timed
+from .evaluate import GENERATE, TASKMOE, read_generated, timed
 from .subnet_work import Sentences, Work
 
-EXTRACT = [sys.executable, "-c", "from fairseq_taskmoe.cli import main; main()", "extract"]
 STARTER = str(Path(__file__).with_name("starter.py"))
 # torch loads sympy for the first attention of fairseq's own: 0.4 s that are no part of the search
 STOCK_GENERATE = """
@@ -53,7 +52,7 @@ class Took(NamedTuple):
 def run_extraction(work: Work, flags: Sequence[str], folder: Path) -> Took:
     """Cut the sub-network out into a folder, by `taskmoe extract`."""
     command = [
-        *EXTRACT, work.path, "--lang-pair", work.lang_pair, "--out", str(folder), *flags,
+        *TASKMOE, "extract", work.path, "--lang-pair", work.lang_pair, "--out", str(folder), *flags,
     ]
     return _start("extract", Path("."), command, Path(f"{folder}.extracted"), work)
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import refuse
+from ..files import written_together
 from ..host_memory import release_pages
-from .convert_shards import write, written_together
+from .convert_shards import write
 from .extract_subnet import model_config
 from .reading import Checkpoint, read_whole_checkpoint
 

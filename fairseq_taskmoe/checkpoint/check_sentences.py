@@ -6,13 +6,12 @@ They go into the manifest of an extracted model, which has to give the same scor
 import random
 from typing import Dict, List, Optional, Sequence, Set
 
-from ..data.languages import LanguageTags
+from ..data.languages import LanguageTags, real_words
 from ..host_memory import release_pages
 from ..serving.engine import Engine, SearchOptions, Tags
 from ..serving.fairseq_engine import task_moe_engine
 from .manifest import Check
 from .reading import Checkpoint
-from .sentencepiece_files import NUM_SPECIAL
 
 NUM_SENTENCES = 8
 MIN_PIECES, MAX_PIECES = 3, 12
@@ -33,8 +32,7 @@ def full_model_checks(
     engine = task_moe_engine(checkpoint, tags, "cpu", fold=False)
     draw = random.Random(1)
     words = [
-        word for word in task_state["words"][NUM_SPECIAL:]
-        if not word.startswith("madeupword") and (used is None or word in used)
+        word for word in real_words(task_state["words"]) if used is None or word in used
     ]
     kept, checks = set(words), []
     for number in range(max(NUM_SENTENCES, len(lang_pairs))):

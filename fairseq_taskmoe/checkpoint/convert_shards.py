@@ -7,14 +7,14 @@ time: memory never holds more than one output and one input, mapped pages includ
 import os
 import sys
 import uuid
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from ..distributed.layout import expert_layout
 from ..errors import refuse
+from ..files import written_together
 from .reading import Checkpoint
 from .shards import (
     SHARD,
@@ -131,21 +131,3 @@ def write(checkpoint: Checkpoint, part: str) -> None:
         refuse(f"{os.path.dirname(part) or '.'}: not written: {str(error).splitlines()[0]}")
     with open(part, "rb") as file:
         os.fsync(file.fileno())
-
-
-@contextmanager
-def written_together(files: List[str]) -> Iterator[List[str]]:
-    """Give a temporary name beside each of the new files, renamed to them when all went well."""
-    parts = []
-    for file in files:
-        folder, name = os.path.split(file)
-        os.makedirs(folder or ".", exist_ok=True)
-        parts.append(os.path.join(folder, f".{name}.{os.getpid()}.tmp"))
-    try:
-        yield parts
-        for part, file in zip(parts, files, strict=True):
-            os.replace(part, file)
-    finally:
-        for part in parts:
-            if os.path.exists(part):
-                os.unlink(part)

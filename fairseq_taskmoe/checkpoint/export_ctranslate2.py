@@ -15,11 +15,11 @@ from fairseq.modules import SinusoidalPositionalEmbedding
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.languages import make_dictionary
 from ..errors import refuse
 from ..host_memory import release_pages
 from .export_fairseq import refuse_routed
 from .extract_subnet import Subnet
-from .trim_vocabulary import symbols_of
 
 ACTIVATIONS = {
     "relu": common_spec.Activation.RELU,
@@ -83,7 +83,7 @@ class _Export:
         self._fill_half(spec.encoder, "encoder", spec.encoder.embeddings[0])
         self._fill_half(spec.decoder, "decoder", spec.decoder.embeddings)
         self._table(spec.decoder.projection, "decoder.output_projection.weight")
-        symbols = symbols_of(self.subnet.words, self.subnet.tags)
+        symbols = make_dictionary(self.subnet.words, self.subnet.tags).symbols
         spec.register_source_vocabulary(symbols)
         spec.register_target_vocabulary(symbols)
         spec.config.decoder_start_token = spec.config.eos_token  # as everywhere in fairseq

@@ -17,7 +17,7 @@ from ..data.languages import LanguageTags
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.build_layers import build_router, is_moe_position
-from ..models.config import TransformerTaskMoeConfig
+from ..models.config import TEXT_ROUTERS, TransformerTaskMoeConfig
 from ..modules.folding import TaskRoute, task_route
 from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
 from .reading import EXPERTS, Checkpoint, pairs_of
@@ -97,7 +97,7 @@ def text_routing(cfg: Any) -> Dict[str, str]:
         half: f"the {half} routes by {router}: which experts a sentence needs shows only when it "
         "is translated"
         for half in HALVES
-        if (router := str(getattr(cfg, f"{half}_moe_router"))) in ("token", "sentence", "random")
+        if (router := str(getattr(cfg, f"{half}_moe_router"))) in (*TEXT_ROUTERS, "random")
         and any(is_moe_position(cfg, half, i) for i in range(getattr(cfg, f"{half}_layers")))
     }
 

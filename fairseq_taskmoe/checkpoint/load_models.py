@@ -1,6 +1,5 @@
 """Models of checkpoints, whose weights stay in their file until they are used."""
 
-from types import SimpleNamespace
 from typing import NamedTuple, Sequence
 
 import torch
@@ -9,10 +8,10 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import setup_task
 from omegaconf import OmegaConf
 
-from ..data.languages import LanguageTags
+from ..data.languages import LanguageTags, make_dictionary
 from ..data.task_table import TaskTable
 from ..errors import refuse
-from ..models.transformer_task_moe import TransformerTaskMoeModel
+from ..models.transformer_task_moe import build_without_task
 from .extract_subnet import model_config
 from .reading import Checkpoint, read_checkpoint
 from .unset_weights import UnsetWeights
@@ -44,16 +43,10 @@ def load_stock(folder: str) -> Loaded:
 def load_task_moe(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> Loaded:
     """Return the model of a checkpoint of transformer_task_moe, to serve lang_pairs."""
     task_state = checkpoint["task_state"]
-    dictionary = Dictionary()
-    for word in task_state["words"][dictionary.nspecial :]:
-        dictionary.add_symbol(word)
-    LanguageTags.from_state(task_state["tags"]).add_to(dictionary)
-    task = SimpleNamespace(
-        source_dictionary=dictionary, target_dictionary=dictionary, expert_groups=None,
-        task_table=TaskTable.from_state(task_state["task_table"]).with_pairs(lang_pairs),
-    )
+    dictionary = make_dictionary(task_state["words"], LanguageTags.from_state(task_state["tags"]))
+    table = TaskTable.from_state(task_state["task_table"]).with_pairs(lang_pairs)
     with UnsetWeights():
-        model = TransformerTaskMoeModel.build_model(model_config(checkpoint), task)
+        model = build_without_task(model_config(checkpoint), dictionary, table)
     return Loaded(_with_weights(model, checkpoint), dictionary)
 
 

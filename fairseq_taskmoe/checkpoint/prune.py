@@ -8,6 +8,7 @@ from typing import NamedTuple, Sequence
 
 from ..analysis.expert_importance import choose_experts, load_importance
 from ..errors import refuse
+from ..models.config import TEXT_ROUTERS
 from .extract_subnet import HALVES, KeptExperts, model_config, moe_layers
 from .reading import EXPERTS, Checkpoint
 
@@ -30,7 +31,7 @@ def choose_kept_experts(
     """
     cfg = model_config(checkpoint)
     routers = {half: str(getattr(cfg, f"{half}_moe_router")) for half in HALVES}
-    halves = [half for half, router in routers.items() if router in ("token", "sentence")]
+    halves = [half for half, router in routers.items() if router in TEXT_ROUTERS]
     if not halves:
         refuse(f"--prune: the model routes by {' and '.join(routers.values())}; only experts of "
                "token and sentence routing can be pruned, the others are cut out exactly")

@@ -5,46 +5,63 @@ import os
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Optional, Sequence, Set
+from typing import Any, List, NamedTuple, Optional, Sequence, Set
 
 import sentencepiece
 
+from ..data.languages import real_words
 from ..errors import refuse
 from .reading import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 NAMES = ("spm.model", "sentencepiece.bpe.model")
-NUM_SPECIAL = 4  # words that a dictionary begins with: <s> <pad> </s> <unk>
 
 
-def find_sentencepiece_model(path: str, checkpoint: Checkpoint) -> Optional[str]:
-    """Return the SentencePiece model of a run: its --sentencepiece-model, or one nearby.
+class SentencePieceFile(NamedTuple):
+    """A SentencePiece model, and where it is."""
 
-    It is looked for beside the checkpoint, which is where an extraction puts it, beside the data,
-    and in the folder that holds the data. One that does not fit is passed over.
+    path: str
+    processor: sentencepiece.SentencePieceProcessor
+
+
+def choose_sentencepiece(
+    named: Optional[str], path: str, checkpoint: Checkpoint
+) -> Optional[SentencePieceFile]:
+    """Return the SentencePiece model of a checkpoint, the one named or else one found.
+
+    It is looked for in the run's --sentencepiece-model, beside the checkpoint, which is where an
+    extraction puts it, beside the data, and in the folder that holds the data. One that does not
+    fit is passed over, and refused where it was named.
     """
-    bpe = checkpoint["cfg"].get("bpe")
-    named = bpe.get("sentencepiece_model") if isinstance(bpe, dict) else None
-    data = str(checkpoint["cfg"]["task"].get("data") or "").split(os.pathsep)[0]
-    folders = [os.path.dirname(os.path.abspath(path))]
-    folders += [data, os.path.dirname(os.path.abspath(data))] if data else []
-    candidates = [os.path.join(folder, name) for folder in folders for name in NAMES]
-    for file in [named, *candidates]:
-        if file and os.path.isfile(file):
-            if fits(open_sentencepiece(file), checkpoint["task_state"]["words"]):
-                return file
-            logger.warning("%s is not the model's: few of its words are pieces there", file)
+    words = real_words(checkpoint["task_state"]["words"])
+    for file in [named] if named else _candidates(path, checkpoint):
+        found = SentencePieceFile(file, open_sentencepiece(file))
+        if _fits(found.processor, words):
+            return found
+        if named:
+            refuse(f"--sentencepiece-model {file}: most of the model's words are no pieces of it")
+        logger.warning("%s is not the model's: few of its words are pieces there", file)
     logger.warning("no SentencePiece model found near the checkpoint or its data, so texts are "
                    "pieces; name one with --sentencepiece-model")
     return None
 
 
-def fits(spm: sentencepiece.SentencePieceProcessor, words: Sequence[str]) -> bool:
+def _candidates(path: str, checkpoint: Checkpoint) -> List[str]:
+    """Return the files that may be a checkpoint's SentencePiece model, the likeliest first."""
+    bpe = checkpoint["cfg"].get("bpe")
+    of_run = bpe.get("sentencepiece_model") if isinstance(bpe, dict) else None
+    data = str(checkpoint["cfg"]["task"].get("data") or "").split(os.pathsep)[0]
+    folders = [os.path.dirname(os.path.abspath(path))]
+    folders += [data, os.path.dirname(os.path.abspath(data))] if data else []
+    files = [of_run, *(os.path.join(folder, name) for folder in folders for name in NAMES)]
+    return [file for file in files if file and os.path.isfile(file)]
+
+
+def _fits(processor: sentencepiece.SentencePieceProcessor, words: Sequence[str]) -> bool:
     """Say whether most of a model's words are pieces of a SentencePiece model."""
-    pieces = {spm.id_to_piece(i) for i in range(len(spm))}
-    own = [word for word in words[NUM_SPECIAL:] if not word.startswith("madeupword")]
-    return 2 * sum(word in pieces for word in own) >= len(own)
+    pieces = {processor.id_to_piece(i) for i in range(len(processor))}
+    return 2 * sum(word in pieces for word in words) >= len(words)
 
 
 def open_sentencepiece(path: str) -> sentencepiece.SentencePieceProcessor:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
 
+from ..data.languages import NUM_SPECIAL, languages_of
 from ..errors import refuse
 from ..files import new_folder
 from ..host_memory import return_freed_memory
@@ -31,13 +32,7 @@ from .extract_subnet import (
 from .manifest import README, Check, Manifest, describe_files, sha256, versions
 from .prune import Pruning, choose_kept_experts
 from .reading import Checkpoint, read_whole_checkpoint
-from .sentencepiece_files import (
-    NUM_SPECIAL,
-    find_sentencepiece_model,
-    fits,
-    open_sentencepiece,
-    write_sentencepiece,
-)
+from .sentencepiece_files import choose_sentencepiece, write_sentencepiece
 from .subnet_readme import readme
 from .trim_vocabulary import trim_vocabulary, used_words
 
@@ -94,21 +89,18 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
     cfg = model_config(checkpoint)
     if what.format != "taskmoe":
         refuse_routed(text_routing(cfg), what.format)
-    spm_file = what.sentencepiece_model or find_sentencepiece_model(path, checkpoint)
-    spm = open_sentencepiece(spm_file) if spm_file else None
-    words = checkpoint["task_state"]["words"]
-    if spm is not None and not fits(spm, words):
-        refuse(f"--sentencepiece-model {spm_file}: most of the model's words are no pieces of it")
+    spm = choose_sentencepiece(what.sentencepiece_model, path, checkpoint)
     used = None
     if what.trim_vocabulary:
         if "random" in (str(cfg.encoder_moe_router), str(cfg.decoder_moe_router)):
             refuse("--trim-vocabulary: random routing draws by the words' numbers, which change")
-        used = used_words(what.trim_vocabulary, pairs, words, spm, what.trim_min_count)
+        words, processor = checkpoint["task_state"]["words"], spm.processor if spm else None
+        used = used_words(what.trim_vocabulary, pairs, words, processor, what.trim_min_count)
     # before anything is cut: then less is in memory at once
     checks = full_model_checks(checkpoint, pairs, used)
     subnet = _cut(checkpoint, pairs, kept, used)
-    if spm_file:
-        write_sentencepiece(spm_file, folder / SENTENCEPIECE, used)
+    if spm is not None:
+        write_sentencepiece(spm.path, folder / SENTENCEPIECE, used)
     manifest = _manifest(path, checkpoint, subnet, what, spm is not None)
     _write_model(checkpoint, subnet, what, folder)
     (folder / README).write_text(readme(manifest, subnet), encoding="utf-8")
@@ -137,7 +129,7 @@ def _write_model(
         return
     make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[what.format]
     write(make(checkpoint, subnet), str(folder / MODEL))
-    for lang in sorted({lang for pair in subnet.lang_pairs for lang in pair.split("-")}):
+    for lang in languages_of(subnet.lang_pairs):
         with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
             file.writelines(dictionary_lines(subnet))
 

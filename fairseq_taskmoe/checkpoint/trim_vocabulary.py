@@ -12,16 +12,21 @@ from typing import Dict, Iterator, List, Optional, Sequence, Set
 
 import numpy as np
 import sentencepiece
-from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data.dataset_manager import pair_prefix
-from ..data.languages import LanguageTags, check_words, load_joined_dictionary
+from ..data.languages import (
+    NUM_SPECIAL,
+    check_words,
+    languages_of,
+    load_joined_dictionary,
+    make_dictionary,
+)
 from ..errors import refuse
+from ..host_cores import available_cores
 from .extract_subnet import Subnet
-from .sentencepiece_files import NUM_SPECIAL
 
 TABLES = (  # parameters with a row for each word
     "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
@@ -31,28 +36,19 @@ COUNTS = "counts:"
 LINES_AT_ONCE = 10000
 
 
-def symbols_of(words: Sequence[str], tags: LanguageTags) -> List[str]:
-    """Return all symbols of a model, in the order of its embeddings: words, then tags."""
-    dictionary = Dictionary()
-    for word in words[NUM_SPECIAL:]:
-        dictionary.add_symbol(word)
-    tags.add_to(dictionary)
-    return dictionary.symbols
-
-
 def trim_vocabulary(subnet: Subnet, used: Set[str]) -> Subnet:
     """Return the sub-network with the words of used, special ones, and the tags of its pairs."""
-    symbols = symbols_of(subnet.words, subnet.tags)
+    symbols = make_dictionary(subnet.words, subnet.tags).symbols
     rows_before = subnet.state[TABLES[0]].size(0)
     if rows_before != len(symbols):
         refuse(f"the embeddings have {rows_before} rows for {len(symbols)} words and tags: "
                "no vocabulary to trim")
     kept = [i for i, word in enumerate(subnet.words) if i < NUM_SPECIAL or word in used]
-    langs = {lang for pair in subnet.lang_pairs for lang in pair.split("-")}
+    langs = languages_of(subnet.lang_pairs)
     tags = subnet.tags._replace(langs=tuple(lang for lang in subnet.tags.langs if lang in langs))
     words = [subnet.words[i] for i in kept]
     ids = {symbol: i for i, symbol in enumerate(symbols)}
-    rows = [ids[symbol] for symbol in symbols_of(words, tags)]
+    rows = [ids[symbol] for symbol in make_dictionary(words, tags).symbols]
     state = dict(subnet.state)
     sliced: Dict[int, Tensor] = {}  # of tables that share their memory, one copy
     for name in TABLES:
@@ -121,7 +117,7 @@ def _count_text(
 def _count_pieces(
     lines: List[str], spm: sentencepiece.SentencePieceProcessor, counts: Dict[str, int]
 ) -> None:
-    for pieces in spm.encode(lines, out_type=str, num_threads=os.cpu_count() or 1):
+    for pieces in spm.encode(lines, out_type=str, num_threads=available_cores()):
         for piece in pieces:
             counts[piece] = counts.get(piece, 0) + 1
 
@@ -136,8 +132,7 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _count_binarized(folder: str, lang_pairs: Sequence[str], words: List[str]) -> Dict[str, int]:
-    langs = sorted({lang for pair in lang_pairs for lang in pair.split("-")})
-    dictionary = load_joined_dictionary(folder, langs)
+    dictionary = load_joined_dictionary(folder, languages_of(lang_pairs))
     check_words(dictionary.symbols, words)
     counts = np.zeros(len(dictionary), dtype=np.int64)
     files = set()  # both directions of a pair have the same

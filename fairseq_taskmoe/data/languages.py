@@ -1,13 +1,15 @@
 """The languages of a model: their joined dictionary, and how they are tagged in the text."""
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from fairseq.data import Dictionary
 from fairseq.data.multilingual.multilingual_utils import augment_dictionary
 
 from ..errors import refuse
 from .task_table import TaskTable
+
+NUM_SPECIAL = 4  # words that fairseq's dictionaries begin with: <s> <pad> </s> <unk>
 
 
 class LanguageTags(NamedTuple):
@@ -21,7 +23,7 @@ class LanguageTags(NamedTuple):
     @classmethod
     def from_config(cls, cfg: Any, lang_pairs: Sequence[str]) -> "LanguageTags":
         """Return the tags that the task's flags ask for."""
-        spoken = sorted({lang for pair in lang_pairs for lang in pair.split("-")})
+        spoken = languages_of(lang_pairs)
         langs = cfg.langs.split(",") if cfg.langs else spoken
         if cfg.encoder_langtok not in (None, "src", "tgt"):
             refuse(f"--encoder-langtok {cfg.encoder_langtok}: choose src or tgt")
@@ -101,6 +103,25 @@ def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
                 "fairseq-preprocess --joined-dictionary, or --srcdict and --tgtdict of one file"
             )
     return Dictionary.load(first)
+
+
+def languages_of(lang_pairs: Iterable[str]) -> List[str]:
+    """Return the languages of pairs, sorted."""
+    return sorted({lang for pair in lang_pairs for lang in pair.split("-")})
+
+
+def make_dictionary(words: Sequence[str], tags: LanguageTags) -> Dictionary:
+    """Return the dictionary of a model: its words, of which NUM_SPECIAL come first, then tags."""
+    dictionary = Dictionary()
+    for word in words[NUM_SPECIAL:]:
+        dictionary.add_symbol(word)
+    tags.add_to(dictionary)
+    return dictionary
+
+
+def real_words(words: Sequence[str]) -> List[str]:
+    """Return words without the special ones, and without those that only fill up a dictionary."""
+    return [word for word in words[NUM_SPECIAL:] if not word.startswith("madeupword")]
 
 
 def numbered_dictionary(num_words: int) -> Dictionary:

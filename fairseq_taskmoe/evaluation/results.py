@@ -15,6 +15,7 @@ from typing import Any, Optional, Union
 
 from ..errors import refuse
 from ..files import write_atomically
+from ..host_cores import available_cores
 from .scoring import Average, DirectionScore, averages
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -138,13 +139,11 @@ def hardware() -> dict[str, Any]:
     import torch  # not above: whoever only reads results files need not wait for it
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    # job schedulers may lend a part of the machine; only Linux can tell
     linux = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if linux else None
     return {
         "cpu": _cpu_model(),
-        "cores": cores,
+        "cores": available_cores(),
         "memory_gb": memory and round(memory / 2**30, 1),
         "gpus": gpus,
         "platform": f"{platform.system()} {platform.machine()}",

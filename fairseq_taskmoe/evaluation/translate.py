@@ -26,7 +26,7 @@ from tqdm import tqdm
 from .. import register  # noqa: F401
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..checkpoint.unset_weights import UnsetWeights
-from ..data.languages import load_joined_dictionary
+from ..data.languages import languages_of, load_joined_dictionary
 from ..data.task_table import check_pairs
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
@@ -71,8 +71,7 @@ def load_for_pairs(
         max_source_positions=stored.get("max_source_positions", 1024),
         max_target_positions=stored.get("max_target_positions", 1024),
     )
-    langs = sorted({lang for pair in pairs for lang in pair.split("-")})
-    dictionary = load_joined_dictionary(split_paths(data)[0], langs)
+    dictionary = load_joined_dictionary(split_paths(data)[0], languages_of(pairs))
     task = TranslationTaskMoeTask(cfg, dictionary, pairs)
     if num_ranks() > 1:
         layout = expert_layout(checkpoint["cfg"]["model"]["moe_expert_count"], num_ranks())

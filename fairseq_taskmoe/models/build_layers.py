@@ -15,7 +15,7 @@ from ..modules.fixed_routers import RandomRouter, StaticRouter
 from ..modules.moe_layer import MoELayer
 from ..modules.routers import RouterOptions, SentenceRouter, TaskRouter, TokenRouter
 from ..modules.transformer_layers import LayerShape
-from .config import TASK_ROUTERS
+from .config import TASK_ROUTERS, TEXT_ROUTERS
 
 
 def check_config(cfg: Any) -> None:
@@ -42,7 +42,7 @@ def check_config(cfg: Any) -> None:
         if moe_freq(cfg, half) < 1:
             refuse(f"--{half}-moe-freq {moe_freq(cfg, half)}: give 1 or more")
         _check_layer_experts(cfg, half)
-        if router in ("token", "sentence"):
+        if router in TEXT_ROUTERS:
             continue
         for flag in ("moe_capacity_factor", "moe_eval_capacity_factor"):
             if getattr(cfg, flag) > 0:

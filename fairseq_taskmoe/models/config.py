@@ -8,12 +8,13 @@ from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
+TEXT_ROUTERS = ("token", "sentence")
 TASK_ROUTERS = ("source", "target", "pair", "group")
 # `dense` is no routing: one feed-forward network of the width of K experts, with the same cost.
 # An extracted sub-network is made of those, and so is the dense baseline of equal computation.
 # So does `table`, where a sub-network serves several tasks with different experts.
 ROUTER_CHOICES = ChoiceEnum(
-    ["token", "sentence", *TASK_ROUTERS, "static", "random", "dense", "table"]
+    [*TEXT_ROUTERS, *TASK_ROUTERS, "static", "random", "dense", "table"]
 )
 ROUTER_HELP = (
     "what the {}'s MoE layers route by: each token, the sentence, the task (source or target "

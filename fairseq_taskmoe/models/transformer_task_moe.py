@@ -2,10 +2,12 @@
 
 from argparse import Namespace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
+from fairseq.data import Dictionary
 from fairseq.models import (
     ARCH_CONFIG_REGISTRY,
     FairseqEncoderDecoderModel,
@@ -133,6 +135,17 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
             pair = f"{cfg.task.source_lang}-{cfg.task.target_lang}"
             folded = fold_model(self, self.task_table.task_id(pair))
             self.encoder, self.decoder = folded.encoder, folded.decoder
+
+
+def build_without_task(
+    cfg: Any, dictionary: Dictionary, table: TaskTable
+) -> TransformerTaskMoeModel:
+    """Build the model of a configuration on one device, for a dictionary and a task table."""
+    task: Any = SimpleNamespace(
+        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
+        expert_groups=None,
+    )
+    return TransformerTaskMoeModel.build_model(cfg, task)
 
 
 def build_embedding(num_words: int, dim: int, padding_idx: int) -> nn.Embedding:

@@ -1,10 +1,10 @@
 """Opening what `taskmoe extract` has left, in any of its formats."""
 
-import os
 from pathlib import Path
 
 from ..checkpoint.manifest import Manifest, read_manifest
 from ..errors import refuse
+from ..host_cores import default_threads
 from .engine import Engine, Tags
 from .translator import Translator
 
@@ -42,7 +42,7 @@ def open_engine(
         has_gpu = ctranslate2.get_cuda_device_count() > 0
         device = _choose(device, has_gpu)
         cores = Cores.share(
-            threads or _default_threads(), for_throughput and device == "cpu"
+            threads or default_threads(), for_throughput and device == "cpu"
         )
         return Ctranslate2Engine(folder, tags, str(manifest.quantization), device, cores)
     import torch
@@ -57,15 +57,6 @@ def open_engine(
     if manifest.format == "fairseq":
         return stock_engine(folder, tags, device)
     return task_moe_engine(read_task_moe_checkpoint(f"{folder}/model.pt"), tags, device)
-
-
-def _default_threads() -> int:
-    """Return as many threads as torch takes: those of the environment, or one for each core."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    own = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(own(0)) if own else os.cpu_count() or 1
 
 
 def _choose(device: str, has_gpu: bool) -> str:

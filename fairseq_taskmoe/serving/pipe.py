@@ -14,6 +14,7 @@ from typing import BinaryIO, Iterator, List, NamedTuple, Optional, TextIO, Union
 from tqdm import tqdm
 
 from ..errors import refuse
+from ..files import written_together
 from .engine import SearchOptions
 from .translator import TooLong, Translation, Translator
 
@@ -138,10 +139,7 @@ def output_file(path: Optional[str]) -> Iterator[TextIO]:
         refuse(f"--output {path} exists; nothing was overwritten")
     if not target.parent.is_dir():
         refuse(f"--output {path}: {target.parent} is no folder")
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(part, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        part.rename(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_together([path]) as (part,), open(
+        part, "w", encoding="utf-8", newline="\n"
+    ) as file:
+        yield file

@@ -13,6 +13,7 @@ from ..data.languages import (
     LanguageTags,
     check_words,
     languages_from_config,
+    languages_of,
     load_joined_dictionary,
     named_pairs,
 )
@@ -50,7 +51,7 @@ class MultilingualTask(FairseqTask):
             refuse("-s/--source-lang and -t/--target-lang go together")
         served = [f"{cfg.source_lang}-{cfg.target_lang}"] if cfg.source_lang else []
         pairs = served or languages_from_config(cfg)[0].trained
-        langs = sorted({lang for pair in pairs for lang in pair.split("-")})
+        langs = languages_of(pairs)
         return cls(cfg, load_joined_dictionary(split_paths(cfg.data)[0], langs), served)
 
     def _adopt(self, table: TaskTable, tags: LanguageTags) -> None:

@@ -63,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import os
     import tempfile
     from pathlib import Path
 
@@ -74,11 +73,12 @@ def run(args: argparse.Namespace) -> None:
     from ..benchmarks.random_corpus import RandomCorpus, make_corpus
     from ..benchmarks.subnet import bench_subnet
     from ..benchmarks.subnet_work import Work
+    from ..host_cores import available_cores
 
     variants = chosen(args)
     own = Work(
         args.data, args.path, args.lang_pair or "en-de", args.gen_subset or "test", args.beam,
-        args.output_length, args.max_tokens, args.threads or len(os.sched_getaffinity(0)),
+        args.output_length, args.max_tokens, args.threads or available_cores(),
     )
     made: Dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="taskmoe-bench-") as folder:

@@ -5,12 +5,11 @@ dictionary, the SentencePiece model, a README with the command that runs it, and
 """
 
 import argparse
-import os
-import signal
-import sys
 from typing import List
 
 from ..errors import refuse
+from ..files import clean_up_when_terminated
+from ..host_cores import share_cores
 
 PRUNING = ("keep", "scope", "balance")
 
@@ -82,9 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_flags(args)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
-    # read when torch is loaded: threads that wait busily make others on their cores wait
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    clean_up_when_terminated()
+    share_cores()
 
     from .. import register  # noqa: F401
     from ..checkpoint.prune import Pruning

@@ -125,7 +125,8 @@ def model_config(args: argparse.Namespace, words: List[str]) -> Any:
 
 def task_table(args: argparse.Namespace) -> Any:
     """Return the table of the pairs that the model is for."""
-    from ..analysis.parameters import NUM_SPECIAL, WMT_PAIRS, pairs_with_english
+    from ..analysis.parameters import WMT_PAIRS, pairs_with_english
+    from ..data.languages import NUM_SPECIAL
     from ..data.task_table import TaskTable, load_task_groups
 
     if args.vocab_size is None or args.vocab_size < NUM_SPECIAL:

@@ -10,9 +10,9 @@ beyond this machine, put a proxy in front that does.
 """
 
 import argparse
-import os
 from dataclasses import fields
 
+from ..host_cores import share_cores
 from ..serving.limits import Limits, flag
 
 
@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    # read when CTranslate2 is loaded: where cores are shared, with other models too, threads that
-    # wait busily for each other make a translation take a hundred times as long
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    share_cores()
 
     from ..errors import refuse
     from ..serving.service import serve

@@ -5,11 +5,10 @@ MODEL is a folder of `taskmoe extract`, of any format. Standard input is transla
 
 import argparse
 import math
-import os
-import signal
-import sys
 
 from ..errors import refuse
+from ..files import clean_up_when_terminated
+from ..host_cores import share_cores
 
 DEFAULT_MAX_TOKENS = 4000
 
@@ -69,9 +68,8 @@ def run(args: argparse.Namespace) -> None:
         refuse(f"--lenpen {args.lenpen}: give a number")
     if args.threads < 0:
         refuse(f"--threads {args.threads}: give 1 or more, or 0 for one for each core")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
-    # read when torch or CTranslate2 is loaded: threads that wait busily make others wait
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    clean_up_when_terminated()
+    share_cores()
 
     from ..serving.engine import SearchOptions
     from ..serving.open_model import open_model
