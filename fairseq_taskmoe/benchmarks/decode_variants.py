@@ -92,7 +92,7 @@ def build_variants(
         "extracted": lambda: Variant(_extracted(subnet, task, load), task),
         "padded": lambda: Variant(_stock(state, subnet, stock, load), stock),
         "stock_widths": lambda: Variant(
-            _with_widths(_stock(state, subnet, stock, load), subnet), stock
+            _with_widths(_stock(state, subnet, stock, load), subnet, load), stock
         ),
     }
     return {name: make[name]() for name in names}
@@ -163,14 +163,16 @@ def _stock(state: Any, subnet: Subnet, task: StockTask, load: Load) -> nn.Module
     return model
 
 
-def _with_widths(model: nn.Module, subnet: Subnet) -> nn.Module:
+def _with_widths(model: nn.Module, subnet: Subnet, load: Load) -> nn.Module:
     """Give fairseq's layers the sub-network's own feed-forward networks."""
     for half in HALVES:
         layers: Any = model.get_submodule(f"{half}.layers")
         for i, layer in enumerate(layers):
             names = [f"{fc}.{part}" for fc in ("fc1", "fc2") for part in ("weight", "bias")]
+            own = {name: subnet.state[f"{half}.layers.{i}.{name}"] for name in names}
+            # folded weights are float32, whatever the model's precision
             set_feed_forward(
-                layer, {name: subnet.state[f"{half}.layers.{i}.{name}"] for name in names}
+                layer, {name: own[name].to(load.device, _dtype(load)) for name in names}
             )
     return model
 
