@@ -20,7 +20,8 @@ import fairseq_taskmoe  # noqa: F401
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq's use of hydra
 
 CONFIGS = ROOT / "configs"
-SIZES = ("smoke", "demo", "wmt30")
+NUM_LAYERS = {"smoke": 2, "demo": 2, "software15_cpu": 2, "software15": 6, "wmt30": 6}
+SIZES = tuple(NUM_LAYERS)
 ROUTERS = {  # the rows of the paper's tables: routers of encoder and decoder
     "dense_equal": ("dense", "dense"),
     "static_static": ("static", "static"),
@@ -33,10 +34,13 @@ ROUTERS = {  # the rows of the paper's tables: routers of encoder and decoder
     "target_target": ("target", "target"),
     "pair_token": ("pair", "token"),
     "target_token": ("target", "token"),
+    "source_token": ("source", "token"),
     "token_pair": ("token", "pair"),
     "token_target": ("token", "target"),
+    "token_source": ("token", "source"),
 }
-ROWS = ("dense_base", *ROUTERS)
+DENSE = ("dense_base", "dense_big", "bilingual")
+ROWS = (*DENSE, *ROUTERS)
 TRAINING_FLAGS = (
     "--task", "translation_task_moe", "--sampling-method", "temperature", "--sampling-temperature",
     "5", "--encoder-langtok", "tgt", "--criterion", "moe_label_smoothed_cross_entropy",
@@ -70,7 +74,8 @@ def from_yaml(row, size):
     GlobalHydra.instance().clear()
     hydra_init(row)
     with initialize_config_dir(str(CONFIGS), version_base="1.1"):
-        cfg = compose(row, [f"size={size}"], return_hydra_config=True)
+        overrides = [f"size={size}", *(["task.lang_pairs=en-de"] if row == "bilingual" else [])]
+        cfg = compose(row, overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
@@ -107,20 +112,36 @@ def test_every_row_builds_its_model_in_every_size(row, size, monkeypatch):
     model = build_model(cfg)
     assert cfg.checkpoint.save_dir == f"runs/{size}/{row}"
     for half, layers in (("encoder", model.encoder.layers), ("decoder", model.decoder.layers)):
-        assert len(layers) == {"smoke": 2, "demo": 2, "wmt30": 6}[size]
+        assert len(layers) == NUM_LAYERS[size]
         for i, layer in enumerate(layers):
             plain = cfg.model[f"{half}_ffn_embed_dim"]
             width = cfg.model.moe_expert_ffn_dim or plain
-            if i % 2 == 0 or row == "dense_base":
+            if i % 2 == 0 or row in DENSE:
                 assert layer.fc1.out_features == plain
             elif row == "dense_equal":
                 assert layer.fc1.out_features == 2 * width
             else:
                 experts = layer.moe.experts.fc1.weight
                 assert experts.shape[:2] == (cfg.model.moe_expert_count, width)
-    if row != "dense_base":
+    if row not in DENSE:
         routers = (cfg.model.encoder_moe_router, cfg.model.decoder_moe_router)
         assert routers == ROUTERS[row]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_differ_in_their_model_and_in_nothing_else(size):
+    base = from_yaml("dense_base", size)
+    for row in ROWS:
+        cfg = from_yaml(row, size)
+        for section in ("criterion", "optimizer", "lr_scheduler", "optimization", "dataset"):
+            assert cfg[section] == base[section], (row, section)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_big_is_wider_than_base_in_every_size(size):
+    base, big = (from_yaml(row, size).model for row in ("dense_base", "dense_big"))
+    for name in ("encoder_embed_dim", "decoder_embed_dim", "decoder_ffn_embed_dim"):
+        assert big[name] > base[name]
 
 
 def test_wmt30_is_the_papers_size():
@@ -183,8 +204,8 @@ def test_training_from_yaml_equals_training_from_flags(corpus, tmp_path):
 
 
 def test_relative_paths_mean_the_folder_where_one_stands(corpus, tmp_path):
-    (tmp_path / "runs" / "demo").mkdir(parents=True)
-    (tmp_path / "runs" / "demo" / "data-bin").symlink_to(corpus.data)
+    (tmp_path / "runs" / "smoke").mkdir(parents=True)
+    (tmp_path / "runs" / "smoke" / "data-bin").symlink_to(corpus.data)
     run(
         "fairseq-hydra-train", "--config-dir", CONFIGS, "--config-name", "target_target",
         "size=smoke", f"common.user_dir={PLUGIN}", "optimization.max_update=1", cwd=tmp_path,
