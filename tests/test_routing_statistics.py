@@ -1,81 +1,51 @@
 """Routing statistics: what the routers do, whatever the batches, in files that other tools read."""
 
 import csv
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import make_builder
-from helpers import GROUPS, LANG_PAIRS, ROUTERS, make_config, make_model, make_task
-from omegaconf import OmegaConf
+from helpers import GROUPS, LANG_PAIRS, ROUTERS
+from routing_cases import both, write_checkpoint, write_data
 
 from fairseq_taskmoe.analysis.expert_importance import load_importance
 from fairseq_taskmoe.analysis.routing_plot import load_shares
 from fairseq_taskmoe.analysis.routing_statistics import collect, write_routing
+from fairseq_taskmoe.analysis.routing_text import TextChoice
+from fairseq_taskmoe.analysis.routing_unfinished import PairUse, Unfinished
 from fairseq_taskmoe.errors import Refusal
-from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs
+from fairseq_taskmoe.evaluation.translate import Batching, batches, load_for_pairs
 from fairseq_taskmoe.modules.folding import task_route
 
-LANGS = ("de", "en", "fr")
-NUM_SENTENCES = 11
+TABLES = {"experts.tsv", "load.tsv", "routing.npz", "routing.tsv", "similarity.npz",
+          "similarity.tsv", "summary.tsv"}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Binarized test sets of random words, de-en for both directions, en-fr and fr-de for one."""
-    folder = tmp_path_factory.mktemp("data")
-    dictionary = Dictionary()
-    for word in range(30):
-        dictionary.add_symbol(f"w{word}")
-    torch.manual_seed(1)
-    for lang in LANGS:
-        dictionary.save(str(folder / f"dict.{lang}.txt"))
-    for pair in ("de-en", "en-fr", "fr-de"):
-        for lang in pair.split("-"):
-            prefix = str(folder / f"test.{pair}.{lang}")
-            builder = make_builder(f"{prefix}.bin", "mmap", vocab_size=len(dictionary))
-            for length in torch.randint(1, 15, (NUM_SENTENCES,)).tolist():
-                words = torch.randint(4, len(dictionary), (length,))
-                builder.add_item(torch.cat([words, torch.tensor([2])]).int())
-            builder.finalize(f"{prefix}.idx")
-    return str(folder)
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     """Give a function that writes a checkpoint of a small model: checkpoint(**overrides)."""
-
-    def checkpoint(lang_pairs=LANG_PAIRS, **overrides):
-        task = make_task(lang_pairs)
-        cfg = OmegaConf.to_container(make_config(**overrides), enum_to_str=True)
-        state = {
-            "args": None,
-            "cfg": {
-                "model": {**cfg, "_name": "transformer_task_moe"},
-                "task": {"_name": "translation_task_moe", "max_source_positions": 64,
-                         "max_target_positions": 64},
-            },
-            "model": make_model(task, **overrides).state_dict(),
-            "task_state": task.state_dict(),
-            "optimizer_history": [{"optimizer_name": "", "lr_scheduler_state": {},
-                                   "num_updates": 0}],
-            "extra_state": {"train_iterator": {"epoch": 0, "iterations_in_epoch": 0}},
-        }
-        torch.save(state, tmp_path / "checkpoint.pt")
-        return str(tmp_path / "checkpoint.pt")
-
-    return checkpoint
+    return lambda *args, **overrides: write_checkpoint(
+        tmp_path / "checkpoint.pt", *args, **overrides
+    )
 
 
-def both(router):
-    return {"encoder_moe_router": router, "decoder_moe_router": router}
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures take most of the time of a small run."""
+    monkeypatch.setattr("fairseq_taskmoe.analysis.routing_statistics.find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize("router", ROUTERS)
 def test_every_token_is_counted_once_for_each_choice(router, data, checkpoint):
     model, task = load_for_pairs(data, checkpoint(**both(router)), LANG_PAIRS)
-    statistics = collect(model, task, "test", Batching(max_tokens=40))
+    statistics = collect(model, task, TextChoice(), Batching(max_tokens=40))
     assert statistics.lang_pairs == list(LANG_PAIRS)
     assert list(statistics.layers) == [("encoder", 0), ("encoder", 1), ("decoder", 0),
                                        ("decoder", 1)]
@@ -89,6 +59,70 @@ def test_every_token_is_counted_once_for_each_choice(router, data, checkpoint):
         np.testing.assert_allclose(use.shares.sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("router", ["token", "sentence", "target"])
+def test_a_loop_over_the_tokens_counts_the_same(router, data, checkpoint):
+    model, task = load_for_pairs(data, checkpoint(**both(router)), LANG_PAIRS)
+    statistics = collect(model, task, TextChoice(), Batching(max_tokens=40))
+    assert statistics.sentences == [11] * 4
+    for row, pair in enumerate(LANG_PAIRS):
+        expected = counted_by_a_loop(model, task, pair)
+        for name, use in statistics.layers.items():
+            load, gates, first, probs = expected[name]
+            np.testing.assert_array_equal(use.load[row], load)
+            np.testing.assert_allclose(use.gate_sum[row], gates, rtol=1e-4)
+            np.testing.assert_array_equal(use.first[row], first)
+            np.testing.assert_allclose(use.first_prob_sum[row], probs, rtol=1e-4)
+            assert not use.dropped.any()
+
+
+@torch.no_grad()
+def counted_by_a_loop(model, task, pair):
+    """Return by layer load, gates, first choices, their probabilities: sentence by sentence."""
+    sums = {(half, i): np.zeros((4, 5)) for half in ("encoder", "decoder") for i in range(2)}
+
+    def note(name, args, routing):
+        for position in range(args[0].size(1)):
+            decision = position if routing.probs.size(1) > 1 else 0
+            ids = routing.expert_ids[0, decision].tolist()
+            for expert, gate in zip(ids, routing.gates[0, decision].tolist(), strict=True):
+                sums[name][:2, expert] += 1, gate
+            sums[name][2:, ids[0]] += 1, float(routing.probs[0, decision, ids[0]])
+
+    handles = [
+        getattr(model, half).layers[i].moe.router.register_forward_hook(
+            lambda router, args, routing, name=(half, i): note(name, args, routing)
+        )
+        for half, i in sums
+    ]
+    for batch in batches(model, task, pair, "test", Batching(None, 1)):
+        model(**batch["net_input"])
+    for handle in handles:
+        handle.remove()
+    return sums
+
+
+@pytest.mark.parametrize("router", ["token", "sentence"])
+def test_what_has_no_room_is_overflow(router, data, checkpoint):
+    path = checkpoint(**both(router), moe_eval_capacity_factor=1.0)
+    model, task = load_for_pairs(data, path, LANG_PAIRS)
+    batching = Batching(None, 100)
+    for (half, i), use in collect(model, task, TextChoice(), batching).layers.items():
+        assert (0 < use.overflow).all() and (use.overflow < 1).all()
+        np.testing.assert_array_equal(
+            (use.load + use.dropped).sum(axis=1), 2 * use.first.sum(axis=1)
+        )
+        for row, pair in enumerate(LANG_PAIRS):
+            (batch,) = batches(model, task, pair, "test", batching)
+            _, extra = model(**batch["net_input"])
+            stats = extra["encoder_gate_stats" if half == "encoder" else "gate_stats"][i]
+            assert use.overflow[row] == pytest.approx(float(stats.overflow), rel=1e-5)
+            # an expert that turns tokens away is full: 1.0 * tokens / E, up to a sentence's length
+            full = np.ceil(use.first[row].sum() / 5)
+            assert (use.load[row] <= full).all()
+            if router == "token":
+                assert (use.load[row][use.dropped[row] > 0] == full).all()
+
+
 @pytest.mark.parametrize("router", ["source", "target", "pair", "group", "static"])
 def test_a_task_uses_the_experts_of_its_route(router, data, checkpoint):
     # en-fr is served without having been trained, with the route that it takes in the model
@@ -97,7 +131,7 @@ def test_a_task_uses_the_experts_of_its_route(router, data, checkpoint):
     model, task = load_for_pairs(data, path, LANG_PAIRS)
     if router == "group":
         assert dict(task.task_table.groups).keys() == GROUPS.keys()
-    for (side, layer), use in collect(model, task, "test", Batching()).layers.items():
+    for (side, layer), use in collect(model, task, TextChoice(), Batching()).layers.items():
         for row, pair in enumerate(LANG_PAIRS):
             moe = getattr(model, side).layers[layer].moe
             route = task_route(moe.router, task.task_table.task_id(pair))
@@ -111,7 +145,7 @@ def test_a_task_uses_the_experts_of_its_route(router, data, checkpoint):
 def test_batches_do_not_matter(router, data, checkpoint):
     model, task = load_for_pairs(data, checkpoint(**both(router)), LANG_PAIRS)
     one, other = (
-        collect(model, task, "test", Batching(None, batch_size)) for batch_size in (1, 100)
+        collect(model, task, TextChoice(), Batching(None, batch_size)) for batch_size in (1, 100)
     )
     for name, use in one.layers.items():
         np.testing.assert_array_equal(use.load, other.layers[name].load)
@@ -122,7 +156,7 @@ def test_batches_do_not_matter(router, data, checkpoint):
 
 def test_mean_gates_are_those_of_the_route(data, checkpoint):
     model, task = load_for_pairs(data, checkpoint(**both("pair")), LANG_PAIRS)
-    for (side, layer), use in collect(model, task, "test", Batching(40)).layers.items():
+    for (side, layer), use in collect(model, task, TextChoice(), Batching(40)).layers.items():
         for row, pair in enumerate(LANG_PAIRS):
             moe = getattr(model, side).layers[layer].moe
             route = task_route(moe.router, task.task_table.task_id(pair))
@@ -131,11 +165,11 @@ def test_mean_gates_are_those_of_the_route(data, checkpoint):
             np.testing.assert_allclose(use.mean_gates[row], expected, rtol=1e-5)
 
 
-def test_files_agree(data, checkpoint, tmp_path):
+def test_files_agree(data, checkpoint, tmp_path, no_figures):
     path = checkpoint(encoder_moe_router="token", encoder_moe_freq=2)
     written = write_routing(data, path, str(tmp_path / "new" / "out"), ["fr-de", "de-en"])
     out = tmp_path / "new" / "out"
-    assert {"routing.npz", "routing.tsv"} <= set(written) == {file.name for file in out.iterdir()}
+    assert TABLES <= set(written) == {file.name for file in out.iterdir()}
     shares = load_shares(out / "routing.npz")
     assert shares.lang_pairs == ["fr-de", "de-en"]
     assert list(shares.layers) == [("encoder", 1), ("decoder", 0), ("decoder", 1)]
@@ -164,10 +198,10 @@ def test_figure_is_drawn_only_with_matplotlib(data, checkpoint, tmp_path, monkey
         "fairseq_taskmoe.analysis.routing_statistics.find_spec", lambda name: None
     )
     written = write_routing(data, path, str(tmp_path / "without"), ["de-en"])
-    assert written == ["routing.npz", "routing.tsv"]
+    assert set(written) == TABLES
 
 
-def test_default_is_all_trained_pairs_of_the_data(data, checkpoint, tmp_path):
+def test_default_is_all_trained_pairs_of_the_data(data, checkpoint, tmp_path, no_figures):
     path = checkpoint(["de-en", "en-de", "fr-en", "de-zh"])
     write_routing(data, path, str(tmp_path / "out"))
     assert load_shares(tmp_path / "out" / "routing.npz").lang_pairs == ["de-en", "en-de", "fr-en"]
@@ -202,7 +236,54 @@ def test_a_folder_with_other_content_is_refused(kind, data, checkpoint, tmp_path
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_an_empty_folder_is_taken(data, checkpoint, tmp_path):
+def test_an_empty_folder_is_taken(data, checkpoint, tmp_path, no_figures):
     (tmp_path / "out").mkdir()
     write_routing(data, checkpoint(), str(tmp_path / "out"), ["en-fr"])
     assert (tmp_path / "out" / "routing.npz").exists()
+
+
+def test_an_interrupted_run_goes_on(data, checkpoint, tmp_path, monkeypatch, no_figures):
+    path, pairs = checkpoint(**both("token")), ["de-en", "en-de"]
+    settings = {"lang_pairs": pairs, "multi_parallel": True}
+    write_routing(data, path, str(tmp_path / "whole"), **settings)
+
+    module = "fairseq_taskmoe.analysis.routing_statistics"
+    measured = []
+
+    def interrupt(model, layers, found):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append("de-en")
+        return measure(model, layers, found)
+
+    measure = sys.modules[module].measure
+    monkeypatch.setattr(f"{module}.measure", interrupt)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        write_routing(data, path, str(out), **settings)
+    assert not out.exists()
+    assert {file.name for file in Path(f"{out}.unfinished").iterdir()} == {"run.json", "de-en.npz"}
+    with pytest.raises(Refusal, match="out.unfinished has results of another checkpoint or other"):
+        write_routing(data, path, str(out), **settings, beam=2)
+
+    def only_the_other(model, layers, found):
+        measured.append("en-de")
+        return measure(model, layers, found)
+
+    monkeypatch.setattr(f"{module}.measure", only_the_other)
+    write_routing(data, path, str(out), **settings)
+    assert measured == ["de-en", "en-de"]
+    assert not Path(f"{out}.unfinished").exists()
+    for name in TABLES:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_damaged_part_is_refused(tmp_path):
+    part = Unfinished(tmp_path / "part", {})
+    part.save("de-en", PairUse(3, {("encoder", 1): np.ones((5, 2))}))
+    use = Unfinished(tmp_path / "part", {}).load("de-en")
+    assert use.sentences == 3 and list(use.layers) == [("encoder", 1)]
+    file = tmp_path / "part" / "de-en.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(Refusal, match="de-en.npz is damaged, remove it"):
+        part.load("de-en")

@@ -1,7 +1,7 @@
 """Heat-maps of expert use, drawn from a file of routing statistics and never from a model.
 
-The figures 5-11 of the paper: rows are language pairs, columns are experts, one panel for each
-MoE layer and side. P language pairs, E experts.
+Rows are language pairs, columns are experts, as in the paper's figures 5-11; one panel for each MoE
+layer and side. P language pairs, E experts.
 """
 
 import logging
@@ -10,13 +10,14 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Sequence, Union
 
 import numpy as np
 
 from ..errors import refuse
 
-LAYER_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
+LayerName = tuple[str, int]  # half, and index of the layer from 0
+NAMES = re.compile(r"(encoder|decoder)\.layers\.(\d+)|about")
 PANELS_PER_ROW = 4
 COLOURS = "magma_r"
 
@@ -27,15 +28,20 @@ class RoutingShares(NamedTuple):
     lang_pairs: list[str]  # P
     # by (side, index of the layer), encoder first; each (P, E), rows summing to 1, or to 0 for a
     # direction of which nothing was routed
-    layers: dict[tuple[str, int], np.ndarray]
+    layers: dict[LayerName, np.ndarray]
+    about: dict[str, str]  # how they were measured; empty for a file that does not say it
 
 
 def load_shares(path: Union[str, Path]) -> RoutingShares:
     """Read an .npz with lang_pairs (P,) and encoder.layers.{i}, decoder.layers.{i} (P, E).
 
-    Other arrays in the file are passed over. Refuses what is no such file.
+    Names and values in `about` (N, 2) are read too; other arrays in the file are passed over.
+    Refuses what is no such file.
     """
-    lang_pairs, arrays = read_arrays(path, LAYER_NAME)
+    lang_pairs, arrays = read_arrays(path, NAMES)
+    about = arrays.pop("about", np.empty((0, 2), dtype=str))
+    if about.dtype.kind != "U" or about.ndim != 2 or about.shape[1] != 2:
+        refuse(f"{path}: about is not a list of names and values")
     if not arrays or not all(array.size for array in (lang_pairs, *arrays.values())):
         refuse(f"{path}: nothing to draw, it lacks MoE layers, language pairs or experts")
     layers = {}
@@ -49,7 +55,9 @@ def load_shares(path: Union[str, Path]) -> RoutingShares:
         side, _, index = name.split(".")
         layers[side, int(index)] = shares
     encoder_first = sorted(layers, key=lambda layer: (layer[0] != "encoder", layer[1]))
-    return RoutingShares(lang_pairs.tolist(), {layer: layers[layer] for layer in encoder_first})
+    return RoutingShares(
+        lang_pairs.tolist(), {layer: layers[layer] for layer in encoder_first}, dict(about.tolist())
+    )
 
 
 def read_arrays(
@@ -89,68 +97,98 @@ def plot_routing(npz_path: Union[str, Path], out_path: Union[str, Path]) -> None
 
     The ending of out_path chooses the format (.png, .pdf, .svg, ...). Panels are named after
     fairseq's layer indices, which count from 0: with --moe-freq 2 the first one is layer 1.
-    All share one colour scale from 0 to 1, on which colours follow the square root of the share:
-    even use of 32 experts is 0.03 and would otherwise look like no use.
     Refuses an unreadable file, an unknown format, a folder that is not there, and a missing
     matplotlib.
     """
-    # importing fairseq sets the whole process to logging.DEBUG, and matplotlib debugs at length
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import PowerNorm
-        from matplotlib.figure import Figure
-    except ImportError:
-        refuse("figures need matplotlib: pip install fairseq-taskmoe[plot]")
-    lang_pairs, layers = load_shares(npz_path)
-    out_path = Path(out_path)
-    # pyplot would look for a display and keep every figure in memory
-    figure = Figure(layout="constrained")
-    formats = FigureCanvasAgg(figure).get_supported_filetypes()
-    file_format = out_path.suffix[1:].lower()
-    if file_format not in formats:
-        refuse(f"cannot draw {out_path}: its ending is none of {', '.join(sorted(formats))}")
-
+    figure = new_figure()
+    lang_pairs, layers, _ = load_shares(npz_path)
     # encoder and decoder never share a line of panels
     lines = []
     for side in ("encoder", "decoder"):
         own = [layer for layer in layers if layer[0] == side]
         lines += [own[i : i + PANELS_PER_ROW] for i in range(0, len(own), PANELS_PER_ROW)]
+    panels = [
+        [HeatMap(f"{side} layer {i}", lang_pairs, layers[side, i]) for side, i in line]
+        for line in lines
+    ]
+    draw_heat_maps(figure, panels)
+    save_figure(figure, out_path)
+
+
+class HeatMap(NamedTuple):
+    """One panel."""
+
+    title: str
+    lang_pairs: Sequence[str]  # P
+    shares: np.ndarray  # (P, E)
+
+
+def draw_heat_maps(figure: Any, lines: Sequence[Sequence[HeatMap]], title: str = "") -> None:
+    """Draw lines of panels, which need not be of the same length, under a title.
+
+    All share one colour scale from 0 to 1, on which colours follow the square root of the share:
+    even use of 32 experts is 0.03 and would otherwise look like no use.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+
     columns = max(map(len, lines))
-    experts = max(shares.shape[1] for shares in layers.values())
+    experts = max(panel.shares.shape[1] for line in lines for panel in line)
+    rows = max(len(panel.lang_pairs) for line in lines for panel in line)
     # inches: at least 0.16 a cell, as a label needs that, and room for titles and labels
     panel_width = max(2.4, 0.16 * experts) + 0.9
-    panel_height = max(1.5, 0.16 * len(lang_pairs)) + 0.7
-    figure.set_size_inches(columns * panel_width + 0.9, len(lines) * panel_height)
+    panel_height = max(1.5, 0.16 * rows) + 0.7
+    title_height = 0.6 if title else 0
+    figure.set_size_inches(columns * panel_width + 0.9, len(lines) * panel_height + title_height)
+    if title:
+        figure.suptitle(title, fontsize=10)
 
-    panels = figure.subplots(len(lines), columns, squeeze=False)
     norm = PowerNorm(0.5, vmin=0, vmax=1)
-    for line, axes in zip(lines, panels, strict=True):
+    all_axes = figure.subplots(len(lines), columns, squeeze=False)
+    for line, axes in zip(lines, all_axes, strict=True):
         for axis in axes[len(line) :]:
             axis.set_axis_off()
-        for (side, index), axis in zip(line, axes, strict=False):
-            shares = layers[side, index]
-            axis.imshow(shares, norm=norm, cmap=COLOURS, aspect="auto")
-            axis.set_title(f"{side} layer {index}", fontsize=9)
-            step = math.ceil(shares.shape[1] / 16)
-            axis.set_xticks(range(0, shares.shape[1], step))
-            axis.set_yticks(range(len(lang_pairs)), lang_pairs)
+        for panel, axis in zip(line, axes, strict=False):
+            axis.imshow(panel.shares, norm=norm, cmap=COLOURS, aspect="auto")
+            axis.set_title(panel.title, fontsize=9)
+            step = math.ceil(panel.shares.shape[1] / 16)
+            axis.set_xticks(range(0, panel.shares.shape[1], step))
+            axis.set_yticks(range(len(panel.lang_pairs)), panel.lang_pairs)
             axis.set_xlabel("expert", fontsize=8)
             axis.tick_params(labelsize=7, length=0)
             # white lines between the cells
-            axis.set_xticks(np.arange(0.5, shares.shape[1] - 1), minor=True)
-            axis.set_yticks(np.arange(0.5, len(lang_pairs) - 1), minor=True)
+            axis.set_xticks(np.arange(0.5, panel.shares.shape[1] - 1), minor=True)
+            axis.set_yticks(np.arange(0.5, len(panel.lang_pairs) - 1), minor=True)
             axis.grid(which="minor", color="white", linewidth=0.6)
             axis.tick_params(which="minor", length=0)
             axis.spines[:].set_visible(False)
     scale = ScalarMappable(norm, COLOURS)
     bar = figure.colorbar(
-        scale, ax=panels, ticks=[0, 0.05, 0.1, 0.25, 0.5, 0.75, 1], aspect=40, pad=0.02
+        scale, ax=all_axes, ticks=[0, 0.05, 0.1, 0.25, 0.5, 0.75, 1], aspect=40, pad=0.02
     )
-    bar.set_label("share of the direction's routed positions", fontsize=8)
+    bar.set_label("share of the direction's\nrouted positions", fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
+
+def new_figure() -> Any:
+    """Return an empty figure of matplotlib's; refuses if there is no matplotlib."""
+    # importing fairseq sets the whole process to logging.DEBUG, and matplotlib debugs at length
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    try:
+        # pyplot would look for a display and keep every figure in memory
+        from matplotlib.figure import Figure
+    except ImportError:
+        refuse("figures need matplotlib: pip install fairseq-taskmoe[plot]")
+    return Figure(layout="constrained")
+
+
+def save_figure(figure: Any, out_path: Union[str, Path]) -> None:
+    """Write a figure in the format that the ending says, whole or not at all."""
+    out_path = Path(out_path)
+    formats = figure.canvas.get_supported_filetypes()
+    file_format = out_path.suffix[1:].lower()
+    if file_format not in formats:
+        refuse(f"cannot draw {out_path}: its ending is none of {', '.join(sorted(formats))}")
     temporary = out_path.with_name(f".{out_path.name}.{os.getpid()}.tmp")
     try:
         figure.savefig(temporary, format=file_format, dpi=150)

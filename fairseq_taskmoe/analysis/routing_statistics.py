@@ -1,64 +1,39 @@
 """Which experts each language pair uses, measured on a test set (paper figures 5-11).
 
-The model reads the sources and, teacher-forced, the references. P language pairs, E experts.
+The model reads the sources and, teacher-forced, the references or its own translations.
+P language pairs, E experts.
 """
 
+import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
 from fairseq.utils import split_paths
+from torch import Tensor
+from tqdm import tqdm
 
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..data.dataset_manager import holds_pair
 from ..errors import refuse
-from ..evaluation.translate import Batching, batches, load_for_pairs
+from ..evaluation.evaluate import digest
+from ..evaluation.translate import Batch, Batching, load_for_pairs
 from ..files import new_folder
-from ..modules.gate_losses import FirstChoices, GateStats, first_choices
+from ..host_memory import keep_freed_memory
+from ..modules.gate_losses import GateStats, first_choices
 from ..modules.moe_layer import MoELayer
-from .routing_plot import plot_routing
-
-LayerName = Tuple[str, int]  # half, and index of the layer from 0
-COLUMNS = ("side", "layer", "lang_pair", "expert", "share", "mean_gate", "first", "first_prob")
-
-
-class ExpertUse(NamedTuple):
-    """What one MoE layer did with each language pair's text."""
-
-    load: np.ndarray  # (P, E) choices that an expert received, counted in tokens
-    gate_sum: np.ndarray  # (P, E) gates with which it received them, added up
-    first: np.ndarray  # (P, E) tokens whose first choice an expert is
-    first_prob_sum: np.ndarray  # (P, E) its softmax probabilities for those tokens, added up
-
-    @property
-    def shares(self) -> np.ndarray:
-        """Return the share (P, E) of a pair's choices that each expert received."""
-        return _divide(self.load, self.load.sum(axis=1, keepdims=True))
-
-    @property
-    def mean_gates(self) -> np.ndarray:
-        """Return the mean gate (P, E) of the choices that an expert received, 0 without any."""
-        return _divide(self.gate_sum, self.load)
-
-    @property
-    def first_probs(self) -> np.ndarray:
-        """Return the mean probability (P, E) with which an expert comes first, 0 where it never is.
-
-        Koishekenov et al. (2023) call the mean gate of an expert that comes first its confidence.
-        This is the softmax over all experts, not the gate that weighs the expert's output: two
-        gates are normalised to 1, and then say who came second, which pruning changes.
-        """
-        return _divide(self.first_prob_sum, self.first)
-
-
-class RoutingStatistics(NamedTuple):
-    """Expert use of all MoE layers, the encoder's first."""
-
-    lang_pairs: List[str]
-    layers: Dict[LayerName, ExpertUse]
+from ..modules.routers import RouterOutput
+from .routing_figures import draw_figures
+from .routing_load import save_load
+from .routing_plot import LayerName, load_shares
+from .routing_similarity import save_similarity
+from .routing_summary import save_summary
+from .routing_text import RoutedText, TextChoice
+from .routing_unfinished import PairUse, Unfinished
+from .routing_use import ExpertUse, RoutingStatistics, loads_of, save_npz, save_table
 
 
 def write_routing(
@@ -69,23 +44,39 @@ def write_routing(
     split: str = "test",
     batching: Batching = Batching(),  # noqa: B008 (a NamedTuple is immutable)
     cpu: bool = False,
+    beam: int = 0,
+    multi_parallel: bool = False,
 ) -> List[str]:
-    """Write routing.npz, routing.tsv and with matplotlib routing.png to the new folder out.
+    """Write tables of routing, similarity and load to the new folder out, with matplotlib figures.
 
-    Without lang_pairs: of all trained pairs that the data folder holds. Returns the files' names.
+    Without lang_pairs: of all trained pairs that the data folder holds. With a beam the decoder
+    reads what a search of that width translates, without one the references. What an interrupted
+    run has measured stays in the folder {out}.unfinished until a run with the same settings ends.
+    Returns the files' names.
     """
+    choice = TextChoice(split, beam, multi_parallel)
     with new_folder(out) as folder:
-        pairs = lang_pairs or trained_pairs_in(data, path, split)
+        pairs = list(lang_pairs or trained_pairs_in(data, path, split))
         model, task = load_for_pairs(data, path, pairs)
         if torch.cuda.is_available() and not cpu:
             model.cuda()
-        statistics = collect(model, task, split, batching)
-        save_npz(statistics, folder / "routing.npz")
-        with open(folder / "routing.tsv", "w", encoding="utf-8") as file:
-            file.writelines("\t".join(row) + "\n" for row in table_rows(statistics))
+        elif beam:
+            keep_freed_memory()  # a beam search copies its state at every step
+        settings = {"data": data, "checkpoint_digest": digest(path), **choice._asdict(),
+                    "pairs": pairs if multi_parallel else None, "skip_long": batching.skip_long}
+        unfinished = Unfinished(Path(f"{out}.unfinished"), settings)
+        statistics = collect(model, task, choice, batching, unfinished)
+        save_npz(statistics, describe(path, choice), folder / "routing.npz")
+        save_table(statistics, folder / "routing.tsv")
+        shares = load_shares(folder / "routing.npz")
+        save_similarity(shares, folder)
+        save_summary(shares, folder / "summary.tsv")
+        save_load(statistics.lang_pairs, loads_of(statistics), folder)
         if find_spec("matplotlib"):
-            plot_routing(folder / "routing.npz", folder / "routing.png")
-        return sorted(file.name for file in folder.iterdir())
+            draw_figures(folder)
+        written = sorted(file.name for file in folder.iterdir())
+    unfinished.remove()
+    return written
 
 
 def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
@@ -99,9 +90,28 @@ def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
     return pairs
 
 
+def describe(path: str, choice: TextChoice) -> Dict[str, str]:
+    """Return what routing.npz says of how it was measured."""
+    model = read_task_moe_checkpoint(path)["cfg"]["model"]
+    return {
+        "encoder router": str(model["encoder_moe_router"]),
+        "decoder router": str(model["decoder_moe_router"]),
+        "decoder reads": choice.decoder_reads,
+        "split": choice.split,
+        "sentences": "common to all pairs" if choice.multi_parallel else "all",
+        "checkpoint": digest(path),
+    }
+
+
 @torch.no_grad()
-def collect(model: Any, task: Any, split: str, batching: Batching) -> RoutingStatistics:
-    """Run the pairs that a task serves through its model, and add up each MoE layer's choices."""
+def collect(
+    model: Any, task: Any, choice: TextChoice, batching: Batching,
+    unfinished: Optional[Unfinished] = None,
+) -> RoutingStatistics:
+    """Run the pairs that a task serves through its model, and add up each MoE layer's choices.
+
+    Pairs that an unfinished run has measured are taken over from it, and the others added to it.
+    """
     layers = {
         (half, i): layer.moe
         for half in ("encoder", "decoder")
@@ -110,34 +120,66 @@ def collect(model: Any, task: Any, split: str, batching: Batching) -> RoutingSta
     }
     if not layers:
         refuse("the model has no MoE layers: nothing is routed")
-    # P x the fields of ExpertUse x E
-    shape = (len(task.served), len(ExpertUse._fields))
-    sums = {name: np.zeros((*shape, moe.router.num_experts)) for name, moe in layers.items()}
-    with watch_first_choices(layers) as firsts:
-        for row, pair in enumerate(task.served):
-            for batch in batches(model, task, pair, split, batching):
-                for name, stats in zip(layers, gate_stats(model, batch), strict=True):
-                    use = torch.stack([stats.load, stats.gate_sum, *firsts[name]])
-                    sums[name][row] += use.double().cpu().numpy()
-    uses = {name: ExpertUse(*added.swapaxes(0, 1)) for name, added in sums.items()}
-    return RoutingStatistics(list(task.served), uses)
+    text = RoutedText(model, task, choice, batching)
+    uses = []
+    for pair in task.served:
+        use = unfinished.load(pair) if unfinished else None
+        if use is None:
+            use = measure(model, layers, text.batches(pair))
+            if unfinished:
+                unfinished.save(pair, use)
+        tqdm.write(f"{pair}: {use.sentences} sentences", file=sys.stderr)
+        uses.append(use)
+    tables = {name: np.stack([use.layers[name] for use in uses], axis=1) for name in layers}
+    return RoutingStatistics(
+        list(task.served),
+        [use.sentences for use in uses],
+        {name: ExpertUse(*table) for name, table in tables.items()},
+    )
+
+
+def measure(
+    model: Any, layers: Dict[LayerName, MoELayer], batches: Iterator[Batch]
+) -> PairUse:
+    """Run one pair's batches through a model, and add up what its MoE layers did."""
+    num_fields = len(ExpertUse._fields)
+    num_experts: Dict[LayerName, Any] = {n: moe.router.num_experts for n, moe in layers.items()}
+    sums = {name: np.zeros((num_fields, number)) for name, number in num_experts.items()}
+    sentences = 0
+    for batch in batches:
+        sentences += len(batch["id"])
+        with watch_first_choices(layers) as seen:
+            stats = gate_stats(model, batch)
+        for name, of_layer in zip(layers, stats, strict=True):
+            use = torch.stack([of_layer.load, of_layer.gate_sum, *seen[name]])
+            sums[name] += use.double().cpu().numpy()
+    return PairUse(sentences, sums)
+
+
+class Choices(NamedTuple):
+    """What GateStats do not say of a batch, for they are computed at every step of training."""
+
+    tokens: Tensor  # (E,) tokens whose first choice an expert is, whether or not it had room
+    prob_sum: Tensor  # (E,) its softmax probabilities for those tokens, added up
+    dropped: Tensor  # (E,) choices that it had no room for
 
 
 @contextmanager
-def watch_first_choices(
-    layers: Dict[LayerName, MoELayer]
-) -> Iterator[Dict[LayerName, FirstChoices]]:
-    """Yield a dictionary that holds each layer's first choices of the batch that was run last.
+def watch_first_choices(layers: Dict[LayerName, MoELayer]) -> Iterator[Dict[LayerName, Choices]]:
+    """Yield a dictionary that holds each layer's choices of the batch that was run last.
 
     It listens to the routers, so that the model's forward need not compute what training has no
     use for.
     """
-    seen: Dict[LayerName, FirstChoices] = {}
+    seen: Dict[LayerName, Choices] = {}
 
     def listener(name: LayerName) -> Any:
         def listen(router: Any, args: Any, routing: Any) -> None:
             _, inputs = args
-            seen[name] = first_choices(routing, inputs.token_mask)
+            seen[name] = Choices(
+                *first_choices(routing, inputs.token_mask),
+                dropped_choices(routing, inputs.token_mask),
+            )
 
         return listen
 
@@ -149,6 +191,16 @@ def watch_first_choices(
             handle.remove()
 
 
+def dropped_choices(routing: RouterOutput, token_mask: Tensor) -> Tensor:
+    """Return how many choices (E,) of token_mask (B, S) each expert had no room for, in tokens."""
+    dropped = routing.probs.new_zeros(routing.probs.size(2))
+    if routing.overflow is not None:
+        for k in range(routing.expert_ids.size(2)):  # each choice in turn, as if it came first
+            choice = routing._replace(expert_ids=routing.expert_ids[..., k:])
+            dropped += first_choices(choice, token_mask & routing.overflow[..., k]).tokens
+    return dropped
+
+
 def gate_stats(model: Any, batch: Dict[str, Any]) -> List[GateStats]:
     """Return the statistics of a batch's routing, one for each MoE layer, the encoder's first."""
     net_input = dict(batch["net_input"])
@@ -157,40 +209,3 @@ def gate_stats(model: Any, batch: Dict[str, Any]) -> List[GateStats]:
     net_input["prev_output_tokens"] = references
     _, extra = model(**net_input, features_only=True)
     return [*extra["encoder_gate_stats"], *extra["gate_stats"]]
-
-
-def save_npz(statistics: RoutingStatistics, path: Path) -> None:
-    """Write what routing_plot and expert_importance read: lang_pairs (P,), and for each MoE layer
-
-    encoder.layers.{i}: shares (P, E), float64
-    encoder.layers.{i}.first: first choices (P, E), int64
-    encoder.layers.{i}.first_prob: their mean softmax probability (P, E), float64
-    and as many for decoder.layers.{i}.
-    """
-    arrays = {"lang_pairs": np.array(statistics.lang_pairs)}
-    for (side, i), use in statistics.layers.items():
-        layer = f"{side}.layers.{i}"
-        arrays[layer] = use.shares
-        arrays[f"{layer}.first"] = use.first.astype(np.int64)
-        arrays[f"{layer}.first_prob"] = use.first_probs
-    np.savez(path, **arrays)  # type: ignore[arg-type]
-
-
-def table_rows(statistics: RoutingStatistics) -> Iterator[Tuple[str, ...]]:
-    """Yield the rows of the table, its head first: one for each layer, pair and expert."""
-    yield COLUMNS
-    for (side, i), use in statistics.layers.items():
-        shares, gates, first_probs = use.shares, use.mean_gates, use.first_probs
-        for row, pair in enumerate(statistics.lang_pairs):
-            for expert in range(shares.shape[1]):
-                at = row, expert
-                yield (
-                    side, str(i), pair, str(expert), f"{shares[at]:.6f}", f"{gates[at]:.6f}",
-                    f"{use.first[at]:.0f}", f"{first_probs[at]:.6f}",
-                )
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Return numerator / denominator, 0 where that is 0 / 0."""
-    zeros = np.zeros_like(numerator)
-    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
