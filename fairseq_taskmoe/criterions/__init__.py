@@ -1,3 +1,3 @@
-"""The gating criterion."""
+"""The criteria: with gate losses, and with a teacher beside them."""
 
-from . import moe_label_smoothed_cross_entropy  # noqa: F401
+from . import moe_label_smoothed_cross_entropy, moe_word_distillation  # noqa: F401

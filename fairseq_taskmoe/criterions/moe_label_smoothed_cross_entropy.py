@@ -68,9 +68,7 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         if self.ignore_prefix_size > 0:
             logits = logits[:, self.ignore_prefix_size :].contiguous()
             target = target[:, self.ignore_prefix_size :].contiguous()
-        token_loss, token_nll = label_smoothed_nll(
-            logits.flatten(0, 1), target.flatten(), self.eps, self.padding_idx
-        )
+        token_loss, token_nll, own_logs = self.token_losses(model, sample, logits, target)
         nll_loss = token_nll.sum()
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         gate_stats: Dict[str, List[GateStats]] = {
@@ -90,6 +88,7 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             "ntokens": sample["ntokens"],
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
+            **own_logs,
         }
         for half in HALVES:
             logging_output.update(gate_logs(half, gate_stats[half], sample_size))
@@ -106,6 +105,19 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         if not model.training and "task_ids" in sample["net_input"]:
             logging_output.update(self._logs_by_task(token_nll, target, sample))
         return loss, sample_size, logging_output
+
+    def token_losses(
+        self, model: BaseFairseqModel, sample: Dict[str, Any], logits: Tensor, target: Tensor
+    ) -> Tuple[Tensor, Tensor, Dict[str, Tensor]]:
+        """Return the loss and the plain NLL of each target position (B * T,), and sums to log.
+
+        logits (B, T, V) and target (B, T) are without the ignored prefix. Both losses are 0 at
+        padding, and in float32.
+        """
+        loss, nll = label_smoothed_nll(
+            logits.flatten(0, 1), target.flatten(), self.eps, self.padding_idx
+        )
+        return loss, nll, {}
 
     def _logs_by_task(
         self, token_nll: Tensor, target: Tensor, sample: Dict[str, Any]

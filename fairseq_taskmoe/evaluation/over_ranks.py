@@ -5,7 +5,7 @@ translate goes along with a batch of padding, which is never routed.
 """
 
 from functools import partial
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,8 @@ from ..distributed.lost_ranks import RankMonitor, watch_ranks
 from ..models.folded_model import share
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..modules.moe_layer import MoELayer
+
+Hypothesis = TypeVar("Hypothesis")
 
 
 def join_ranks(cpu: bool) -> Optional[RankMonitor]:
@@ -90,7 +92,7 @@ class Together:
         }
 
 
-def gather_hypotheses(own: Dict[int, str]) -> Optional[Dict[int, str]]:
+def gather_hypotheses(own: Dict[int, Hypothesis]) -> Optional[Dict[int, Hypothesis]]:
     """Return all ranks' hypotheses on rank 0, None elsewhere: a collective call."""
     if not dist.is_initialized():
         return own
@@ -98,4 +100,4 @@ def gather_hypotheses(own: Dict[int, str]) -> Optional[Dict[int, str]]:
     dist.gather_object(own, parts)
     if parts is None:
         return None
-    return {index: text for part in parts for index, text in part.items()}
+    return {index: each for part in parts for index, each in part.items()}

@@ -4,6 +4,7 @@ from contextlib import closing
 from itertools import islice
 from typing import (
     Any,
+    Callable,
     Dict,
     Generator,
     Iterable,
@@ -13,6 +14,7 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
+    TypeVar,
 )
 
 import torch
@@ -21,12 +23,14 @@ from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import BaseFairseqModel
 from fairseq.utils import move_to_cuda, resolve_max_positions, split_paths
 from omegaconf import OmegaConf
+from torch import Tensor
 from tqdm import tqdm
 
 from .. import register  # noqa: F401
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..checkpoint.unset_weights import UnsetWeights
 from ..data.languages import languages_of, load_joined_dictionary
+from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import check_pairs
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
@@ -36,11 +40,12 @@ from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
+from .detokenize import TextOf
 from .over_ranks import Together, gather_hypotheses
 from .read_ahead import read_ahead
-from .test_sets import TextOf
 
 Batch = Dict[str, Any]
+Output = TypeVar("Output")
 FAIRSEQ_TOKENS = 12000  # of a batch, as in fairseq-generate
 TOKENS = {"cpu": 4000, "cuda": FAIRSEQ_TOKENS}  # a base model on CPU is 10 % slower with 12000
 AHEAD = 4  # batches that are read while the model decodes, of the next direction too
@@ -55,16 +60,17 @@ class Batching(NamedTuple):
 
 
 def load_for_pairs(
-    data: str, path: str, lang_pairs: Optional[Sequence[str]] = None
+    data: str, path: str, lang_pairs: Optional[Sequence[str]] = None,
+    more_pairs: Sequence[str] = (),
 ) -> Tuple[TransformerTaskMoeModel, TranslationTaskMoeTask]:
     """Return a checkpoint's model, and the task that serves lang_pairs of the folder data.
 
-    Without lang_pairs it serves all trained ones. Pairs that were never trained are routed as
-    TaskTable.routed_as says.
+    Without lang_pairs it serves all trained ones; more_pairs come on top. Pairs that were never
+    trained are routed as TaskTable.routed_as says.
     """
     checkpoint = read_task_moe_checkpoint(path)
     stored = checkpoint["cfg"]["task"]
-    pairs = list(lang_pairs or pairs_of(checkpoint))
+    pairs = list(dict.fromkeys([*(lang_pairs or pairs_of(checkpoint)), *more_pairs]))
     check_pairs(pairs)
     cfg = TranslationTaskMoeConfig(
         data=data, seed=1, train_subset="train", dataset_impl=None,
@@ -131,27 +137,35 @@ def _counts_and_batches(
         torch.cuda.set_device(device)
     for lang_pair in lang_pairs:
         dataset = task.data_manager.load_pair(split, lang_pair)
-        longest = int(dataset.sizes.max()) if len(dataset) else 0
-        max_tokens = batching.max_tokens
-        if max_tokens is None and batching.batch_size is None:
-            max_tokens = max(longest, TOKENS[device.type])
-        elif max_tokens is not None and max_tokens < longest:
-            refuse(
-                f"--max-tokens {max_tokens}: the {split} set of {lang_pair} has a sentence of "
-                f"{longest} tokens"
-            )
-        iterator = task.get_batch_iterator(
-            dataset,
-            max_tokens=max_tokens,
-            max_sentences=batching.batch_size,
-            max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
-            ignore_invalid_inputs=batching.skip_long,
-            num_shards=num_ranks(),
-            shard_id=rank(),
-            disable_iterator_cache=True,
-        ).next_epoch_itr(shuffle=False)
+        iterator = batch_iterator(model, task, dataset, batching, f"the {split} set of {lang_pair}")
         yield len(iterator)
         yield from iterator
+
+
+def batch_iterator(
+    model: BaseFairseqModel, task: TranslationTaskMoeTask, dataset: TaskPairDataset,
+    batching: Batching, name: str,
+) -> Any:
+    """Return an iterator, of known length, over a dataset in batches of similar length.
+
+    Among several ranks each takes its share, as many batches as the others; some may be empty.
+    """
+    longest = int(dataset.sizes.max()) if len(dataset) else 0
+    max_tokens = batching.max_tokens
+    if max_tokens is None and batching.batch_size is None:
+        max_tokens = max(longest, TOKENS[next(model.parameters()).device.type])
+    elif max_tokens is not None and max_tokens < longest:
+        refuse(f"--max-tokens {max_tokens}: {name} has a sentence of {longest} tokens")
+    return task.get_batch_iterator(
+        dataset,
+        max_tokens=max_tokens,
+        max_sentences=batching.batch_size,
+        max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
+        ignore_invalid_inputs=batching.skip_long,
+        num_shards=num_ranks(),
+        shard_id=rank(),
+        disable_iterator_cache=True,
+    ).next_epoch_itr(shuffle=False)
 
 
 def translate_pairs(
@@ -172,22 +186,27 @@ def translate_pairs(
     with closing(read_directions(model, task, lang_pairs, split, batching)) as directions:
         for lang_pair, its_batches in directions:
             folded = fold_model(model, task.task_table.task_id(lang_pair)) if fold else model
-            yield lang_pair, _translate(folded, task, its_batches, generation)
+            text = TextOf(task.dictionary, task.tags)
+            yield lang_pair, translate_batches(folded, task, its_batches, generation, text)
 
 
-def _translate(
+def translate_batches(
     model: TransformerTaskMoeModel, task: TranslationTaskMoeTask, its_batches: Iterable[Batch],
-    generation: GenerationConfig,
-) -> Optional[List[str]]:
+    generation: GenerationConfig, output: Callable[[Tensor], Output],
+) -> Optional[List[Output]]:
+    """Return the output of each sentence's best hypothesis, at the sentence's place.
+
+    output takes its tokens. The batches are this rank's; rank 0 gets all ranks' outputs, the others
+    None.
+    """
     together = Together(model)
     generator = task.build_generator([together.model], generation)
-    text = TextOf(task.dictionary, task.tags)
-    own: Dict[int, str] = {}
+    own: Dict[int, Output] = {}
     for batch in its_batches:
         found = task.inference_step(generator, [together.model], batch) if batch else []
         together.finish_batch(had_one=bool(batch))
         for index, ranked in zip(batch["id"].tolist() if batch else [], found, strict=True):
-            own[index] = text(ranked[0]["tokens"])
+            own[index] = output(ranked[0]["tokens"])
     hypotheses = gather_hypotheses(own)
     if hypotheses is None:
         return None

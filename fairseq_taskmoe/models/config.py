@@ -168,6 +168,14 @@ class TransformerTaskMoeConfig(FairseqDataclass):
         # --moe-sharded-checkpoints sets it: fairseq's trainer looks for it, users need not
         metadata={"help": SUPPRESS},
     )
+    init_shared_from: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint whose weights a new model starts from where it has them under the "
+            "same name and in the same shape, experts and routers excepted; not read when training "
+            "resumes, nor at inference"
+        },
+    )
     moe_routed_inference: bool = field(
         default=False,
         metadata={

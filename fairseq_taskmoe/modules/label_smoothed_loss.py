@@ -39,7 +39,7 @@ class _LabelSmoothedNll(torch.autograd.Function):
         kept = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         log_sums = torch.empty(num_rows, device=logits.device)
         sums = torch.empty_like(log_sums)
-        for rows in _chunks(logits):
+        for rows in row_chunks(logits):
             block = logits[rows].float()
             p = block.softmax(dim=1)
             # the largest p is at least 1 / V, so that its logarithm is exact
@@ -62,7 +62,7 @@ class _LabelSmoothedNll(torch.autograd.Function):
         p, target, real = ctx.saved_tensors
         weights = (grad_loss * real).unsqueeze(1)
         on_target = torch.full_like(weights, ctx.epsilon + ctx.spread - 1)
-        for rows in _chunks(p):
+        for rows in row_chunks(p):
             block = p[rows].float()  # p itself where that is float32
             block.sub_(ctx.spread).scatter_add_(
                 1, target[rows].unsqueeze(1), on_target[rows]
@@ -71,7 +71,8 @@ class _LabelSmoothedNll(torch.autograd.Function):
         return p, None, None, None
 
 
-def _chunks(logits: Tensor) -> List[slice]:
+def row_chunks(logits: Tensor, gpu_rows: int = 2**14) -> List[slice]:
     """Return the blocks of rows to work on: a GPU has no use for small ones."""
-    step = max(1, CHUNK_ELEMENTS // logits.size(1)) if logits.device.type == "cpu" else 2**14
+    on_cpu = logits.device.type == "cpu"
+    step = max(1, CHUNK_ELEMENTS // logits.size(1)) if on_cpu else gpu_rows
     return [slice(start, start + step) for start in range(0, logits.size(0), step)]

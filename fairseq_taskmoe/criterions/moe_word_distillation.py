@@ -1,0 +1,104 @@
+"""Word-level distillation: a student learns a teacher's word probabilities beside the references.
+
+Shapes: B sentences, T target positions, V words.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple
+
+from fairseq.criterions import register_criterion
+from fairseq.logging import metrics
+from fairseq.models import BaseFairseqModel
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+from ..errors import refuse
+from ..modules.distillation_loss import divergence_from_teacher
+from .moe_label_smoothed_cross_entropy import (
+    MoeLabelSmoothedCrossEntropyConfig,
+    MoeLabelSmoothedCrossEntropyCriterion,
+)
+from .teacher import Teacher
+
+
+@dataclass
+class MoeWordDistillationConfig(MoeLabelSmoothedCrossEntropyConfig):
+    distill_teacher: Optional[str] = field(
+        default=None, metadata={"help": "checkpoint of the teacher, read whenever training starts"}
+    )
+    distill_weight: float = field(
+        default=0.5,
+        metadata={"help": "share of the loss that comes from the teacher, from 0 to 1"},
+    )
+    distill_temperature: float = field(
+        default=1.0, metadata={"help": "T: both models' word probabilities are softmax(logits / T)"}
+    )
+
+
+@register_criterion("moe_word_distillation", dataclass=MoeWordDistillationConfig)
+class MoeWordDistillationCriterion(MoeLabelSmoothedCrossEntropyCriterion):
+    """(1 - weight) * NLL + weight * T^2 * KL(teacher || student), sums, and the gate losses.
+
+    Word-level knowledge distillation of Kim and Rush (2016), with the temperature of Hinton et al.
+    (2015), whose T^2 keeps the teacher's share of the gradient. The paper does not state its
+    objective.
+
+    At validation `loss` is that of moe_label_smoothed_cross_entropy, so that a student's best
+    checkpoint is chosen as any other model's; `distill_loss` is the KL alone, there and in
+    training.
+    """
+
+    def __init__(
+        self,
+        task: FairseqTask,
+        sentence_avg: bool,
+        label_smoothing: float,
+        moe_gate_loss_wt: float,
+        moe_z_loss_wt: float,
+        distill_teacher: Optional[str],
+        distill_weight: float,
+        distill_temperature: float,
+        ignore_prefix_size: int = 0,
+        report_accuracy: bool = False,
+    ):
+        super().__init__(
+            task, sentence_avg, label_smoothing, moe_gate_loss_wt, moe_z_loss_wt,
+            ignore_prefix_size, report_accuracy,
+        )
+        if not 0 <= distill_weight <= 1:
+            refuse(f"--distill-weight {distill_weight}: give a share from 0 to 1")
+        if not 0 < distill_temperature < math.inf:
+            refuse(f"--distill-temperature {distill_temperature}: give more than 0")
+        if not distill_teacher:
+            refuse("--criterion moe_word_distillation needs --distill-teacher CKPT")
+        self.distill_weight = distill_weight
+        self.temperature = distill_temperature
+        self.teacher = Teacher(distill_teacher, task)
+
+    def token_losses(
+        self, model: BaseFairseqModel, sample: Dict[str, Any], logits: Tensor, target: Tensor
+    ) -> Tuple[Tensor, Tensor, Dict[str, Tensor]]:
+        """As in the base class; the loss has the teacher's part in training alone."""
+        loss, nll, logs = super().token_losses(model, sample, logits, target)
+        taught = self.teacher.logits(sample["net_input"], model)[:, self.ignore_prefix_size :]
+        divergence = divergence_from_teacher(
+            logits.flatten(0, 1), taught.flatten(0, 1), target.flatten(), self.temperature,
+            self.padding_idx,
+        )
+        if model.training:
+            share = self.distill_weight
+            loss = (1 - share) * loss + share * self.temperature**2 * divergence
+        return loss, nll, {**logs, "distill_loss": divergence.data.sum()}
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
+        """As in the base class, with `distill_loss`, the KL in bits per token."""
+        super().reduce_metrics(logging_outputs)
+        tokens = sum(log["ntokens"] for log in logging_outputs)
+        if tokens == 0:  # only dummy batches
+            return
+        divergence = sum(log["distill_loss"] for log in logging_outputs)
+        metrics.log_scalar(
+            "distill_loss", float(divergence) / float(tokens) / math.log(2), tokens, round=3
+        )

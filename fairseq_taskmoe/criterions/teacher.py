@@ -1,0 +1,61 @@
+"""The teacher of a student in training: a frozen model that reads the student's batches."""
+
+from functools import partial
+from typing import Any, Dict
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..checkpoint.load_models import load_task_moe
+from ..checkpoint.reading import read_whole_checkpoint
+from ..checkpoint.same_vocabulary import check_vocabulary
+from ..data.task_table import TaskTable
+from ..distributed.agreement import on_first_rank
+from ..errors import refuse
+from ..tasks.multilingual_task import MultilingualTask
+
+FLAG = "--distill-teacher"
+
+
+class Teacher:
+    """A checkpoint's model in evaluation mode, with all experts on every rank.
+
+    It is no module of the criterion that holds it, and so no part of what is trained, counted or
+    saved. It follows the student: to its device, and to its precision.
+    """
+
+    def __init__(self, path: str, task: MultilingualTask):
+        """Read the checkpoint, refusing one that cannot read the batches of a task."""
+        on_first_rank(partial(_check, path, task))
+        checkpoint = read_whole_checkpoint(path)
+        pairs = task.task_table.lang_pairs
+        # a pair that the teacher was not trained on takes the route that it translates by
+        table = TaskTable.from_state(checkpoint["task_state"]["task_table"]).with_pairs(pairs)
+        self.model = load_task_moe(checkpoint, pairs).model
+        self.task_ids = torch.tensor([table.task_id(pair) for pair in pairs])  # by the student's
+        halves = {"source": self.model.encoder, "target": self.model.decoder}
+        for (side, half), wanted in zip(halves.items(), task.max_positions(), strict=True):
+            if half.embed_positions.max_positions < wanted:
+                refuse(f"{FLAG} {path}: has learned {half.embed_positions.max_positions} positions;"
+                       f" --max-{side}-positions {wanted} are more")
+
+    @torch.no_grad()
+    def logits(self, net_input: Dict[str, Any], student: nn.Module) -> Tensor:
+        """Return the teacher's logits (B, T, V) for a batch of the student's."""
+        like = next(student.parameters())
+        if next(self.model.parameters()).dtype != like.dtype or self.task_ids.device != like.device:
+            self.model.to(like.device, like.dtype)
+            self.task_ids = self.task_ids.to(like.device)
+        logits, _ = self.model(**{**net_input, "task_ids": self.task_ids[net_input["task_ids"]]})
+        return logits
+
+
+def _check(path: str, task: MultilingualTask) -> None:
+    checkpoint = read_whole_checkpoint(path)
+    check_vocabulary(FLAG, path, checkpoint, task.words, task.tags)
+    pairs = task.task_table.lang_pairs
+    only = checkpoint["task_state"].get("served_only", pairs)
+    for pair in pairs:
+        if pair not in only:
+            refuse(f"{FLAG} {path}: a sub-network for {', '.join(only)} alone, not for {pair}")
