@@ -1,0 +1,234 @@
+"""An experiment's folder, read for its tables: scores, speeds, sizes, languages.
+
+    RUNS/ROW/evaluation/results.json               by `taskmoe evaluate`; ROW.seed2: another seed
+    RUNS/bilingual/PAIR/evaluation/results.json    a model for each direction
+    RUNS/ROW/params.json                           by `taskmoe params CKPT --format json`
+    RUNS/throughput.json                           by `taskmoe bench decode --out`
+    RUNS/significance.json                         paired bootstrap against a baseline
+    RUNS/languages.yaml                            de: {train_pairs: 1000, class: high}
+
+Only the first is needed. Models are never loaded, and neither is torch.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from ..errors import refuse
+from .results import SIGNATURES, Results, load_results
+from .scoring import DirectionScore, averages, is_english, split_pair
+from .tabulate_inputs import (
+    Language,
+    read_languages,
+    read_parameters,
+    read_significance,
+    read_throughput,
+)
+from .tabulate_table import NOT_RUN, Note, Spread, spread
+
+SIDES = {"xx-en": "xx→en", "en-xx": "en→xx"}
+SEED = re.compile(r"(.+)\.seed(\d+)")
+
+
+class System(NamedTuple):
+    """A row of the tables: one configuration, trained with one seed or several."""
+
+    name: str
+    seeds: list[dict[str, DirectionScore]]  # by seed, then direction
+    circumstances: list[tuple[str, str]]  # commit and hardware of its results
+
+    @property
+    def directions(self) -> list[str]:
+        """Return the directions that all seeds were evaluated in."""
+        others = self.seeds[1:]
+        return [pair for pair in self.seeds[0] if all(pair in seed for seed in others)]
+
+    def score(self, pair: str, field: str = "bleu") -> Optional[Spread]:
+        """Return a direction's score over the seeds that have it."""
+        return spread([getattr(seed[pair], field) for seed in self.seeds if pair in seed])
+
+    def means(
+        self, resources: Optional[Mapping[str, str]], within: Optional[Collection[str]] = None
+    ) -> dict[str, dict[str, Optional[Spread]]]:
+        """Return group -> field -> mean over its directions, see scoring.averages.
+
+        Only directions that all seeds have, and that are within.
+        """
+        chosen = self.directions if within is None else [p for p in self.directions if p in within]
+        by_seed = [averages({p: seed[p] for p in chosen}, resources) for seed in self.seeds]
+        return {
+            group: {name: spread([means[group][name] for means in by_seed]) for name in fields}
+            for group, fields in by_seed[0].items()
+        }
+
+
+class Experiment(NamedTuple):
+    """What a folder of runs holds."""
+
+    systems: dict[str, System]  # by name, as found
+    languages: dict[str, Language]  # most text first; empty: unknown
+    parameters: dict[str, dict[str, int]]  # by system, of those that were counted
+    throughput: Optional[dict[str, Any]]
+    significance: Optional[dict[str, Any]]
+
+    @property
+    def resources(self) -> Optional[dict[str, str]]:
+        """Return the class of each language."""
+        return {code: lang.resources for code, lang in self.languages.items()} or None
+
+    @property
+    def directions(self) -> list[str]:
+        """Return all directions that a system should have: of all languages, and of any system."""
+        evaluated = {
+            pair for system in self.systems.values() for seed in system.seeds for pair in seed
+        }
+        spoken = {code for pair in evaluated for code in split_pair(pair)}
+        english = sorted(filter(is_english, spoken))  # en, or as in en_XX
+        planned = [
+            pair for code in self.languages for en in english
+            for pair in (f"{code}-{en}", f"{en}-{code}")
+        ]
+        return [*planned, *sorted(evaluated - set(planned))]
+
+
+def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
+    """Read a folder of runs, with languages from a file that may lie elsewhere.
+
+    Refuses a folder without results, and every broken file, with its name.
+    """
+    folder = Path(runs)
+    if not folder.is_dir():
+        refuse(f"{runs}: no such folder")
+    systems = _read_systems(folder)
+    if not systems:
+        refuse(f"{runs}: no results: expected ROW/evaluation/results.json, of taskmoe evaluate")
+    listing = Path(languages) if languages else folder / "languages.yaml"
+    known = read_languages(listing) if languages or listing.exists() else {}
+    experiment = Experiment(
+        systems=systems,
+        languages=known,
+        parameters={
+            name: read_parameters(folder / name / "params.json")
+            for name in sorted(path.parent.name for path in folder.glob("*/params.json"))
+        },
+        throughput=read_throughput(folder / "throughput.json"),
+        significance=read_significance(folder / "significance.json"),
+    )
+    for pair in experiment.directions:
+        for code in split_pair(pair):
+            if known and not is_english(code) and code not in known:
+                refuse(f"{listing}: no entry for the language {code} of the direction {pair}")
+    return experiment
+
+
+def comparison_notes(
+    experiment: Experiment, pairs: Iterable[str], metric: str = "BLEU"
+) -> list[Note]:
+    """Return the signatures of these directions, warnings first where they are mixed."""
+    warnings: list[Note] = []
+    used: dict[str, list[str]] = {}
+    for pair in pairs:
+        found: dict[tuple[str, int], list[str]] = {}
+        for system in experiment.systems.values():
+            for score in (seed[pair] for seed in system.seeds if pair in seed):
+                signature = getattr(score, SIGNATURES[metric])
+                if signature:  # chrF++ is not in all results
+                    found.setdefault((signature, score.sentences), []).append(system.name)
+        for signature in dict.fromkeys(signature for signature, _ in found):
+            used.setdefault(signature, []).append(pair)
+        if len(found) > 1:
+            told = "; ".join(
+                f"`{signature}` of {count} sentences ({', '.join(dict.fromkeys(names))})"
+                for (signature, count), names in found.items()
+            )
+            warnings.append(Note(f"**Warning**: {pair} was scored in different ways, its scores "
+                                 f"do not compare: {told}"))
+    signatures = [Note(f"{metric} signature `{key}`: {', '.join(used[key])}") for key in used]
+    return [*warnings, *signatures]
+
+
+def scored_metrics(experiment: Experiment) -> dict[str, str]:
+    """Return BLEU, and chrF++ where results have it, with their fields in results.json."""
+    known = any(
+        score.chrfpp is not None for system in experiment.systems.values()
+        for seed in system.seeds for score in seed.values()
+    )
+    return {"BLEU": "bleu", **({"chrF++": "chrfpp"} if known else {})}
+
+
+def run_status(system: Optional[System], planned: Collection[str]) -> str:
+    """Say in how many of the planned directions a system was evaluated, and with how many seeds."""
+    done = sum(pair in planned for pair in system.directions) if system else 0
+    if not system or not done:
+        return NOT_RUN
+    total = f"{len(planned)} directions"
+    seeds = f", {len(system.seeds)} seeds" if len(system.seeds) > 1 else ""
+    return (total if done == len(planned) else f"{done} of {total}") + seeds
+
+
+def circumstance_notes(experiment: Experiment) -> list[Note]:
+    """Return which commits and which hardware the results come from."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for system in experiment.systems.values():
+        for key in system.circumstances:
+            found.setdefault(key, []).append(system.name)
+    return [
+        Note(f"evaluated at commit `{commit}` on {hardware}: {', '.join(dict.fromkeys(names))}")
+        for (commit, hardware), names in found.items()
+    ]
+
+
+def side_of(pair: str) -> Optional[tuple[str, str]]:
+    """Return ("xx-en", "de") of "de-en", and None of a direction without English."""
+    source, target = split_pair(pair)
+    if is_english(source) == is_english(target):
+        return None
+    return ("en-xx", target) if is_english(source) else ("xx-en", source)
+
+
+def _read_systems(folder: Path) -> dict[str, System]:
+    by_name: dict[str, list[tuple[int, list[Results]]]] = {}
+    for row in sorted(path for path in folder.iterdir() if path.is_dir()):
+        seeded = SEED.fullmatch(row.name)
+        name, seed = (seeded[1], int(seeded[2])) if seeded else (row.name, 1)
+        whole = row / "evaluation" / "results.json"
+        if whole.exists():
+            files = [whole]
+        elif name == "bilingual":
+            files = sorted(row.glob("*/evaluation/results.json"))
+        else:
+            files = []
+        if files:
+            by_name.setdefault(name, []).append((seed, [load_results(file) for file in files]))
+    return {
+        name: System(
+            name,
+            [_merged(f"{folder / name}", results) for _, results in sorted(
+                runs, key=lambda run: run[0])],
+            list(dict.fromkeys(_circumstances(one) for _, results in runs for one in results)),
+        )
+        for name, runs in by_name.items()
+    }
+
+
+def _merged(place: str, results: list[Results]) -> dict[str, DirectionScore]:
+    """Return the directions of one row, which bilingual models have in several files."""
+    merged: dict[str, DirectionScore] = {}
+    for one in results:
+        if not one.directions:
+            refuse(f"{place}: results of no direction")
+        for pair, score in one.directions.items():
+            if pair in merged:
+                refuse(f"{place}: two of its results are of {pair}")
+            if len([code for code in pair.split("-") if code]) != 2:
+                refuse(f"{place}: its results have {pair!r}, which is no language pair")
+            merged[pair] = score
+    return merged
+
+
+def _circumstances(results: Results) -> tuple[str, str]:
+    machine = results.hardware
+    gpus = machine.get("gpus") or []
+    device = f"{len(gpus)} x {gpus[0]}" if gpus else f"{machine.get('cpu', 'unknown')}"
+    return results.commit or "unknown", device
