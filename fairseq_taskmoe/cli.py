@@ -25,15 +25,18 @@ class Verb(NamedTuple):
 VERBS = {
     "user-dir": Verb("user_dir", "print the folder for fairseq's --user-dir"),
     "evaluate": Verb("evaluate", "translate and score all directions of a test set"),
+    "compare": Verb("compare", "test systems against a baseline, by paired bootstrap"),
     "extract": Verb("extract", "cut the model for one direction, or several, out of a checkpoint"),
     "translate": Verb("translate", "translate text with an extracted model"),
     "serve": Verb("serve", "HTTP service over extracted models"),
+    "distill": Verb("distill", "translate training data with a teacher, for a student"),
     "average": Verb("average", "average the weights of checkpoints, experts included"),
     "consolidate": Verb("consolidate", "put the shards of all ranks into one checkpoint"),
     "reshard": Verb("reshard", "cut a checkpoint into shards for a number of ranks"),
     "params": Verb("params", "count parameters, of a checkpoint or of an architecture"),
     "plan": Verb("plan", "estimate memory, traffic and time of training on N GPUs"),
     "routing": Verb("routing", "routing statistics and figures"),
+    "tabulate": Verb("tabulate", "tables and figures of the paper, from results files"),
     "bench": Verb("bench", "measure throughput, and traffic between ranks"),
 }
 

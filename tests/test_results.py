@@ -21,8 +21,12 @@ from fairseq_taskmoe.evaluation.scoring import DirectionScore, averages
 from fairseq_taskmoe.files import write_atomically
 
 DIRECTIONS = {
-    "de-en": DirectionScore("nrefs:1|tok:13a", 20.26, 45.0, 200, 12.5, 31.04, "nrefs:1|nc:6"),
-    "en-zh": DirectionScore("nrefs:1|tok:zh", 10.0, 35.0, 1000, None, None, "nrefs:1|nc:6"),
+    "de-en": DirectionScore(
+        "nrefs:1|tok:13a", 20.26, 45.0, 200, 12.5, 31.04, "nrefs:1|nc:6", 43.0, "nrefs:1|nw:2"
+    ),
+    "en-zh": DirectionScore(
+        "nrefs:1|tok:zh", 10.0, 35.0, 1000, None, None, "nrefs:1|nc:6", 34.0, "nrefs:1|nw:2"
+    ),
 }
 
 
@@ -58,6 +62,8 @@ def test_json_keeps_the_contract(results, tmp_path):
         "floor_copy_chrf": 12.5,
         "floor_nearest_chrf": 31.04,
         "chrf_signature": "nrefs:1|nc:6",
+        "chrfpp": 43.0,
+        "chrfpp_signature": "nrefs:1|nw:2",
     }
     assert content["directions"]["en-zh"]["floor_copy_chrf"] is None
     assert content["averages"]["all"]["bleu"] == pytest.approx(15.13)
@@ -82,9 +88,10 @@ def test_a_file_with_no_more_than_the_contract_loads(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(content))
     loaded = load_results(path)
-    assert loaded.directions == {"de-en": DirectionScore("s", 1, 2.5, 3, None, None, None)}
+    expected = DirectionScore("s", 1, 2.5, 3, None, None, None, None, None)
+    assert loaded.directions == {"de-en": expected}
     assert "commit: `unknown`" in markdown(loaded)
-    assert terminal_table(loaded).splitlines()[1].split() == "de-en 3 1.0 2.5 - -".split()
+    assert terminal_table(loaded).splitlines()[1].split() == "de-en 3 1.0 2.5 - - -".split()
 
 
 def test_collect_adds_the_circumstances():
@@ -99,16 +106,16 @@ def test_markdown(results):
     assert markdown(results).splitlines() == [
         "# Results",
         "",
-        "| direction | sentences | BLEU | chrF | copy chrF | nearest chrF |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| de-en | 200 | 20.3 | 45.0 | 12.5 | 31.0 |",
-        "| en-zh | 1000 | 10.0 | 35.0 | - | - |",
+        "| direction | sentences | BLEU | chrF | chrF++ | copy chrF | nearest chrF |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| de-en | 200 | 20.3 | 45.0 | 43.0 | 12.5 | 31.0 |",
+        "| en-zh | 1000 | 10.0 | 35.0 | 34.0 | - | - |",
         "",
-        "| average | directions | BLEU | chrF | copy chrF | nearest chrF |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| all | 2 | 15.1 | 40.0 | - | - |",
-        "| xx-en | 1 | 20.3 | 45.0 | 12.5 | 31.0 |",
-        "| en-xx | 1 | 10.0 | 35.0 | - | - |",
+        "| average | directions | BLEU | chrF | chrF++ | copy chrF | nearest chrF |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| all | 2 | 15.1 | 40.0 | 38.5 | - | - |",
+        "| xx-en | 1 | 20.3 | 45.0 | 43.0 | 12.5 | 31.0 |",
+        "| en-xx | 1 | 10.0 | 35.0 | 34.0 | - | - |",
         "",
         "copy chrF: the source itself taken for its translation; nearest chrF: the translation",
         "of the most similar training sentence.",
@@ -116,6 +123,7 @@ def test_markdown(results):
         "- BLEU signature: `nrefs:1|tok:13a` (de-en)",
         "- BLEU signature: `nrefs:1|tok:zh` (en-zh)",
         "- chrF signature: `nrefs:1|nc:6` (de-en, en-zh)",
+        "- chrF++ signature: `nrefs:1|nw:2` (de-en, en-zh)",
         '- config: `{"arch": "transformer_task_moe_tiny", "top_k": 2}`',
         "- commit: `0123abc-dirty`",
         "- hardware: cpu a CPU, cores 2, gpus []",
@@ -125,14 +133,14 @@ def test_markdown(results):
 
 def test_terminal_table(results):
     assert terminal_table(results).splitlines() == [
-        "direction   sentences  BLEU  chrF  copy chrF  nearest chrF",
-        "de-en             200  20.3  45.0       12.5          31.0",
-        "en-zh            1000  10.0  35.0          -             -",
+        "direction   sentences  BLEU  chrF  chrF++  copy chrF  nearest chrF",
+        "de-en             200  20.3  45.0    43.0       12.5          31.0",
+        "en-zh            1000  10.0  35.0    34.0          -             -",
         "",
-        "average    directions  BLEU  chrF  copy chrF  nearest chrF",
-        "all                 2  15.1  40.0          -             -",
-        "xx-en               1  20.3  45.0       12.5          31.0",
-        "en-xx               1  10.0  35.0          -             -",
+        "average    directions  BLEU  chrF  chrF++  copy chrF  nearest chrF",
+        "all                 2  15.1  40.0    38.5          -             -",
+        "xx-en               1  20.3  45.0    43.0       12.5          31.0",
+        "en-xx               1  10.0  35.0    34.0          -             -",
     ]
 
 
@@ -190,6 +198,7 @@ def test_a_folder_that_is_a_file_is_refused(results, tmp_path):
         (lambda c: c["directions"]["de-en"].update(sentences=2.5), "no count 'sentences'"),
         (lambda c: c["directions"]["de-en"].update(signature=None), "'de-en' has no 'signature'"),
         (lambda c: c["directions"]["de-en"].update(chrf_signature=[]), "'chrf_signature' is no"),
+        (lambda c: c["directions"]["de-en"].update(chrfpp="43"), "'de-en' has no 'chrfpp'"),
         (lambda c: c["averages"].update(all=20.1), "'all' has no count 'directions'"),
         (lambda c: c["averages"]["all"].update(bleu=-1), "averages: 'all' has no 'bleu'"),
     ],

@@ -41,8 +41,10 @@ PAPER_LOW = {
 }
 
 
-def score(bleu, chrf=50.0, copy=None, nearest=None):
-    return DirectionScore("signature", bleu, chrf, 10, copy, nearest, "chrF signature")
+def score(bleu, chrf=50.0, copy=None, nearest=None, chrfpp=45.0):
+    return DirectionScore(
+        "signature", bleu, chrf, 10, copy, nearest, "chrF signature", chrfpp, "chrF++ signature"
+    )
 
 
 def mean_bleu(groups):
@@ -53,12 +55,15 @@ def test_scores_are_sacrebleus():
     scored = score_direction("de-en", HYPOTHESES, REFERENCES)
     assert scored.bleu == sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score
     assert scored.chrf == sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score
-    assert 0 < scored.bleu < 100 and 0 < scored.chrf < 100
+    expected = sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES], word_order=2).score
+    assert scored.chrfpp == expected != scored.chrf
+    assert 0 < scored.bleu < 100 and 0 < scored.chrf < 100 and 0 < scored.chrfpp < 100
     assert scored.sentences == 2
     assert scored.signature == (
         f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
     )
     assert "nc:6|nw:0" in scored.chrf_signature
+    assert "nc:6|nw:2" in scored.chrfpp_signature
     assert (scored.floor_copy_chrf, scored.floor_nearest_chrf) == (None, None)
 
 
@@ -144,7 +149,7 @@ def test_is_english(language, expected):
 
 def test_averages_by_hand():
     directions = {
-        "de-en": score(30, 60, copy=10, nearest=35),
+        "de-en": score(30, 60, copy=10, nearest=35, chrfpp=None),
         "fr-en": score(20, 50, copy=20, nearest=40),
         "en-de": score(10, 40, copy=30, nearest=None),
     }
@@ -153,6 +158,7 @@ def test_averages_by_hand():
     assert groups["all"] == {
         "bleu": 20,
         "chrf": 50,
+        "chrfpp": None,  # an older result
         "floor_copy_chrf": 20,
         "floor_nearest_chrf": None,  # one direction has none: a mean over others would mislead
         "directions": 3,

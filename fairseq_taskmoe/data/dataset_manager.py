@@ -2,9 +2,9 @@
 
 import argparse
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from fairseq.data import Dictionary, FairseqDataset
+from fairseq.data import Dictionary, FairseqDataset, ListDataset
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
 from fairseq.data.multilingual.sampling_method import SamplingMethod
 from fairseq.utils import split_paths
@@ -13,6 +13,24 @@ from ..errors import refuse
 from .epoch_batches import redraw_virtual_epoch
 from .task_pair_dataset import TaskPairDataset
 from .task_table import TaskTable
+
+
+class ChosenRows(NamedTuple):
+    """Some sentences of a set."""
+
+    rows: List[int]
+    total: int  # sentences that the set has
+
+    def of(self, dataset: FairseqDataset) -> ListDataset:
+        return ListDataset([dataset[row] for row in self.rows], dataset.sizes[self.rows])
+
+
+class PivotedPair(NamedTuple):
+    """Where the two sides of a pair are that no file holds: sentence i is row i of both."""
+
+    pivot: str  # a language that has data with both of the pair's
+    source: ChosenRows  # of the data of source and pivot
+    target: ChosenRows  # of the data of pivot and target
 
 
 class TaskDatasetManager(MultilingualDatasetManager):
@@ -25,6 +43,7 @@ class TaskDatasetManager(MultilingualDatasetManager):
         dicts = {lang: dictionary for lang in langs}
         super().__init__(args, lang_pairs, langs, dicts, SamplingMethod(args, None))
         self.table = table
+        self.pivoted: Dict[Tuple[str, str], PivotedPair] = {}  # by split and pair
 
     def load_split(self, split: str, training: bool, epoch: int, combine: bool) -> FairseqDataset:
         """Return the dataset of all pairs for a split, sampled anew each epoch where trained on."""
@@ -46,10 +65,31 @@ class TaskDatasetManager(MultilingualDatasetManager):
 
     def check_pair(self, split: str, lang_pair: str) -> None:
         """Refuse a pair that the data folder does not hold, in either order of its languages."""
-        folder = split_paths(self.args.data)[0]
-        if not holds_pair(folder, split, lang_pair, self.args.dataset_impl):
+        if not self.has_pair(split, lang_pair):
             source, target = lang_pair.split("-")
+            folder = split_paths(self.args.data)[0]
             refuse(f"{folder} holds no {split} data for {lang_pair} (nor for {target}-{source})")
+
+    def has_pair(self, split: str, lang_pair: str) -> bool:
+        """Say whether a pair can be loaded: from its files, or from those of two others."""
+        folder = split_paths(self.args.data)[0]
+        return (split, lang_pair) in self.pivoted or holds_pair(
+            folder, split, lang_pair, self.args.dataset_impl
+        )
+
+    def get_data_paths_and_lang_pairs(self, split: str) -> Tuple[Any, Dict[str, List[str]]]:
+        """As in fairseq, without the pairs that are not there: of others it lists the shards."""
+        paths, lang_pairs = super().get_data_paths_and_lang_pairs(split)
+        here = [pair for pair in lang_pairs["main"] if self.has_pair(split, pair)]
+        return paths, {**lang_pairs, "main": here}
+
+    def get_split_num_data_shards(self, split: str) -> Dict[str, int]:
+        """As in fairseq, with the pivoted pairs."""
+        shards = dict(super().get_split_num_data_shards(split))
+        for pivoted_split, lang_pair in self.pivoted:
+            if pivoted_split == split:
+                shards[self.get_dataset_key("main", *lang_pair.split("-"))] = 1
+        return shards
 
     def load_a_dataset(self, **kwargs: Any) -> TaskPairDataset:
         """As in fairseq, with the pair's task id in every example."""
@@ -60,7 +100,14 @@ class TaskDatasetManager(MultilingualDatasetManager):
         self, data_path: str, split: str, src: str, src_dict: Dictionary, tgt: str, *args: Any,
         **kwargs: Any,
     ) -> Tuple[Any, Any, Any]:
-        """As in fairseq, refusing two sides of different length."""
+        """As in fairseq, refusing two sides of different length; or the rows of a pivoted pair."""
+        made = self.pivoted.get((split, f"{src}-{tgt}"))
+        if made is not None:
+            (source, *_), (_, target, _) = (
+                self.load_lang_dataset(data_path, split, left, src_dict, right, *args, **kwargs)
+                for left, right in ((src, made.pivot), (made.pivot, tgt))
+            )
+            return made.source.of(source), made.target.of(target), None
         source, target, alignments = super().load_lang_dataset(
             data_path, split, src, src_dict, tgt, *args, **kwargs
         )

@@ -6,23 +6,24 @@ import logging
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from fairseq.dataclass.configs import GenerationConfig
 
 from ..checkpoint.reading import read_task_moe_checkpoint
-from ..data.task_pair_dataset import TaskPairDataset
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
 from ..host_memory import keep_freed_memory
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .floors import nearest_neighbour_translations
+from .folder import EvaluationFolder, read_lines, write_lines
 from .over_ranks import join_ranks
+from .pivot import pivot_missing_pairs
 from .results import Results
-from .scoring import DirectionScore, bleu_metric, score_direction
-from .test_sets import read_test_set
+from .scoring import DirectionScore, bleu_metric, group_directions, score_direction
+from .test_sets import PairSets, find_sets, read_test_set
 from .translate import FAIRSEQ_TOKENS, Batching, load_for_pairs, translate_pairs
 
 logger = logging.getLogger(__name__)
@@ -50,8 +51,14 @@ def evaluate(
     floors: bool = False,
     cpu: bool = False,
     fold: bool = True,
+    zero_shot_pairs: Sequence[str] = (),
+    resources: Optional[Mapping[str, str]] = None,
 ) -> Optional[Results]:
     """Write out/hypotheses/*, out/results.json and out/results.md; return the results.
+
+    What was scored lies beside the hypotheses, in out/sources and out/references. zero_shot_pairs
+    come on top of lang_pairs, and those without data of their own are pivoted, see pivot.py;
+    resources are the languages' classes, see scoring.group_directions.
 
     A direction whose hypotheses are there is scored and not translated again, if the folder was
     made from the same checkpoint with the same settings; otherwise it is refused. Under torchrun
@@ -60,13 +67,18 @@ def evaluate(
     """
     monitor = join_ranks(cpu)
     config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
-    model, task = load_for_pairs(data, path, lang_pairs)
+    model, task = load_for_pairs(data, path, lang_pairs, zero_shot_pairs)
+    on_first_rank(lambda: group_directions(task.served, resources))  # refuses a missing class
+    pivot_missing_pairs(
+        task.data_manager, task.dictionary, settings.gen_subset, zero_shot_pairs
+    )
     sets: Dict[str, PairSets] = {}  # on rank 0, which scores
 
     def prepare() -> None:
         # all that can be missing shows here, not after an hour of translating
         for pair in task.served:
-            sets[pair] = find_sets(task, pair, settings, references, floors)
+            bleu_metric(pair, settings.tokenize)  # refuses a tokenizer that is not there
+            sets[pair] = find_sets(task, pair, settings.gen_subset, references, floors)
         claim_folder(out, config)
 
     on_first_rank(prepare)
@@ -81,17 +93,15 @@ def evaluate(
         beam=settings.beam, lenpen=settings.lenpen,
         max_len_a=settings.max_len_a, max_len_b=settings.max_len_b,
     )
-    files = {
-        pair: Path(f"{out}/hypotheses/{settings.gen_subset}.{pair}.{pair.split('-')[1]}")
-        for pair in task.served
-    }
+    folder = EvaluationFolder(Path(out), settings.gen_subset)
+    files = {pair: folder.hypotheses(pair) for pair in task.served}
     todo = on_first_rank(lambda: [one for one, file in files.items() if not file.is_file()])
     scores: Dict[str, "Future[DirectionScore]"] = {}
     scorer = ThreadPoolExecutor(1)  # a direction is scored while the next is translated
 
     def score(pair: str) -> None:
         scores[pair] = scorer.submit(
-            score_file, task, pair, sets[pair], str(files[pair]), settings.tokenize
+            score_file, task, pair, sets[pair], folder, floors, settings.tokenize
         )
 
     try:
@@ -101,8 +111,7 @@ def evaluate(
             model, task, todo, settings.gen_subset, generation, batching, fold
         ):
             if hypotheses is not None:  # on rank 0
-                files[pair].parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(files[pair], "".join(line + "\n" for line in hypotheses))
+                write_lines(files[pair], hypotheses)
                 score(pair)
         if rank() > 0:
             return None
@@ -111,58 +120,36 @@ def evaluate(
         directions = {pair: scores[pair].result() for pair in sets}
     finally:
         scorer.shutdown(cancel_futures=True)
-    results = Results.collect(config, directions, zero_shot=task.task_table.unseen)
+    results = Results.collect(config, directions, resources, task.task_table.unseen)
     results.save(Path(out))
     return results
 
 
-class PairSets(NamedTuple):
-    """What a direction is scored with; binarized sets stay on the disk until then."""
-
-    test: TaskPairDataset
-    references: Optional[List[str]]  # raw ones
-    train: Optional[TaskPairDataset]  # for the floors
-
-
-def find_sets(
-    task: TranslationTaskMoeTask, lang_pair: str, settings: Settings, folder: Optional[str],
-    floors: bool,
-) -> PairSets:
-    """Return a direction's sets, with raw references of a folder, refusing what is not there."""
-    bleu_metric(lang_pair, settings.tokenize)  # refuses a tokenizer that is not there
-    test = task.data_manager.load_pair(settings.gen_subset, lang_pair)
-    raw = None
-    if folder:
-        raw = read_references(folder, settings.gen_subset, lang_pair)
-        if len(raw) != len(test):
-            refuse(
-                f"--references {folder}: {len(raw)} lines for the {len(test)} sentences "
-                f"of {lang_pair}"
-            )
-    return PairSets(test, raw, task.data_manager.load_pair("train", lang_pair) if floors else None)
-
-
 def score_file(
-    task: TranslationTaskMoeTask, lang_pair: str, sets: PairSets, hypotheses: str,
-    tokenize: Optional[str],
+    task: TranslationTaskMoeTask, lang_pair: str, sets: PairSets, folder: EvaluationFolder,
+    floors: bool, tokenize: Optional[str],
 ) -> DirectionScore:
-    """Score a direction's translations in the file hypotheses, and its floors where wanted."""
+    """Score a direction's translations in its folder, and its floors where wanted.
+
+    Sources and references are written into the folder.
+    """
     test = read_test_set(task, sets.test)
-    references = sets.references
-    if references is None:
-        references = test.references
-        if test.num_unknown:
-            logger.warning(
-                "%s: the references are detokenized from the data, where %d words are unknown; "
-                "give the raw ones with --references", lang_pair, test.num_unknown,
-            )
+    sources = test.sources if sets.sources is None else sets.sources
+    references = test.references if sets.references is None else sets.references
+    if sets.references is None and test.num_unknown:
+        logger.warning(
+            "%s: the references are detokenized from the data, where %d words are unknown; "
+            "give the raw ones with --references", lang_pair, test.num_unknown,
+        )
+    write_lines(folder.sources(lang_pair), sources)
+    write_lines(folder.references(lang_pair), references)
     nearest = None
     if sets.train is not None:
         train = read_test_set(task, sets.train)
-        nearest = nearest_neighbour_translations(train.sources, train.references, test.sources)
+        nearest = nearest_neighbour_translations(train.sources, train.references, sources)
     return score_direction(
-        lang_pair, read_lines(hypotheses), references,
-        test.sources if sets.train is not None else None, nearest, tokenize,
+        lang_pair, read_lines(str(folder.hypotheses(lang_pair))), references,
+        sources if floors else None, nearest, tokenize,
     )
 
 
@@ -202,23 +189,3 @@ def claim_folder(out: str, config: Dict[str, Any]) -> None:
         refuse(f"--out {out} exists; nothing was overwritten")
     os.makedirs(out, exist_ok=True)
     write_atomically(Path(mark), json.dumps(config, indent=2) + "\n")
-
-
-def read_references(folder: str, split: str, lang_pair: str) -> List[str]:
-    """Return the raw references of a direction, named as fairseq-preprocess wants them."""
-    source, target = lang_pair.split("-")
-    names = [f"{split}.{pair}.{target}" for pair in (lang_pair, f"{target}-{source}")]
-    for name in names:
-        if os.path.isfile(os.path.join(folder, name)):
-            return read_lines(os.path.join(folder, name))
-    refuse(f"--references {folder} has neither {names[0]} nor {names[1]}")
-
-
-def read_lines(path: str) -> List[str]:
-    """Return the lines of a text file; only a line feed ends a line."""
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        return content.decode("utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        refuse(f"{path}: line {content[: error.start].count(10) + 1} is not UTF-8")

@@ -16,11 +16,12 @@ from typing import Any, Optional, Union
 from ..errors import refuse
 from ..files import write_atomically
 from ..host_cores import available_cores
-from .scoring import Average, DirectionScore, averages
+from .scoring import SCORE_FIELDS, Average, DirectionScore, averages
 
 PROJECT = Path(__file__).resolve().parents[2]
-SCORE_FIELDS = ("bleu", "chrf", "floor_copy_chrf", "floor_nearest_chrf")
-SCORE_TITLES = ("BLEU", "chrF", "copy chrF", "nearest chrF")
+SCORE_TITLES = ("BLEU", "chrF", "chrF++", "copy chrF", "nearest chrF")  # of SCORE_FIELDS
+OPTIONAL_FIELDS = ("chrfpp", "floor_copy_chrf", "floor_nearest_chrf")
+SIGNATURES = {"BLEU": "signature", "chrF": "chrf_signature", "chrF++": "chrfpp_signature"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def markdown(results: Results) -> str:
         "of the most similar training sentence.",
         "",
     ]
-    for title, name in (("BLEU", "signature"), ("chrF", "chrf_signature")):
+    for title, name in SIGNATURES.items():
         used: dict[str, list[str]] = {}
         for pair, score in results.directions.items():
             used.setdefault(getattr(score, name) or "unknown", []).append(pair)
@@ -196,14 +197,15 @@ def _find_problem(content: Any) -> Optional[str]:
             for name in SCORE_FIELDS:
                 value: Any = score.get(name)
                 # an average may be over nothing, a floor unknown
-                if value is None and (group == "averages" or name.startswith("floor_")):
+                if value is None and (group == "averages" or name in OPTIONAL_FIELDS):
                     continue
                 number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 # false for NaN; BLEU's 100 is 100.00000000000004
                 if not (number and 0 <= value <= 100.001):
                     return f"{group}: {key!r} has no {name!r} between 0 and 100"
-            if not isinstance(score.get("chrf_signature"), str | None):
-                return f"{group}: {key!r}: 'chrf_signature' is no text"
+            for name in SIGNATURES.values():
+                if not isinstance(score.get(name), str | None):
+                    return f"{group}: {key!r}: {name!r} is no text"
     return None
 
 

@@ -1,6 +1,7 @@
 """Scores of one direction, and the averages over directions that the paper reports.
 
-BLEU and chrF are sacrebleu's, on detokenized text, one reference a sentence, both from 0 to 100.
+BLEU, chrF and chrF++ are sacrebleu's, on detokenized text, one reference a sentence, all from 0 to
+100.
 A direction is named as in --lang-pairs: "en-de" is English to German.
 """
 
@@ -24,6 +25,8 @@ TOKENIZERS = {
 }
 DEFAULT_TOKENIZER = "13a"
 ENGLISH = ("en", "eng")
+SCORE_FIELDS = ("bleu", "chrf", "chrfpp", "floor_copy_chrf", "floor_nearest_chrf")
+FIXED_GROUPS = ("all", "xx-en", "en-xx", "zero-shot")
 
 Average = dict[str, Optional[float]]
 
@@ -38,6 +41,8 @@ class DirectionScore(NamedTuple):
     floor_copy_chrf: Optional[float]  # chrF of the sources taken for translations
     floor_nearest_chrf: Optional[float]  # chrF of the translations of the nearest training sources
     chrf_signature: str
+    chrfpp: Optional[float] = None  # chrF2++: word 1- and 2-grams as well; None in older results
+    chrfpp_signature: Optional[str] = None
 
 
 def split_pair(lang_pair: str) -> tuple[str, str]:
@@ -103,9 +108,10 @@ def score_direction(
         if lines is not None and len(lines) != len(references):
             refuse(f"{lang_pair}: {len(lines)} {name} but {len(references)} references")
 
-    bleu, chrf = bleu_metric(lang_pair, tokenize), CHRF()
-    bleu_score = bleu.corpus_score(hypotheses, [references]).score
-    chrf_score = chrf.corpus_score(hypotheses, [references]).score
+    bleu, chrf, chrfpp = bleu_metric(lang_pair, tokenize), CHRF(), CHRF(word_order=2)
+    bleu_score, chrf_score, chrfpp_score = (
+        metric.corpus_score(hypotheses, [references]).score for metric in (bleu, chrf, chrfpp)
+    )
     copy_score, nearest_score = (
         None if lines is None else chrf.corpus_score(lines, [references]).score
         for lines in (sources, nearest)
@@ -118,6 +124,8 @@ def score_direction(
         floor_copy_chrf=copy_score,
         floor_nearest_chrf=nearest_score,
         chrf_signature=str(chrf.get_signature()),
+        chrfpp=chrfpp_score,
+        chrfpp_signature=str(chrfpp.get_signature()),
     )
 
 
@@ -126,7 +134,22 @@ def averages(
     resources: Optional[Mapping[str, str]] = None,
     zero_shot: Optional[Collection[str]] = None,
 ) -> dict[str, Average]:
-    """Return unweighted means over directions, grouped as in the paper's Table 1.
+    """Return unweighted means over the groups of directions that group_directions makes.
+
+    Each value is {"bleu", "chrf", "chrfpp", "floor_copy_chrf", "floor_nearest_chrf",
+    "directions"}: directions counts the group, the others are None where the group is empty or
+    where one of its directions lacks the number.
+    """
+    groups = group_directions(list(directions), resources, zero_shot)
+    return {name: _mean([directions[pair] for pair in group]) for name, group in groups.items()}
+
+
+def group_directions(
+    pairs: Sequence[str],
+    resources: Optional[Mapping[str, str]] = None,
+    zero_shot: Optional[Collection[str]] = None,
+) -> dict[str, list[str]]:
+    """Return pairs in groups, as in the paper's Table 1.
 
     Groups: "all" (zero-shot directions included, as in the paper's averages over 32), "xx-en" and
     "en-xx" always; "zero-shot" where there are such directions: those named by zero_shot, or all
@@ -134,13 +157,8 @@ def averages(
     group a class. A direction belongs to the class of its language other than English; one
     without English to the class that its two languages share, else to none; a direction named in
     resources itself ("fr-de") to the class given there. Refuses a language without a class.
-
-    Each value is {"bleu", "chrf", "floor_copy_chrf", "floor_nearest_chrf", "directions"}:
-    directions counts the group, the others are None where the group is empty or where one of its
-    directions lacks the number.
     """
-    pairs = {pair: split_pair(pair) for pair in directions}
-    english = {pair: tuple(is_english(code) for code in pairs[pair]) for pair in pairs}
+    english = {pair: tuple(map(is_english, split_pair(pair))) for pair in pairs}
     groups: dict[str, list[str]] = {
         "all": list(pairs),
         "xx-en": [pair for pair in pairs if english[pair] == (False, True)],
@@ -155,10 +173,10 @@ def averages(
     if resources is not None:
         classes = {pair: _resource_class(pair, resources) for pair in pairs}
         for name in dict.fromkeys(resources.values()):
-            if name in ("all", "xx-en", "en-xx", "zero-shot"):
+            if name in FIXED_GROUPS:
                 refuse(f"{name!r} cannot be a resource class: it is the name of another average")
             groups[name] = [pair for pair in pairs if classes[pair] == name]
-    return {name: _mean([directions[pair] for pair in group]) for name, group in groups.items()}
+    return groups
 
 
 def _base_code(language: str) -> str:
@@ -181,5 +199,4 @@ def _mean(scores: list[DirectionScore]) -> Average:
         values = [getattr(score, field) for score in scores]
         return None if not values or None in values else math.fsum(values) / len(values)
 
-    fields = ("bleu", "chrf", "floor_copy_chrf", "floor_nearest_chrf")
-    return {**{field: mean(field) for field in fields}, "directions": len(scores)}
+    return {**{field: mean(field) for field in SCORE_FIELDS}, "directions": len(scores)}

@@ -1,14 +1,13 @@
-"""The two sides of a binarized set as text."""
+"""The two sides of a direction's set as text: raw where it is at hand, else detokenized."""
 
-from typing import List, NamedTuple
+import os
+from typing import List, NamedTuple, Optional
 
-import torch
-from fairseq.data import Dictionary
-from torch import Tensor
-
-from ..data.languages import LanguageTags
 from ..data.task_pair_dataset import TaskPairDataset
+from ..errors import refuse
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
+from .detokenize import TextOf
+from .folder import read_lines
 
 
 class TestSet(NamedTuple):
@@ -19,6 +18,63 @@ class TestSet(NamedTuple):
     num_unknown: int  # unknown words in the references: the dictionary lost their spelling
 
 
+class PairSets(NamedTuple):
+    """What a direction is scored with; binarized sets stay on the disk until then."""
+
+    test: TaskPairDataset
+    sources: Optional[List[str]]  # raw ones
+    references: Optional[List[str]]  # raw ones
+    train: Optional[TaskPairDataset]  # for the floors, where the pair has one
+
+
+def find_sets(
+    task: TranslationTaskMoeTask, lang_pair: str, split: str, folder: Optional[str], floors: bool
+) -> PairSets:
+    """Return a direction's sets, with the raw text of a folder, refusing what is not there."""
+    manager = task.data_manager
+    test = manager.load_pair(split, lang_pair)
+    sources = references = None
+    if folder:
+        source, target = lang_pair.split("-")
+        sources = read_raw(task, folder, split, lang_pair, source, len(test))
+        references = read_raw(task, folder, split, lang_pair, target, len(test))
+        if references is None:
+            refuse(f"--references {folder} has no {split} references of {lang_pair} in {target}: "
+                   f"neither {split}.{lang_pair}.{target} nor the other order of the pair")
+    with_train = floors and (
+        lang_pair in task.task_table.trained or manager.has_pair("train", lang_pair)
+    )
+    train = manager.load_pair("train", lang_pair) if with_train else None
+    return PairSets(test, sources, references, train)
+
+
+def read_raw(
+    task: TranslationTaskMoeTask, folder: str, split: str, lang_pair: str, lang: str, length: int
+) -> Optional[List[str]]:
+    """Return the raw text of one side of a direction, None where the folder does not have it.
+
+    Files are named as fairseq-preprocess wants them, folder/test.en-de.de. A pivoted pair has its
+    rows of those that it was made from. Refuses another number of lines than the data has.
+    """
+    pivoted = task.data_manager.pivoted.get((split, lang_pair))
+    source, target = lang_pair.split("-")
+    rows = None
+    if pivoted is not None:
+        side = pivoted.source if lang == source else pivoted.target
+        source, target, rows, length = lang, pivoted.pivot, side.rows, side.total
+    for pair in (f"{source}-{target}", f"{target}-{source}"):
+        path = os.path.join(folder, f"{split}.{pair}.{lang}")
+        if os.path.isfile(path):
+            lines = read_lines(path)
+            if len(lines) != length:
+                refuse(
+                    f"--references {folder}: {len(lines)} lines in {split}.{pair}.{lang} for the "
+                    f"{length} sentences of the data"
+                )
+            return lines if rows is None else [lines[row] for row in rows]
+    return None
+
+
 def read_test_set(task: TranslationTaskMoeTask, dataset: TaskPairDataset) -> TestSet:
     """Return a direction's set as text, detokenized from its binarized form."""
     text = TextOf(task.dictionary, task.tags)
@@ -27,18 +83,3 @@ def read_test_set(task: TranslationTaskMoeTask, dataset: TaskPairDataset) -> Tes
     )
     num_unknown = sum(int(target.eq(task.dictionary.unk()).sum()) for target in targets)
     return TestSet(list(map(text, sources)), list(map(text, targets)), num_unknown)
-
-
-class TextOf:
-    """Turns token ids into text: without tags, padding and the marks of subword pieces."""
-
-    def __init__(self, dictionary: Dictionary, tags: LanguageTags):
-        self.dictionary = dictionary
-        self.left_out = {dictionary.index(tags.tag(lang)) for lang in tags.langs}
-        self.left_out |= {dictionary.pad(), dictionary.bos(), dictionary.eos()}
-        has_pieces = any(word.startswith("\u2581") for word in dictionary.symbols)
-        self.post_process = "sentencepiece" if has_pieces else None
-
-    def __call__(self, tokens: Tensor) -> str:
-        kept = [token for token in tokens.tolist() if token not in self.left_out]
-        return self.dictionary.string(torch.tensor(kept), self.post_process).strip()

@@ -1,6 +1,7 @@
 """Configuration of translation_task_moe, from flags and from hydra YAML alike.
 
-Names and meaning are those of fairseq's translation_multi_simple_epoch.
+Names and meaning are those of fairseq's translation_multi_simple_epoch, and eval_bleu's those of
+translation.
 """
 
 from dataclasses import dataclass, field
@@ -79,6 +80,42 @@ class TranslationTaskMoeConfig(FairseqDataclass):
             "help": "torch's setting for products of float32 matrices: medium computes them in "
             "bfloat16, faster on CPUs with AVX512_BF16 or AMX; high and medium use TF32 on GPUs"
         },
+    )
+    eval_bleu: bool = field(
+        default=False,
+        metadata={
+            "help": "translate the validation sets, and log bleu and chrf: the means over "
+            "directions; and bleu_en-de, ... With --best-checkpoint-metric bleu "
+            "--maximize-best-checkpoint-metric the best checkpoint is the best in BLEU"
+        },
+    )
+    eval_bleu_args: Optional[str] = field(
+        default="{}",
+        metadata={"help": 'options of fairseq-generate as JSON, as {"beam": 4, "lenpen": 0.6}'},
+    )
+    eval_bleu_max_sentences: Optional[int] = field(
+        default=None,
+        metadata={"help": "translate no more than the first N sentences of each direction"},
+    )
+    eval_bleu_detok: str = field(
+        default="space",
+        metadata={"help": "detokenize before scoring (moses, ...); SentencePiece needs none"},
+    )
+    eval_bleu_detok_args: Optional[str] = field(
+        default="{}", metadata={"help": "arguments of the detokenizer, as JSON"}
+    )
+    eval_bleu_remove_bpe: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "mark of subwords to remove (default: that of SentencePiece, if it was used)",
+            "argparse_const": "@@ ",
+        },
+    )
+    eval_tokenized_bleu: bool = field(
+        default=False, metadata={"help": "score BLEU on the words as they are in the data"}
+    )
+    eval_bleu_print_samples: bool = field(
+        default=False, metadata={"help": "log a translation of each validation batch"}
     )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")

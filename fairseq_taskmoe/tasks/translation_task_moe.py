@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from fairseq.data import (
@@ -19,6 +19,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import register_task
 from torch import Tensor
 
+from ..checkpoint.init_shared import init_shared_weights
 from ..checkpoint.reading import SHARD
 from ..data.epoch_batches import Deal, deal_in_turn, rank_free_batches
 from ..data.task_local_batches import AffinityDeal, OneTaskBatches
@@ -35,6 +36,9 @@ from .config import TranslationTaskMoeConfig
 from .inference import admit_sources, empty_hypothesis
 from .multilingual_task import MultilingualTask
 
+if TYPE_CHECKING:
+    from ..evaluation.validation_scores import ValidationScores
+
 
 @register_task("translation_task_moe", dataclass=TranslationTaskMoeConfig)
 class TranslationTaskMoeTask(MultilingualTask):
@@ -49,6 +53,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         self.run: Optional[Run] = None  # in training
         self.expert_groups: Optional[ExpertGroups] = None
         self.affinity: Optional[Callable[[], Tensor]] = None  # with --moe-task-local-batches
+        self.validation_scores: Optional["ValidationScores"] = None  # with --eval-bleu
         self.uses_ema = True  # fairseq then hands its EMA model to train_step, where there is one
 
     def state_dict(self) -> Dict[str, Any]:
@@ -78,10 +83,16 @@ class TranslationTaskMoeTask(MultilingualTask):
             self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
             self.expert_groups = self.run.groups
         model = super().build_model(cfg, from_checkpoint)
+        if self.run is not None and cfg.init_shared_from:
+            init_shared_weights(model, cfg, self.words, self.tags)
         if self.run is not None and cfg.moe_task_local_batches:
             self.affinity = partial(
                 task_affinity, model, len(self.task_table.lang_pairs), self.run.layout
             )
+        if self.run is not None and self.cfg.eval_bleu:
+            from ..evaluation.validation_scores import ValidationScores
+
+            self.validation_scores = ValidationScores(self, model)
         self.parameter_names = [
             name for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
@@ -156,9 +167,15 @@ class TranslationTaskMoeTask(MultilingualTask):
         self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any,
         ema_model: Optional[torch.nn.Module] = None,
     ) -> Any:
-        """As in fairseq; the EMA model is not validated."""
+        """As in fairseq, with --eval-bleu translating too; the EMA model is not validated."""
         forward = partial(super().valid_step, sample, model, criterion)
-        return forward() if self.run is None else self.run.steps.together(forward)
+        if self.run is None:
+            return forward()
+        loss, sample_size, logging_output = self.run.steps.together(forward)
+        if self.validation_scores is not None:
+            translate = partial(self.validation_scores.statistics, sample)
+            logging_output.update(self.run.steps.together(translate))
+        return loss, sample_size, logging_output
 
     def post_save(self, path: str, num_updates: int) -> None:
         """Be told by fairseq of a save: on rank 0, or with shards on every rank."""
@@ -211,8 +228,10 @@ class TranslationTaskMoeTask(MultilingualTask):
     # -- logging
 
     def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
-        """As in fairseq, and at validation the loss of each direction in bits per token."""
+        """As in fairseq, and at validation of each direction the loss in bits, and the scores."""
         super().reduce_metrics(logging_outputs, criterion)
+        if self.validation_scores is not None:
+            self.validation_scores.log(logging_outputs)
         if not any("nll_loss_by_task" in log for log in logging_outputs):
             return
         losses = sum(log["nll_loss_by_task"] for log in logging_outputs).tolist()

@@ -16,6 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lang-pairs", metavar="PAIRS",
         help="comma-separated directions, trained or zero-shot (default: all trained ones)",
     )
+    parser.add_argument(
+        "--zero-shot-pairs", metavar="PAIRS",
+        help="further directions, as de-fr,fr-de; where the data has none of their own, the "
+        "sentences are taken that two sets translate from the same English",
+    )
+    parser.add_argument(
+        "--languages", metavar="FILE",
+        help="YAML of `de: {train_pairs: 4508785, class: high}`, for an average over each class",
+    )
     parser.add_argument("--gen-subset", default="test", metavar="SPLIT", help="default: test")
     parser.add_argument("--beam", type=int, default=5, metavar="N", help="default: 5")
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty; default: 1")
@@ -34,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--references", metavar="DIR",
-        help="raw references DIR/SPLIT.en-de.de (default: detokenized from the data)",
+        help="raw text DIR/SPLIT.en-de.de, and .en where it is there (default: detokenized from "
+        "the data)",
     )
     parser.add_argument(
         "--tokenize", metavar="NAME",
@@ -55,11 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..errors import refuse
     from ..evaluation.evaluate import Settings, evaluate
+    from ..evaluation.languages_file import read_languages
     from ..evaluation.results import terminal_table
     from ..evaluation.translate import Batching
 
     if args.beam < 1:
         refuse(f"--beam {args.beam}: give 1 or more")
+    resources = None
+    if args.languages:
+        languages = read_languages(args.languages)
+        resources = {code: language.resources for code, language in languages.items()}
     settings = Settings(
         args.gen_subset, args.beam, args.lenpen, args.max_len_a, args.max_len_b, args.tokenize
     )
@@ -74,6 +89,8 @@ def run(args: argparse.Namespace) -> None:
         args.floors,
         args.cpu,
         not args.no_folding,
+        args.zero_shot_pairs.split(",") if args.zero_shot_pairs else (),
+        resources,
     )
     if results is not None:  # on rank 0
         print(terminal_table(results))

@@ -1,0 +1,42 @@
+"""The texts of an evaluation: hypotheses, references and sources, a file each for a direction."""
+
+from pathlib import Path
+from typing import List, NamedTuple, Sequence
+
+from ..errors import refuse
+from ..files import write_atomically
+
+
+class EvaluationFolder(NamedTuple):
+    """Where the texts are, each named as out/hypotheses/test.en-de.de."""
+
+    out: Path
+    split: str
+
+    def hypotheses(self, lang_pair: str) -> Path:
+        return self._file("hypotheses", lang_pair, lang_pair.split("-")[1])
+
+    def references(self, lang_pair: str) -> Path:
+        return self._file("references", lang_pair, lang_pair.split("-")[1])
+
+    def sources(self, lang_pair: str) -> Path:
+        return self._file("sources", lang_pair, lang_pair.split("-")[0])
+
+    def _file(self, kind: str, lang_pair: str, lang: str) -> Path:
+        return self.out / kind / f"{self.split}.{lang_pair}.{lang}"
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write a text file, a line each, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(line + "\n" for line in lines))
+
+
+def read_lines(path: str) -> List[str]:
+    """Return the lines of a text file; only a line feed ends a line."""
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        return content.decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        refuse(f"{path}: line {content[: error.start].count(10) + 1} is not UTF-8")

@@ -1,0 +1,42 @@
+"""Compare systems with a baseline, direction by direction: paired bootstrap on their translations.
+
+    taskmoe compare runs/dense_base/evaluation runs/*/evaluation --out runs/significance.json
+
+Takes folders that `taskmoe evaluate` wrote, scored against the same references. A baseline that is
+named again among the others is passed over. Writes differences and p-values, and prints them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("baseline", help="evaluation folder of the system to compare with")
+    parser.add_argument("others", nargs="+", metavar="other", help="those of the other systems")
+    parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
+    parser.add_argument(
+        "--metric", choices=["bleu", "chrf", "chrfpp"], default="bleu", help="default: bleu"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=1000, metavar="N", help="bootstrap samples; default: 1000"
+    )
+    parser.add_argument("--seed", type=int, default=12345, metavar="N", help="default: 12345")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..errors import refuse
+    from ..evaluation.significance import compare_systems, comparison_table
+    from ..files import write_atomically
+
+    for flag, value in (("--samples", args.samples), ("--seed", args.seed)):
+        if value < 1:
+            refuse(f"{flag} {value}: give 1 or more")
+    others = [one for one in args.others if Path(one).resolve() != Path(args.baseline).resolve()]
+    if not others:
+        refuse("name another evaluation folder beside the baseline's")
+    if not Path(args.out).resolve().parent.is_dir():
+        refuse(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    report = compare_systems(args.baseline, others, args.metric, args.samples, args.seed)
+    write_atomically(Path(args.out), json.dumps(report, indent=2) + "\n")
+    print(comparison_table(report))
