@@ -6,7 +6,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test test-recipes lint
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 export PYTHON
 
@@ -16,6 +16,7 @@ run_in_venv = PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python
 help:
 	@echo "make demo    set up, then the main job on the embedded corpus: train, score, cut out sub-networks"
 	@echo "make test    set up, then lint and all tests"
+	@echo "make test-recipes  set up, then every experiment's recipe in its smallest size: up to 40 minutes"
 	@echo "make lint    set up, then ruff and mypy"
 	@echo "make setup   bring .venv up to date with setup.py and constraints.txt"
 
@@ -23,7 +24,10 @@ demo: setup
 	@$(run_in_venv) examples/demo/run.py
 
 test: lint
-	@OMP_NUM_THREADS=1 $(run_in_venv) -m pytest -n 2 -m "not gpu" --durations=10 $(ARGS)
+	@OMP_NUM_THREADS=1 $(run_in_venv) -m pytest -n 2 -m "not gpu and not recipes" --durations=10 $(ARGS)
+
+test-recipes: setup
+	@OMP_NUM_THREADS=1 $(run_in_venv) -m pytest -n 2 -m recipes --durations=10 $(ARGS)
 
 lint: setup
 	@$(run_in_venv) -m ruff check .
@@ -84,7 +88,7 @@ echo "set-up 3/4: fairseq"
 # without its dependencies: it asks for torchaudio, see setup.py
 install --no-deps ve-fairseq
 echo "set-up 4/4: fairseq-taskmoe and its tools"
-install -e '.[dev,plot,serve]'
+install -e '.[data,dev,plot,serve]'
 echo "$$state" > $$stamp
 echo "set-up done in $$SECONDS s"
 endef

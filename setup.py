@@ -50,7 +50,7 @@ setup(
         "omegaconf>=2.3",
         "pyyaml",  # --moe-task-groups, configs/
         "sacrebleu>=2.3",  # scores and their signatures
-        "scipy",  # dealing batches to ranks
+        "scipy",  # dealing batches to ranks, similarity of routing
         "sentencepiece",
         "torch>=2.6",
         "tqdm",
@@ -64,7 +64,10 @@ setup(
             "uvicorn",
         ],
         "plot": ["matplotlib"],
-        "data": ["mtdata", "opusfilter"],
+        "data": [
+            "mtdata>=0.5.1,<0.6",  # where corpora are, and their download
+            "pycld2",  # language identification, its model included
+        ],
         "dev": [
             "hypothesis",
             "mypy",

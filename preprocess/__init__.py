@@ -1,5 +1,4 @@
-"""Raw parallel text -> cleaned -> one joint SentencePiece model -> fairseq's binary data.
+"""Raw parallel text -> clean -> one joint SentencePiece model -> fairseq's binary data.
 
-Steps for any corpus, each run from the repository's root as `python -m preprocess.STEP`:
-`clean`, `sentencepiece_model`, `binarize`. They are not part of the installed package.
+`python -m preprocess.run` does it all, for any corpus: README.md. Not part of what is installed.
 """

@@ -9,15 +9,16 @@ import io
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import sentencepiece
+from tqdm import tqdm
 
 from fairseq_taskmoe.errors import refuse
 from preprocess.text_files import (
     atomic_output,
+    decoded_lines,
     language_file,
-    read_lines,
     refuse_existing,
     write_lines,
 )
@@ -33,35 +34,58 @@ def line_quotas(counts: Dict[str, int], total: int, temperature: float) -> Dict[
     return {language: round(weight * scale) for language, weight in weights.items()}
 
 
-def sample_lines(lines: Sequence[str], quota: int, seed: str) -> List[str]:
-    """Take quota lines: all of them as often as they fit in, and a drawn part once more."""
-    repeats, rest = divmod(quota, len(lines))
+def drawn_lines(num_lines: int, quota: int, seed: str) -> Tuple[int, List[int]]:
+    """Choose quota of num_lines lines: all as often as they fit in, and some once more, by number.
+
+    Memory is that of the numbers drawn, at most quota of them.
+    """
+    repeats, rest = divmod(quota, num_lines)
     # a generator per language: adding a language leaves the others' samples alone
-    drawn = sorted(random.Random(seed).sample(range(len(lines)), rest))
-    return list(lines) * repeats + [lines[index] for index in drawn]
+    return repeats, sorted(random.Random(seed).sample(range(num_lines), rest))
+
+
+def text_lines(files: Sequence[Path]) -> Iterator[str]:
+    """Yield the lines that have text, whitespace of every kind as a space.
+
+    Neither trainer nor dictionary can hold another.
+    """
+    for path in tqdm(files, "reading", unit="file", disable=None):
+        for line in decoded_lines(path):
+            text = " ".join(line.split())
+            if text:
+                yield text
+
+
+def sampled_lines(files: Sequence[Path], num_lines: int, quota: int, seed: str) -> Iterator[str]:
+    """Yield the lines drawn from files, which have num_lines lines of text."""
+    repeats, drawn = drawn_lines(num_lines, quota, seed)
+    for _ in range(repeats):
+        yield from text_lines(files)
+    numbers = iter(drawn)
+    wanted = next(numbers, None)
+    for number, line in enumerate(text_lines(files) if drawn else ()):
+        if number == wanted:
+            yield line
+            wanted = next(numbers, None)
 
 
 def write_sample(
     files: Dict[str, List[Path]], path: Path, total: int, temperature: float, seed: int
 ) -> Dict[str, int]:
     """Write the text that the model is trained on; return the lines taken per language."""
-    text = {
-        # whitespace of every kind becomes a space: neither trainer nor dictionary can hold it
-        language: [" ".join(line.split()) for name in names for line in read_lines(name)]
-        for language, names in files.items()
-    }
-    text = {language: [line for line in lines if line] for language, lines in text.items()}
-    for language, lines in text.items():
-        if not lines:
+    counts = {language: sum(1 for _ in text_lines(names)) for language, names in files.items()}
+    for language, count in counts.items():
+        if count == 0:
             refuse(f"{', '.join(map(str, files[language]))}: no text in {language}")
-    counts = {language: len(lines) for language, lines in text.items()}
     quotas = line_quotas(counts, min(total, sum(counts.values())), temperature)
     write_lines(
         path,
         (
             line
-            for language, lines in text.items()
-            for line in sample_lines(lines, quotas[language], f"{seed} {language}")
+            for language, names in files.items()
+            for line in sampled_lines(
+                names, counts[language], quotas[language], f"{seed} {language}"
+            )
         ),
     )
     return quotas
@@ -71,7 +95,7 @@ def write_dictionary(model: Path, sample: Path, path: Path) -> int:
     """Write the model's pieces with their counts in sample, commonest first; return how many."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     counts: Counter[str] = Counter()
-    for line in read_lines(sample):
+    for line in decoded_lines(sample):
         counts.update(processor.encode_as_pieces(line))
     pieces = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
     pieces = [piece for piece in pieces if piece not in SPECIAL_PIECES]
@@ -81,21 +105,29 @@ def write_dictionary(model: Path, sample: Path, path: Path) -> int:
 
 
 def train_model(
-    sample: Path, model: Path, vocab_size: int, coverage: float, byte_fallback: bool
+    sample: Path,
+    model: Path,
+    vocab_size: int,
+    coverage: float,
+    byte_fallback: bool,
+    threads: int = 1,
 ) -> None:
-    """Train on the sample as it is written: drawing inside the trainer is not reproducible."""
+    """Train on the sample as it is written: drawing inside the trainer is not reproducible.
+
+    Sums of floats depend on the number of threads: the same number gives the same model.
+    """
     trained = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             # text and writer are handed over, as the model would record the names of files
-            sentence_iterator=iter(read_lines(sample)),
+            sentence_iterator=decoded_lines(sample),
             model_writer=trained,
             vocab_size=vocab_size,
             character_coverage=coverage,
             byte_fallback=byte_fallback,
             shuffle_input_sentence=False,
             max_sentence_length=16384,
-            num_threads=1,  # sums of floats depend on the number of threads
+            num_threads=threads,
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -125,6 +157,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--byte-fallback", action="store_true", help="spell uncovered characters in bytes"
     )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of the training; the model depends on their number"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args(argv)
@@ -137,7 +172,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     sample = args.out / "spm.sample.txt"
     refuse_existing([model, dictionary], args.overwrite)
     quotas = write_sample(files, sample, args.sample_lines, args.temperature, args.seed)
-    train_model(sample, model, args.vocab_size, args.character_coverage, args.byte_fallback)
+    train_model(
+        sample,
+        model,
+        args.vocab_size,
+        args.character_coverage,
+        args.byte_fallback,
+        args.threads,
+    )
     pieces = write_dictionary(model, sample, dictionary)
     drawn = ", ".join(f"{language} {quota}" for language, quota in quotas.items())
     print(f"{model}: {pieces} pieces from lines of {drawn}")

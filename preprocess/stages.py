@@ -1,23 +1,45 @@
-"""Skip the stages of a recipe that are done, and run anew those whose inputs changed."""
+"""Skip the stages of a recipe that are done, and run anew those whose inputs changed.
 
+A stage leaves a stamp: a line with the fingerprint of its settings and inputs, and a line of JSON
+with what its action returned.
+"""
+
+import fcntl
 import hashlib
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
-from preprocess.text_files import write_lines
+from fairseq_taskmoe.errors import refuse
+from preprocess.text_files import refusing_write_errors, write_lines
+
+HashCache = Dict[str, List[Any]]  # by path: size, time of change in ns, hash
 
 
-def fingerprint(settings: Dict[str, Any], inputs: Iterable[Path]) -> str:
+def fingerprint(
+    settings: Dict[str, Any], inputs: Iterable[Path], cache: Optional[HashCache] = None
+) -> str:
     """Hash the settings and the content of the inputs.
 
-    Content, not time stamps: a fresh checkout has new times on old files.
+    Content, not time stamps: a fresh checkout has new times on old files. A cache spares reading
+    the files whose size and time are those that it remembers.
     """
+    cache = {} if cache is None else cache
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in inputs:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        status = path.stat()
+        known = cache.get(str(path))
+        if known is None or known[:2] != [status.st_size, status.st_mtime_ns]:
+            known = cache[str(path)] = [status.st_size, status.st_mtime_ns, file_hash(path)]
+        digest.update(bytes.fromhex(known[2]))
     return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def run_stage(
@@ -29,15 +51,39 @@ def run_stage(
 ) -> bool:
     """Run action unless stamp says that it ran with these settings and inputs; tell whether it ran.
 
-    The stamp is written last, so a stage that was interrupted runs again.
+    The stamp is written last, so a stage that was interrupted runs again. What action returns,
+    None or of JSON's types, can be asked for with stage_result.
     """
-    wanted = fingerprint(settings, inputs)
+    memory = stamp.with_suffix(".hashes")
+    cache: HashCache = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
+    wanted = fingerprint(settings, inputs, cache)
     if all(path.exists() for path in outputs) and stamp.exists():
-        if stamp.read_text(encoding="utf-8").strip() == wanted:
+        if stamp.read_text(encoding="utf-8").partition("\n")[0] == wanted:
             print(f"{stamp.stem}: done already", file=sys.stderr)
             return False
     stamp.unlink(missing_ok=True)
     print(f"{stamp.stem} ...", file=sys.stderr)
-    action()
-    write_lines(stamp, [wanted])
+    result = action()
+    write_lines(memory, [json.dumps({str(path): cache[str(path)] for path in inputs})])
+    write_lines(stamp, [wanted, json.dumps(result)])
     return True
+
+
+@contextmanager
+def only_run(lock: Path) -> Iterator[None]:
+    """Refuse to work in a folder, marked by a file lock, where another process is at work."""
+    with refusing_write_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("ab")
+    with file:
+        try:
+            # not flock, which a killed process's workers would hold on to until they end
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            refuse(f"{lock.parent}: another process is at work here")
+        yield
+
+
+def stage_result(stamp: Path) -> Any:
+    """Return what the action of a finished stage returned."""
+    return json.loads(stamp.read_text(encoding="utf-8").partition("\n")[2])

@@ -1,51 +1,121 @@
 r"""Text files, one sentence per line, read and written so that no line is lost or shifted.
 
 Only "\n" ends a line. Python's text mode also splits at "\r", and str.splitlines at U+2028 and
-others: such a character inside a sentence would shift one side of a parallel corpus.
+others: such a character inside a sentence would shift one side of a parallel corpus. A name that
+ends in .gz is read through gzip.
 """
 
+import gzip
 import os
-from contextlib import contextmanager
+import zlib
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Iterable, Iterator, List, Tuple
+from typing import BinaryIO, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from fairseq_taskmoe.errors import refuse
 
 
+class Chunk(NamedTuple):
+    """Some lines of a parallel text."""
+
+    text: int  # which of several texts
+    first_line: int  # counted from 0, through all texts
+    num_lines: int
+    sides: Tuple[bytes, ...]  # the same lines in each language, each line with its line end
+    bytes_read: int  # of the first sides' files, up to here
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Tuple[Iterator[bytes], BinaryIO]]:
+    """Open a text: its lines with their ends, and the file itself, to be asked how far it was read.
+
+    What no file holds is refused, as is gzip that is damaged or ends too early.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+        except OSError as error:
+            refuse(f"{path}: {error.strerror or error}")
+        lines = stack.enter_context(gzip.open(file)) if path.suffix == ".gz" else file
+        yield _readable_lines(path, lines), file
+
+
+def _readable_lines(path: Path, lines: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        yield from lines
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        refuse(f"{path}: truncated or damaged gzip file ({error})")
+    except OSError as error:
+        refuse(f"{path}: {error.strerror or error}")
+
+
 def iterate_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of path without their line ends, refusing what is no readable file."""
-    try:
-        with path.open("rb") as stream:
-            for line in stream:
-                yield line.rstrip(b"\n")
-    except OSError as error:
-        refuse(f"{path}: {error.strerror}")
+    with opened(path) as (lines, _):
+        for line in lines:
+            yield line.rstrip(b"\n")
 
 
 def count_lines(path: Path) -> int:
     return sum(1 for _ in iterate_lines(path))
 
 
-def read_lines(path: Path) -> List[str]:
-    """Read text that must be whole: a line of invalid UTF-8 is refused, never skipped."""
-    lines = []
+def decoded_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text that must be whole: invalid UTF-8 is refused, never skipped."""
     for number, line in enumerate(iterate_lines(path), start=1):
         try:
-            lines.append(line.decode())
+            yield line.decode()
         except UnicodeDecodeError:
             refuse(f"{path}, line {number}: not valid UTF-8")
-    return lines
+
+
+def read_lines(path: Path) -> List[str]:
+    """Read a text that must be whole."""
+    return list(decoded_lines(path))
 
 
 def refuse_unequal_lengths(source: Path, target: Path) -> int:
     """Return the number of lines of a parallel corpus, refusing two files that are none."""
-    source_count, target_count = count_lines(source), count_lines(target)
-    if source_count != target_count:
-        refuse(
-            f"{source} has {source_count} lines, {target} has {target_count}: "
-            "source and target must have one line per sentence pair"
-        )
-    return source_count
+    counts = count_lines(source), count_lines(target)
+    if counts[0] != counts[1]:
+        _refuse_counts((source, target), counts)
+    return counts[0]
+
+
+def _refuse_counts(paths: Sequence[Path], counts: Sequence[int]) -> None:
+    refuse(
+        f"{paths[0]} has {counts[0]} lines, {paths[1]} has {counts[1]}: "
+        "source and target must have one line per sentence pair"
+    )
+
+
+def parallel_chunks(texts: Sequence[Sequence[Path]], max_lines: int) -> Iterator[Chunk]:
+    """Yield parallel texts one after the other, in pieces of at most max_lines lines.
+
+    A text whose sides are of different length is refused when its end is reached.
+    """
+    first_line = bytes_before = 0
+    for number, paths in enumerate(texts):
+        start = first_line
+        with ExitStack() as stack:
+            streams = [stack.enter_context(opened(path)) for path in paths]
+            while True:
+                sides = [list(islice(lines, max_lines)) for lines, _ in streams]
+                if len({len(side) for side in sides}) > 1:
+                    before = first_line - start
+                    rest = [sum(1 for _ in lines) for lines, _ in streams]
+                    counts = [before + len(side) + n for side, n in zip(sides, rest, strict=True)]
+                    _refuse_counts(paths, counts)
+                if not sides[0]:
+                    break
+                for side in sides:  # the last line of a file may lack its end
+                    side[-1] = side[-1].rstrip(b"\n") + b"\n"
+                blobs = tuple(b"".join(side) for side in sides)
+                bytes_read = bytes_before + streams[0][1].tell()
+                yield Chunk(number, first_line, len(sides[0]), blobs, bytes_read)
+                first_line += len(sides[0])
+        bytes_before += paths[0].stat().st_size
 
 
 def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
@@ -55,16 +125,26 @@ def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
 
 
 @contextmanager
+def refusing_write_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk and the like into one line; Python's own error names no file."""
+    try:
+        yield
+    except OSError as error:
+        refuse(f"{path}: {error.strerror or error}")
+
+
+@contextmanager
 def atomic_output(path: Path) -> Iterator[BinaryIO]:
     """Open path for writing; it appears under its name when it is complete, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with refusing_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as stream:
+                yield stream
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

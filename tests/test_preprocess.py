@@ -1,6 +1,6 @@
 """Raw text -> cleaned -> SentencePiece -> binarized, and the demo's corpus and split."""
 
-import subprocess
+import random
 import sys
 from pathlib import Path
 
@@ -12,67 +12,11 @@ if str(ROOT) not in sys.path:  # preprocess and examples are not installed
 
 from examples.demo import prepare  # noqa: E402
 from examples.demo.build_corpus import plain_text, rejection  # noqa: E402
-from examples.demo.split import of_common_words, overlap, split_strings  # noqa: E402
-from preprocess import binarize, clean, sentencepiece_model  # noqa: E402
-from preprocess.stages import run_stage  # noqa: E402
+from examples.demo.split import of_common_words, split_strings  # noqa: E402
+from examples.word_overlap import overlap  # noqa: E402
+from preprocess import binarize, sentencepiece_model  # noqa: E402
+from preprocess.stages import run_stage, stage_result  # noqa: E402
 from preprocess.text_files import atomic_output, read_lines, write_lines  # noqa: E402
-
-
-def run_clean(folder, source, target, *options):
-    """Clean two files of these bytes; return the lines that come out."""
-    (folder / "in.en").write_bytes(source)
-    (folder / "in.de").write_bytes(target)
-    out = [folder / "out.en", folder / "out.de"]
-    paths = [folder / "in.en", folder / "in.de", "--out-source", out[0], "--out-target", out[1]]
-    clean.main([*map(str, paths), *options])
-    return [path.read_bytes().split(b"\n")[:-1] for path in out]
-
-
-BAD_SOURCE = b"Open\n\xff\xfe\n\nOpen\nLibreOffice\nvery long line here\nClose\n"
-BAD_TARGET = "Öffnen\nzwei\ndrei\nÖffnen\nLibreOffice\nlang\nSchließen\n".encode()
-
-
-def test_training_text_loses_bad_lines_and_says_so(tmp_path, capsys):
-    source, target = run_clean(tmp_path, BAD_SOURCE, BAD_TARGET, "--max-words=3", "--drop-copies")
-    assert source == [b"Open", b"Close"]
-    assert target == ["Öffnen".encode(), "Schließen".encode()]
-    assert capsys.readouterr().err.splitlines() == [
-        "dropped 1 invalid UTF-8: line 2",
-        "dropped 1 empty: line 3",
-        "dropped 1 duplicates: line 4",
-        "dropped 1 copies: line 5",
-        "dropped 1 over-long: line 6",
-        "kept 2 of 7 sentence pairs",
-    ]
-
-
-def test_first_five_bad_lines_are_named(tmp_path, capsys):
-    run_clean(tmp_path, b"\n" * 7 + b"a\n", b"x\n" * 8)
-    assert "dropped 7 empty: line 1, 2, 3, 4, 5, ...\n" in capsys.readouterr().err
-
-
-def test_only_newlines_end_a_line(tmp_path):
-    """U+2028, U+0085 and a carriage return inside a sentence must not shift one side."""
-    text = "one\u2028two\x85three\rfour\nfive\n"
-    source, target = run_clean(tmp_path, text.encode(), "eins\nfünf\n".encode())
-    assert source == [b"one two three four", b"five"]
-    assert len(target) == 2
-
-
-def test_nfkc_is_left_to_sentencepiece_unless_asked_for(tmp_path):
-    assert run_clean(tmp_path, "Ｏｐｅｎ…\n".encode(), b"x\n")[0] == ["Ｏｐｅｎ…".encode()]
-    assert run_clean(tmp_path, "Ｏｐｅｎ…\n".encode(), b"x\n", "--nfkc", "--overwrite")[0] == [
-        b"Open..."
-    ]
-
-
-def test_test_text_loses_no_line(tmp_path, capsys):
-    test_text = b"a b c d\n\nOpen\nOpen\n"
-    source, target = run_clean(tmp_path, test_text, b"x\ny\nz\nz\n", "--test", "--max-words=3")
-    assert source == [b"a b c d", b"", b"Open", b"Open"]
-    assert target == [b"x", b"y", b"z", b"z"]
-    err = capsys.readouterr().err
-    assert "kept 1 over-long: line 1\n" in err and "kept 1 empty: line 2\n" in err
 
 
 def refused(capsys, action):
@@ -84,48 +28,11 @@ def refused(capsys, action):
     return line
 
 
-def test_invalid_test_text_is_refused_by_line(tmp_path, capsys):
-    line = refused(capsys, lambda: run_clean(tmp_path, b"a\n\xff\n", b"x\ny\n", "--test"))
-    assert "in.en, line 2: not valid UTF-8" in line
-    assert not (tmp_path / "out.en").exists()
-
-
-@pytest.mark.parametrize("options", [[], ["--test"]])
-def test_sides_of_different_length_are_refused(tmp_path, capsys, options):
-    line = refused(capsys, lambda: run_clean(tmp_path, b"a\nb\n", b"x\n", *options))
-    assert "in.en has 2 lines" in line and "in.de has 1" in line
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.de", "in.en"]
-
-
-def test_existing_outputs_are_kept(tmp_path, capsys):
-    run_clean(tmp_path, b"a\n", b"x\n")
-    capsys.readouterr()
-    assert "--overwrite" in refused(capsys, lambda: run_clean(tmp_path, b"b\n", b"y\n"))
-    assert (tmp_path / "out.en").read_bytes() == b"a\n"
-
-
-def test_a_missing_file_is_refused(tmp_path, capsys):
-    arguments = ["no.en", "no.de", "--out-source", "a", "--out-target", "b"]
-    assert "no.en: No such file" in refused(capsys, lambda: clean.main(arguments))
-
-
 def test_an_interrupted_output_does_not_appear(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_output(tmp_path / "out") as stream:
         stream.write(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-
-
-def test_clean_runs_as_a_module(tmp_path):
-    write_lines(tmp_path / "a.en", ["Open file"])
-    write_lines(tmp_path / "a.de", ["Datei öffnen", "zu viel"])
-    command = [sys.executable, "-m", "preprocess.clean", "a.en", "a.de"]
-    command += ["--out-source", "b.en", "--out-target", "b.de"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("taskmoe: error: a.en has 1 lines")
 
 
 def test_temperature_evens_languages_out():
@@ -137,9 +44,29 @@ def test_temperature_evens_languages_out():
 
 
 def test_a_sample_repeats_only_what_it_must():
-    sample = sentencepiece_model.sample_lines(["a", "b", "c"], 7, "1 en")
-    assert sorted(sample.count(line) for line in "abc") == [2, 2, 3]
-    assert sample == sentencepiece_model.sample_lines(["a", "b", "c"], 7, "1 en")
+    repeats, drawn = sentencepiece_model.drawn_lines(3, 7, "1 en")
+    assert repeats == 2 and len(drawn) == 1 and drawn[0] in range(3)
+    assert (repeats, drawn) == sentencepiece_model.drawn_lines(3, 7, "1 en")
+
+
+@pytest.mark.parametrize("total", [40, 90, 200])
+def test_a_sample_is_that_of_all_text_in_memory(tmp_path, total):
+    """Streamed by line number, blank lines left out: the same as drawing from lists."""
+    files = {}
+    for language, names in (("en", ("one", "two")), ("gu", ("three",))):
+        for name in names:
+            path = tmp_path / f"{name}.{language}"
+            write_lines(path, [f"{name}  {n}" if n % 3 else " " for n in range(45)])
+            files.setdefault(language, []).append(path)
+    quotas = sentencepiece_model.write_sample(files, tmp_path / "sample", total, 5.0, 1)
+    expected = []
+    for language, paths in files.items():
+        lines = [" ".join(line.split()) for path in paths for line in read_lines(path)]
+        lines = [line for line in lines if line]
+        repeats, rest = divmod(quotas[language], len(lines))
+        drawn = random.Random(f"1 {language}").sample(range(len(lines)), rest)
+        expected += lines * repeats + [lines[index] for index in sorted(drawn)]
+    assert read_lines(tmp_path / "sample") == expected
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +124,7 @@ def test_binarized_text_comes_back(text, tmp_path):
     data, model = tmp_path / "data-bin", tmp_path / "spm.model"
     binarize.binarize(text, ["en-de"], model, tmp_path / "dict.txt", data)
     assert (data / "dict.en.txt").read_bytes() == (data / "dict.de.txt").read_bytes()
-    assert not list(tmp_path.glob("*.partial*"))
+    assert not list(tmp_path.glob("*.partial*")) and not list(tmp_path.glob("*.work"))
     dictionary = Dictionary.load(str(data / "dict.en.txt"))
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     for side in ("en", "de"):
@@ -208,6 +135,30 @@ def test_binarized_text_comes_back(text, tmp_path):
         assert decoded[3] == "carriage return and separator" or side == "de"
         same = [read == line for read, line in zip(decoded, lines, strict=True)]
         assert sum(same) > 0.95 * len(lines)  # rare characters become unknown
+
+
+def test_shards_and_workers_change_no_sentence(text, tmp_path, monkeypatch):
+    """Line n is line n // 2 of shard n % 2; two workers write what one does."""
+    from fairseq.data.indexed_dataset import MMapIndexedDataset
+
+    monkeypatch.setattr(binarize, "BYTES_PER_WORKER", 1 << 12)  # or the text is too short for two
+    train_sentencepiece(text, tmp_path)
+    for name, workers, shards in (("one", 1, 1), ("two", 2, 2), ("many", 2, 1)):
+        arguments = [text, "--pairs", "en-de", "--out", tmp_path / name, "--workers", workers]
+        arguments += ["--sentencepiece-model", tmp_path / "spm.model", "--shards", shards]
+        binarize.main([*map(str, arguments), "--dict", str(tmp_path / "dict.txt")])
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
+    whole = MMapIndexedDataset(str(tmp_path / "one" / "train.en-de.de"))
+    shards = [
+        MMapIndexedDataset(str(tmp_path / "two" / f"shard0{n}" / "train.en-de.de")) for n in (0, 1)
+    ]
+    assert [len(shard) for shard in shards] == [300, 300]
+    for number, tokens in enumerate(whole):
+        assert tokens.equal(shards[number % 2][number // 2])
+    # fairseq reads test sets from the first shard only
+    assert (tmp_path / "two" / "shard00" / "test.en-de.de.bin").exists()
+    assert not (tmp_path / "two" / "shard01" / "test.en-de.de.bin").exists()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +186,7 @@ def test_a_stage_runs_again_only_if_something_changed(tmp_path):
     def action():
         runs.append(given.read_text())
         made.write_text("done")
+        return {"runs": len(runs)}
 
     def run(setting):
         return run_stage(tmp_path / "stamp", action, {"setting": setting}, [given], [made])
@@ -246,6 +198,34 @@ def test_a_stage_runs_again_only_if_something_changed(tmp_path):
     assert run(2) and not run(2)
     made.unlink()
     assert run(2) and runs == ["a", "b", "b", "b"]
+    assert stage_result(tmp_path / "stamp") == {"runs": 4}
+
+
+def test_a_stage_that_failed_is_not_done(tmp_path):
+    made = tmp_path / "out"
+
+    def fail():
+        made.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "stamp", fail, {}, [], [made])
+    assert run_stage(tmp_path / "stamp", lambda: made.write_text("whole"), {}, [], [made])
+    assert made.read_text() == "whole"
+
+
+def test_a_stage_reads_only_files_that_were_touched(tmp_path):
+    given, made = tmp_path / "in", tmp_path / "out"
+
+    def run():
+        return run_stage(tmp_path / "stamp", lambda: made.write_text("done"), {}, [given], [made])
+
+    given.write_text("a")
+    assert run() and not run()
+    given.touch()  # the time is new, the content the same
+    assert not run()
+    given.write_text("b")
+    assert run()
 
 
 @pytest.mark.parametrize(

@@ -14,93 +14,33 @@ One row an English string, one column a language, an empty cell where a language
 """
 
 import argparse
-import gettext
 import lzma
 import re
 import sys
-import unicodedata
 from collections import Counter, defaultdict
+from itertools import chain
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
-MAX_WORDS = 80
-MIN_SCRIPT_SHARE = 0.4
-# the name that Unicode gives to a language's letters; languages in Latin script are not checked
-SCRIPT_NAMES = {
-    "ru": "CYRILLIC",
-    "kk": "CYRILLIC",
-    "hi": "DEVANAGARI",
-    "gu": "GUJARATI",
-    "zh": "CJK",
-}
-# characters of the translation per English character; only from RATIO_MIN_CHARS up, as short
-# strings differ wildly
-LENGTH_RATIOS = {"zh": (0.12, 2.5)}
-DEFAULT_LENGTH_RATIO = (0.4, 2.5)
-RATIO_MIN_CHARS = 20
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # examples/ is not installed
 
-BRACKETED_ACCELERATOR = re.compile(r"\s*\([_~&]\w\)")  # as Chinese has them: 打印(_P)
-ACCELERATOR = re.compile(r"[~_&](?=\w)")
-TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+from examples import interface_text  # noqa: E402
+from examples.interface_text import plain_text, read_catalog  # noqa: E402
+
 PLACEHOLDER = re.compile(r"%\w+|\$\w+|\$\(\w+\)|\{\w*\}|#\w+#|\[\w+\]|\\n")
 LEFTOVER_MARKUP = re.compile(r"[<>_~\\|]")
 
 
-def read_catalogs(folder: Path) -> Iterator[Tuple[str, str]]:
-    """Yield (English, translation) of every .mo file below folder, the first of plural forms."""
-    for path in sorted(folder.glob("LC_MESSAGES/*.mo")):
-        with path.open("rb") as stream:
-            # gettext offers look-ups only: the table behind them is the way to list a catalog
-            catalog = gettext.GNUTranslations(stream)._catalog  # type: ignore[attr-defined]
-        for key, translation in catalog.items():
-            if isinstance(key, tuple):
-                key, plural_form = key
-                if plural_form != 0:
-                    continue
-            if key:  # the empty key holds the catalog's header
-                yield key.rsplit("\x04", 1)[-1], translation
-
-
-def plain_text(text: str) -> str:
-    """Strip what belongs to the interface and not to the language."""
-    text = text.replace("%PRODUCTNAME", "LibreOffice")
-    text = TAG.sub("", BRACKETED_ACCELERATOR.sub("", text))
-    text = ACCELERATOR.sub("", text, count=1)
-    return " ".join(unicodedata.normalize("NFKC", text).split())
-
-
-def script_share(text: str, script: str) -> float:
-    """The share of text's letters that belong to script."""
-    letters = [char for char in text if char.isalpha()]
-    own = sum(unicodedata.name(char, "").startswith(script) for char in letters)
-    return own / max(1, len(letters))
-
-
-def fold(text: str) -> str:
-    """What must differ between a string and its translation."""
-    return re.sub(r"\d", "0", text.lower())
-
-
 def rejection(english: str, translation: str, language: str) -> Optional[str]:
     """Name the filter that this pair fails, or return None."""
-    if len(re.findall("[A-Za-z]", english)) < 2 or not translation:
-        return "no text"
-    if fold(english) == fold(translation):
-        return "copy"
+    reason = interface_text.rejection(english, translation, language)
+    if reason:
+        return reason
     if PLACEHOLDER.search(english) or PLACEHOLDER.search(translation):
         return "placeholder"
     if LEFTOVER_MARKUP.search(english) or LEFTOVER_MARKUP.search(translation):
         return "markup"
-    if max(len(english.split()), len(translation.split())) > MAX_WORDS:
-        return "too long"
-    lowest, highest = LENGTH_RATIOS.get(language, DEFAULT_LENGTH_RATIO)
-    if len(english) >= RATIO_MIN_CHARS and not (
-        lowest <= len(translation) / len(english) <= highest
-    ):
-        return "length ratio"
-    script = SCRIPT_NAMES.get(language)
-    if script and script_share(translation, script) < MIN_SCRIPT_SHARE:
-        return "script"
     return None
 
 
@@ -108,7 +48,8 @@ def translations(folder: Path, language: str) -> Dict[str, str]:
     """Map every English string that passes the filters to its commonest translation."""
     seen: Dict[str, Counter] = defaultdict(Counter)
     rejected: Counter = Counter()
-    for english, translation in read_catalogs(folder):
+    catalogs = sorted(folder.glob("LC_MESSAGES/*.mo"))
+    for english, translation in chain.from_iterable(map(read_catalog, catalogs)):
         english, translation = plain_text(english), plain_text(translation)
         reason = rejection(english, translation, language)
         if reason:

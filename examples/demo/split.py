@@ -6,9 +6,10 @@ more, is dropped, and sentences are held out of which few training strings do.
 """
 
 import random
-import re
-from collections import Counter, defaultdict
-from typing import Dict, List, NamedTuple, Sequence, Set
+from collections import Counter
+from typing import List, NamedTuple, Sequence, Set
+
+from examples.word_overlap import Neighbours, split_words
 
 
 class Split(NamedTuple):
@@ -18,10 +19,6 @@ class Split(NamedTuple):
     valid: List[str]
     test: List[str]
     dropped: List[str]  # too close to valid or test
-
-
-def split_words(sentence: str) -> List[str]:
-    return re.findall(r"\w+", sentence.lower())
 
 
 def of_common_words(strings: Sequence[str], min_count: int) -> List[str]:
@@ -36,40 +33,6 @@ def of_common_words(strings: Sequence[str], min_count: int) -> List[str]:
         if len(kept) == len(strings):
             return kept
         strings = kept  # words have become rarer: count again
-
-
-def overlap(sentence: str, other: str) -> float:
-    """The share of sentence's words that are also in other.
-
-    Of the two ways to count a repeated word, once or each time, the one that gives more.
-    """
-    own, others = split_words(sentence), set(split_words(other))
-    shared = [word for word in own if word in others]
-    return max(len(shared) / len(own), len(set(shared)) / len(set(own)))
-
-
-class Neighbours:
-    """Finds the strings with which a sentence has an overlap of half or more."""
-
-    def __init__(self, strings: Sequence[str]):
-        self.strings_with: Dict[str, List[int]] = defaultdict(list)
-        for index, string in enumerate(strings):
-            for word in set(split_words(string)):
-                self.strings_with[word].append(index)
-
-    def of(self, sentence: str, threshold: float = 0.5) -> Set[int]:
-        own = Counter(split_words(sentence))
-        once: Counter[int] = Counter()
-        each_time: Counter[int] = Counter()
-        for word, count in own.items():
-            for index in self.strings_with.get(word, ()):
-                once[index] += 1
-                each_time[index] += count
-        return {
-            index
-            for index in once
-            if once[index] >= threshold * len(own) or each_time[index] >= threshold * own.total()
-        }
 
 
 def split_strings(

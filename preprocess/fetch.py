@@ -1,0 +1,130 @@
+"""Fetch the text of a corpus: RAW/train/PAIR/DATASET.LANGUAGE and RAW/{valid,test}/PAIR.LANGUAGE.
+
+Downloads go through mtdata and, for dev and test sets, sacreBLEU. A run can be killed at any moment
+and started again: what RAW/checksums.json records is done, everything else is fetched anew.
+"""
+
+import argparse
+import fcntl
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Iterator, Optional, Sequence, Tuple
+
+from tqdm import tqdm
+
+from fairseq_taskmoe.errors import refuse
+from preprocess.download import Downloads, Mirror
+from preprocess.held_out import held_out_pairs
+from preprocess.mtdata_library import quietly
+from preprocess.read_pairs import BadArchive, Pair, read_pairs
+from preprocess.records import Records
+from preprocess.sources import Archive, Part, Sources, read_sources
+from preprocess.text_files import atomic_output
+
+
+def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> Records:
+    """Bring all parts of a corpus into the folder raw, and return what is there.
+
+    Refuses what is no archive, has a wrong checksum, cannot be read, or has sides that differ in
+    length; all parts that were complete by then stay, and the next call goes on from them.
+    """
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        with exclusively(raw), quietly():
+            records = Records(raw)
+            refuse_strangers(sources, raw)
+            mirror = Mirror(mirror_address)
+            downloads = Downloads(raw, mirror, sources.checksums, records)
+            for number, part in enumerate(sources.parts, start=1):
+                name = f"[{number}/{len(sources.parts)}] {part.stem}"
+                state = "done already"
+                if not records.done(part):
+                    say(f"{name} ...")
+                    fetch_part(part, raw, mirror, downloads, records)
+                    state = "fetched"
+                say(f"{name}: {records.count(part)}; {state}")
+    except OSError as error:  # the disk's: those of the network were explained where they occur
+        refuse(f"{error.filename or raw}: {error.strerror or error}")
+    return records
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def exclusively(raw: Path) -> Iterator[None]:
+    """Refuse to work on a folder on which another process works."""
+    with (raw / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refuse(f"{raw}: another process fetches into it")
+        yield
+
+
+def refuse_strangers(sources: Sources, raw: Path) -> None:
+    """Remove what a killed run left half-written; refuse text that belongs to no part."""
+    expected = {name for part in sources.parts for name in part.files}
+    for split in ("train", "valid", "test"):
+        for path in sorted((raw / split).rglob("*")):
+            name = path.relative_to(raw).as_posix()
+            if path.name.endswith(".partial"):
+                path.unlink()
+            elif not path.is_dir() and name not in expected:
+                refuse(f"{path} is of no data set in the configuration: delete it")
+
+
+def fetch_part(
+    part: Part, raw: Path, mirror: Mirror, downloads: Downloads, records: Records
+) -> None:
+    """Write the two files of a part, each whole or not at all, and record them."""
+    first, second = part.pair.split("-")
+    if isinstance(part.source, Archive):
+        path = downloads.get(part.source)
+        pairs = read_pairs(path, part.source, (first, second))
+    else:
+        pairs = held_out_pairs(part.source, raw, mirror, (first, second))
+    try:
+        kept, dropped = write_pairs(pairs, raw, part)
+    except BadArchive as error:
+        assert isinstance(part.source, Archive)
+        downloads.refuse_damaged(part.source, f"{part.dataset} of {part.pair}: {error}")
+    if kept == 0:
+        refuse(f"{raw / part.stem}: {part.dataset} of {part.pair} has no sentence pairs")
+    records.add_part(part, kept, dropped)
+
+
+def write_pairs(pairs: Iterator[Pair], raw: Path, part: Part) -> Tuple[int, int]:
+    """Write the pairs whose sides both hold text; count them and the others.
+
+    A held-out set keeps them all: scores are compared line by line.
+    """
+    kept = dropped = 0
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(atomic_output(raw / name)) for name in part.files)
+        for pair in tqdm(pairs, desc=part.stem, unit=" pairs", disable=None, leave=False):
+            if part.split == "train" and not (pair[0] and pair[1]):
+                dropped += 1
+                continue
+            first.write(pair[0] + b"\n")
+            second.write(pair[1] + b"\n")
+            kept += 1
+    return kept, dropped
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path, help="YAML, as examples/wmt30/sources.yaml")
+    parser.add_argument("--raw", type=Path, required=True, help="folder RAW to fill")
+    parser.add_argument("--mirror", metavar="URL", help="server that has http://HOST/PATH at "
+                        "URL/HOST/PATH; its checksums.json, if any, replaces the configuration's")
+    parser.add_argument("--without", nargs="+", default=[], metavar="DATASET",
+                        help="training data sets to leave out of all pairs")
+    args = parser.parse_args(argv)
+    fetch(read_sources(args.config, tuple(args.without)), args.raw, args.mirror)
+
+
+if __name__ == "__main__":
+    main()

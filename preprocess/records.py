@@ -1,0 +1,81 @@
+"""What has been fetched into RAW: RAW/checksums.json, the one thing that says a part is done."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict
+
+from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.files import write_atomically
+from preprocess.sources import Part
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Records:
+    """downloads: {key: {sha256, size}}, parts: {stem: {source, pairs, dropped, files}}."""
+
+    def __init__(self, raw: Path):
+        self.raw = raw
+        self.path = raw / "checksums.json"
+        content: Dict[str, Any] = {"downloads": {}, "parts": {}}
+        if self.path.exists():
+            try:
+                content = json.loads(self.path.read_text(encoding="utf-8"))
+            except ValueError:
+                refuse(f"{self.path}: no JSON; delete it to fetch everything anew")
+        self.downloads: Dict[str, Dict[str, Any]] = content["downloads"]
+        self.parts: Dict[str, Dict[str, Any]] = content["parts"]
+
+    def save(self) -> None:
+        content = {"downloads": self.downloads, "parts": self.parts}
+        write_atomically(self.path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+    def add_download(self, key: str, path: Path, digest: str) -> None:
+        record = {"sha256": digest, "size": path.stat().st_size}
+        if self.downloads.get(key) != record:
+            self.downloads[key] = record
+            self.save()
+
+    def drop_download(self, key: str) -> None:
+        self.downloads.pop(key, None)
+        self.save()
+
+    def add_part(self, part: Part, pairs: int, dropped: int) -> None:
+        self.parts[part.stem] = {
+            "source": description(part),
+            "pairs": pairs,
+            "dropped": dropped,
+            "files": {name: sha256_of(self.raw / name) for name in part.files},
+        }
+        self.save()
+
+    def count(self, part: Part) -> str:
+        """Say in words how many sentence pairs a part has."""
+        record = self.parts[part.stem]
+        dropped = record["dropped"]
+        empty = f", {dropped} more with an empty side were left out" if dropped else ""
+        return f"{record['pairs']} sentence pairs{empty}"
+
+    def done(self, part: Part) -> bool:
+        """Tell whether a part is there, whole and from the source that it now has.
+
+        A file that somebody changed since is refused: it is neither taken for good nor overwritten.
+        """
+        record = self.parts.get(part.stem)
+        if record is None or record["source"] != description(part):
+            return False
+        if not all((self.raw / name).exists() for name in part.files):
+            return False
+        for name, digest in record["files"].items():
+            if sha256_of(self.raw / name) != digest:
+                refuse(f"{self.raw / name} has changed since: delete it to fetch it anew")
+        return True
+
+
+def description(part: Part) -> Dict[str, Any]:
+    return json.loads(json.dumps(asdict(part.source)))

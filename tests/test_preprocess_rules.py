@@ -1,0 +1,164 @@
+"""What cleaning keeps and drops: each rule on sentences of its kind, and whole chunks."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # preprocess is not installed
+    sys.path.insert(0, str(ROOT))
+
+from preprocess.clean import clean_chunk  # noqa: E402
+from preprocess.counts import summed  # noqa: E402
+from preprocess.language_id import other_language  # noqa: E402
+from preprocess.rules import Limits, normalise, rule_chain  # noqa: E402
+from preprocess.scripts import LANGUAGES_OF_SCRIPT, SCRIPTS, letters_of, script_of  # noqa: E402
+from preprocess.text_files import Chunk  # noqa: E402
+
+ENGLISH = "The committee has decided that the report will be published in full next week."
+GERMAN = "Der Ausschuss hat beschlossen, dass der Bericht nächste Woche vollständig erscheint."
+FRENCH = "Le comité a décidé que le rapport sera publié dans son intégralité la semaine prochaine."
+
+
+def reason(source, target, languages=("en", "de"), **limits):
+    """Return the name of the first rule that drops a pair, None where all keep it."""
+    for rule in rule_chain(languages, Limits(**limits)):
+        if rule.drops(source, target):
+            return rule.name
+    return None
+
+
+@pytest.mark.parametrize(
+    "source, target, expected",
+    [
+        (ENGLISH, GERMAN, None),
+        ("Open", "Öffnen", None),
+        ("Open", "", "empty"),
+        ("word " * 251, "Wort " * 251, "over-long"),
+        ("x" * 2001, "Wort", "over-long"),
+        ("word " * 249 + "word", "Wort " * 249 + "Wort", "repeated"),  # 250 words are not too many
+        ("LibreOffice Writer", "LibreOffice writer", "copies"),
+        ("See " + "a/b" * 40, "Siehe " + "a/b" * 40, "long word"),
+        ("No.", "Nein, und ich sage es auch nicht noch ein weiteres Mal.", "length ratio"),
+        ("No.", "Niemals mehr.", None),
+        ("Open the <b>file</b> now", "Datei jetzt öffnen", "markup"),
+        ("This &amp; that", "Dies und das", "markup"),
+        ("If 1 < 2 and R&D", "Wenn 1 < 2 und F&E", None),
+        ("Open %s", "Datei öffnen", "placeholders"),
+        ("%d of %d files", "%d von %d Dateien", None),
+        ("File {0} of {1}", "Datei {0} von {2}", "placeholders"),
+        ("In 2019 it was 1,234.5 million", "2019 waren es 1.234,5 Millionen", None),
+        ("In 2019 it was 1,234.5 million", "Im Jahr 1866 waren es 77", "numbers"),
+        ("There were five of them", "Es waren 5", None),
+        ("12.3.4 - 17/99 (**)", "12.3.4 - 17/99 a (**)", "script"),
+        ("Открыть файл сейчас", "Datei jetzt öffnen", "script"),
+        ("Wait .............. now", "Warte jetzt hier", "repeated"),
+        ("no no no no no no no no", "nein nein nein nein nein nein nein nein", "repeated"),
+        (ENGLISH, FRENCH, "language"),
+        (ENGLISH, ENGLISH + " And more.", "language"),
+        ("Open file", "Ouvrir le fichier", None),  # too short to be sure
+    ],
+)
+def test_rules(source, target, expected):
+    assert reason(source, target) == expected
+
+
+@pytest.mark.parametrize(
+    "target, language, expected",
+    [
+        ("发票%s已更新", "zh", None),
+        ("Sfx 文档", "zh", None),
+        ("Sfx document", "zh", "script"),
+        ("данные Routino", "ru", None),
+        ("Rechnung %s wurde geändert", "ru", "script"),
+    ],
+)
+def test_scripts_may_be_mixed(target, language, expected):
+    source = "Invoice %s updated" if "%s" in target else "Data of Routino or Sfx"
+    assert reason(source, target, ("en", language)) == expected
+
+
+def test_digits_of_any_script_are_the_same_digits():
+    assert reason("In 2019, 1,234 people", "२०१९ में १,२३४ लोग", ("en", "hi")) is None
+    assert reason("In 2019, 1,234 people", "१८६६ में ७,७७७ लोग", ("en", "hi")) == "numbers"
+
+
+@pytest.mark.parametrize(
+    "source, target, limits",
+    [
+        ("Same", "Same", {"drop_copies": False}),
+        ("<b>Open</b>", "<b>Öffnen</b>", {"drop_markup": False}),
+        ("Open %s", "Datei öffnen", {"same_placeholders": False}),
+        (ENGLISH, FRENCH, {"identify_language": False}),
+        ("Wait for it to end ..........", "Warte auf das Ende", {"drop_repeated": False}),
+        ("No.", "Nein, und ich sage es auch nicht noch einmal.", {"max_length_ratio": 0}),
+    ],
+)
+def test_a_rule_can_be_switched_off(source, target, limits):
+    assert reason(source, target) is not None
+    assert reason(source, target, **limits) is None
+
+
+def test_a_language_that_the_detector_does_not_know_is_kept():
+    assert other_language(FRENCH, "de") and not other_language(FRENCH, "fr")
+    assert not other_language(FRENCH, "hsb")  # Upper Sorbian: all of it would be something else
+
+
+def test_every_script_has_letters():
+    assert set(LANGUAGES_OF_SCRIPT) | {"Latin"} == set(SCRIPTS)
+    for script in SCRIPTS:
+        assert letters_of(script)
+    assert [script_of(language) for language in ("de", "kk", "zh")] == ["Latin", "Cyrillic", "Han"]
+
+
+@given(st.text())
+def test_normalised_text_is_one_plain_line(text):
+    plain = normalise(text)
+    assert plain == " ".join(plain.split()) == normalise(plain)
+    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in plain)
+    if text.isascii() and text.isprintable():
+        assert plain.split() == text.split()
+
+
+def chunk_of(*sides):
+    return Chunk(0, 0, sides[0].count(b"\n"), sides, 0)
+
+
+def test_a_chunk_loses_bad_pairs_and_counts_them():
+    source = (
+        b"Open\n\xff\xfe\n\nSave \t file\nLibreOffice\none\xe2\x80\xa8two\xc2\x85three\r four\n"
+    )
+    target = "Öffnen\nzwei\ndrei\nDatei sichern\nLibreOffice\neins zwei drei vier\n".encode()
+    made = clean_chunk(("en", "de"), Limits(), chunk_of(source, target))
+    assert made.texts[0] == b"Open\nSave file\none two three four\n"
+    assert made.texts[1].decode() == "Öffnen\nDatei sichern\neins zwei drei vier\n"
+    dropped = {name: count for name, count in made.counts["dropped"].items() if count}
+    assert dropped == {"invalid UTF-8": 1, "empty": 1, "copies": 1}
+    assert made.counts["lines"] == 6 and made.counts["kept"]["lines"] == 3
+    assert made.counts["bytes"] == len(source) + len(target)
+    speed = made.counts["speed"]
+    assert list(speed)[:3] == ["invalid UTF-8", "normalise", "empty"]
+    assert list(speed)[-1] == "language"  # the dearest last, on what the others left
+    assert speed["language"]["bytes"] < speed["empty"]["bytes"]
+
+
+lines = st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b" ")), max_size=9)
+
+
+@given(lines, st.integers(0, 9))
+def test_chunks_do_not_change_what_is_kept(lines, cut):
+    """Cleaning in two pieces is cleaning at once, whatever the bytes."""
+    other = [f"Zeile {len(line)} mit Text".encode() for line in lines]
+
+    def clean(begin, end):
+        sides = (b"".join(line + b"\n" for line in side[begin:end]) for side in (lines, other))
+        return clean_chunk(("en", "de"), Limits(), chunk_of(*sides))
+
+    whole, first, second = clean(0, None), clean(0, cut), clean(cut, None)
+    assert whole.texts == tuple(a + b for a, b in zip(first.texts, second.texts, strict=True))
+    total = summed([first.counts, second.counts])
+    assert total["dropped"] == whole.counts["dropped"] and total["kept"] == whole.counts["kept"]
+    assert sum(whole.counts["dropped"].values()) + whole.counts["kept"]["lines"] == len(lines)
