@@ -1,0 +1,99 @@
+"""The data of the paper's WMT experiments: fetch, compare with the paper's counts, preprocess.
+
+    python examples/wmt30/prepare.py --dry-run
+    python examples/wmt30/prepare.py --raw runs/wmt30/raw --out runs/wmt30 --workers 16
+
+Can be killed at any moment and started again: what is done already is skipped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # preprocess is not installed
+
+from fairseq_taskmoe.errors import refuse  # noqa: E402
+from preprocess import run  # noqa: E402
+from preprocess.config import load_config  # noqa: E402
+from preprocess.download import SizesByHead, key_of  # noqa: E402
+from preprocess.fetch import fetch  # noqa: E402
+from preprocess.held_out import DATASETS, addresses  # noqa: E402
+from preprocess.records import Records  # noqa: E402
+from preprocess.sources import SPLITS, Archive, Sources, read_sources  # noqa: E402
+
+
+def planned_downloads(sources: Sources) -> Iterator[str]:
+    """Yield a table of all that would be downloaded, with its size and licence."""
+    users: Dict[str, List[str]] = {}
+    licences: Dict[str, str] = {}
+    by_hand: Dict[str, str] = {}
+    for part in sources.parts:
+        if isinstance(part.source, Archive):
+            key = key_of(part.source)
+            if part.source.by_hand:
+                by_hand[key] = part.source.url
+        else:
+            (key,) = addresses(DATASETS[part.source.name])
+        users.setdefault(key, []).append(part.stem)
+        licences[key] = sources.licences.get(part.dataset, "unknown")
+    head, total, unknown = SizesByHead(), 0, 0
+    yield "MB\tlicence\taddress\tused for"
+    for key, parts in users.items():
+        size = sources.checksums.get(key, {}).get("size")
+        if size is None and key not in by_hand:
+            size = head.size(key)
+        total, unknown = total + (size or 0), unknown + (size is None)
+        shown = "unknown" if size is None else f"{size / 1e6:.1f}"
+        address = f"{key}, by hand from {by_hand[key]}" if key in by_hand else key
+        yield f"{shown}\t{licences[key]}\t{address}\t{' '.join(parts)}"
+    yield f"{len(users)} archives, {total / 1e9:.1f} GB and {unknown} of unknown size"
+
+
+def comparison(sources: Sources, records: Records) -> Iterator[str]:
+    """Yield a table of the counts beside the paper's."""
+    yield "pair\tsplit\tpaper\there\tdeviation"
+    for pair, published in sources.expected.items():
+        for split in SPLITS:
+            expected = published.get(split)
+            if expected is None:
+                continue
+            parts = [part for part in sources.parts if (part.pair, part.split) == (pair, split)]
+            here = sum(records.parts[part.stem]["pairs"] for part in parts)
+            yield f"{pair}\t{split}\t{expected}\t{here}\t{100 * (here / expected - 1):+.2f} %"
+
+
+def print_table(lines: Iterator[str]) -> None:
+    for line in lines:
+        print(line.expandtabs(16), flush=True)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sources", type=Path, default=HERE / "sources.yaml")
+    parser.add_argument("--corpus", type=Path, default=HERE / "corpus.yaml")
+    parser.add_argument("--raw", type=Path, default=Path("runs/wmt30/raw"), help="what is fetched")
+    parser.add_argument("--out", type=Path, default=Path("runs/wmt30"), help="folder to fill")
+    parser.add_argument("--workers", type=int, default=1, help="processes for preprocessing")
+    parser.add_argument("--mirror", metavar="URL", help="as in `python -m preprocess.fetch --help`")
+    parser.add_argument("--without", nargs="+", default=[], metavar="DATASET",
+                        help="training data sets to leave out of all pairs")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="list what would be downloaded, its size and licence")
+    args = parser.parse_args(argv)
+    sources, config = read_sources(args.sources, tuple(args.without)), load_config(args.corpus)
+    different = set(config.all_pairs) ^ set(sources.expected)
+    if different:
+        refuse(f"{args.corpus} and {args.sources}: only one of them has the pair {min(different)}")
+    if args.dry_run:
+        print_table(planned_downloads(sources))
+        return
+    records = fetch(sources, args.raw, args.mirror)
+    print_table(comparison(sources, records))
+    folders = ["--raw", str(args.raw), "--out", str(args.out)]
+    run.main([str(args.corpus), *folders, "--workers", str(args.workers)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The recipe of the paper's WMT experiments, on a miniature mirror of all of its data."""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("mtdata", reason="the extra [data]")
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # preprocess and examples are not installed
+    sys.path.insert(0, str(ROOT))
+
+import miniature_mirror as miniature  # noqa: E402
+
+from examples.wmt30 import prepare  # noqa: E402
+from preprocess.config import load_config  # noqa: E402
+from preprocess.sources import Archive, read_sources  # noqa: E402
+
+WMT30 = ROOT / "examples" / "wmt30"
+SMALL = {"vocab_size": 2000, "sample_lines": 20000, "sentencepiece_threads": 1, "shards": 1,
+         "chunk_lines": 50}
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return read_sources(WMT30 / "sources.yaml")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mirror")
+    miniature.build(WMT30 / "sources.yaml", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The recipe's corpus, with a vocabulary that miniature text suffices for."""
+    config = yaml.safe_load((WMT30 / "corpus.yaml").read_text(encoding="utf-8"))
+    path = tmp_path_factory.mktemp("config") / "corpus.yaml"
+    path.write_text(yaml.safe_dump({**config, **SMALL}), encoding="utf-8")
+    return path
+
+
+def test_the_corpus_is_the_papers(sources):
+    """Languages, counts and classes of table 3; SentencePiece 64k, T = 5."""
+    config = load_config(WMT30 / "corpus.yaml")
+    assert (config.vocab_size, config.temperature) == (64000, 5)
+    assert config.all_pairs == list(sources.expected) and config.zero_shot_pairs == ["fr-de"]
+    languages = yaml.safe_load((WMT30 / "languages.yaml").read_text(encoding="utf-8"))
+    published = {pair: sources.expected[pair]["train"] for pair in config.pairs}
+    assert round(sum(published.values()) / 1e6, 1) == 200.5
+    for pair, count in published.items():
+        assert languages.pop(pair.split("-")[1]) == {
+            "train_pairs": count, "class": "high" if count > 1_000_000 else "low"
+        }
+    assert not languages
+    assert sources.expected["fr-de"] == {"year": "WMT19", "valid": 1512, "test": 1701}
+
+
+def test_every_data_set_has_a_licence_and_every_checksum_a_data_set(sources):
+    archives = {prepare.key_of(part.source)
+                for part in sources.parts if isinstance(part.source, Archive)}
+    assert set(sources.checksums) <= archives
+    assert {part.dataset for part in sources.parts} == set(sources.licences)
+    assert all(len(known["sha256"]) == 64 for known in sources.checksums.values())
+
+
+def test_a_dry_run_lists_all_that_would_be_downloaded(sources, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # offline
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    prepare.main(["--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["MB", "licence", "address", "used", "for"]
+    assert lines[-1] == "61 archives, 14.4 GB and 27 of unknown size"
+    for part in sources.parts:
+        assert any(part.stem in line.split() for line in lines), part
+    (common_crawl,) = [line for line in lines if "training-parallel-commoncrawl.tgz" in line]
+    assert common_crawl.startswith("918.3 ") and "Common Crawl's terms of use" in common_crawl
+    (czeng,) = [line for line in lines if "czeng17" in line]
+    assert czeng.startswith("unknown ") and "by hand from https://ufal.mff.cuni.cz" in czeng
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_of_one_file_only_are_refused(tmp_path, capsys):
+    corpus = tmp_path / "corpus.yaml"
+    corpus.write_text("pairs: [en-cs, en-xx]\n")
+    with pytest.raises(SystemExit) as exit_info:
+        prepare.main(["--corpus", str(corpus)])
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{corpus} and {WMT30 / 'sources.yaml'}: only one of them has the pair en-de" in line
+
+
+def start(small, address, folder):
+    """Start a preparation in a process group of its own; return it, and what it prints."""
+    command = ["--corpus", small, "--raw", folder / "raw", "--out", folder / "out"]
+    command = [*map(str, command), "--mirror", address, "--workers", "2"]
+    output, end = os.pipe()
+    # forked: kills are to hit the work, not the imports
+    process = multiprocessing.get_context("fork").Process(target=prepare_into, args=(end, command))
+    process.start()
+    os.close(end)
+    return process, os.fdopen(output, encoding="utf-8")
+
+
+def prepare_into(output, command):
+    os.setsid()
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1, encoding="utf-8")
+    prepare.main(command)
+
+
+def results(folder):
+    """Read all that is left for later steps; speeds are measured, and differ."""
+    left = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        ours = name.parts[:2] not in (("raw", "archives"), ("out", "work"))
+        if path.is_file() and ours and path.name not in ("speeds.json", "preprocess.log", ".lock"):
+            left[str(name)] = path.read_bytes()
+    return left
+
+
+@pytest.mark.slow
+def test_a_preparation_killed_at_ten_moments_ends_as_an_uninterrupted_one(built, small, tmp_path):
+    """From the mirror to data-bin; a moment is the start of something, and a little later."""
+    with miniature.serve(built) as address:
+        whole, output = start(small, address, tmp_path / "whole")
+        lines = output.read().splitlines()
+        whole.join()
+        assert whole.exitcode == 0, lines[-5:]
+        reference = results(tmp_path / "whole")
+        starts = [line.removesuffix(" ...") for line in lines if line.endswith(" ...")]
+        chance = random.Random(5)
+        for number, moment in enumerate(sorted(chance.sample(range(len(starts)), 10))):
+            process, output = start(small, address, tmp_path / "killed")
+            begun = (starts[moment] + " ...\n", starts[moment] + ":")
+            assert any(line.startswith(begun) for line in output), starts[moment]
+            time.sleep(chance.uniform(0, 0.05))
+            if number % 2:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:  # its workers live on until they find that it is gone
+                process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+        last, output = start(small, address, tmp_path / "killed")
+        lines = output.read().splitlines()
+        last.join()
+        assert last.exitcode == 0, lines[-5:]
+    assert results(tmp_path / "killed") == reference
+    assert {"out/spm.model", "out/data-bin/train.en-gu.gu.bin", "out/text/test.fr-de.fr",
+            "raw/train/en-de/europarl.en"} <= set(reference)
