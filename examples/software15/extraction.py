@@ -1,0 +1,103 @@
+"""Cut out the sub-networks of one row, and see whether they translate as the full model does.
+
+Leaves RUNS/ROW/subnets/PAIR (the models), subnets/evaluation/ (their scores) and, last,
+subnets/checks.json: hypotheses that differ from the full model's, and how many of those are ties.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+from fairseq.dataclass.configs import GenerationConfig
+from tqdm import tqdm
+
+from fairseq_taskmoe import register  # noqa: F401
+from fairseq_taskmoe.checkpoint.load_models import load_task_moe
+from fairseq_taskmoe.checkpoint.reading import (
+    pairs_of,
+    read_task_moe_checkpoint,
+    read_whole_checkpoint,
+)
+from fairseq_taskmoe.checkpoint.subnet_folder import MODEL, Extraction, extract
+from fairseq_taskmoe.evaluation.compare import Comparison, compare
+from fairseq_taskmoe.evaluation.folder import read_lines
+from fairseq_taskmoe.evaluation.results import Results, load_results
+from fairseq_taskmoe.evaluation.scoring import DirectionScore, score_direction
+from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs
+from fairseq_taskmoe.files import write_atomically
+from fairseq_taskmoe.serving.engine import SearchOptions
+from fairseq_taskmoe.serving.open_model import open_model
+
+BATCHING = Batching(max_tokens=4000)
+
+
+def extract_pairs(path: Path, subnets: Path, spm: Path) -> List[str]:
+    """Cut out each trained direction that is not there yet; return them.
+
+    In the format `taskmoe`, which keeps layers of different widths as they are, and the experts of
+    a half that routes by token.
+    """
+    pairs = pairs_of(read_task_moe_checkpoint(str(path)))
+    for pair in tqdm(pairs, desc="extract", leave=False, disable=None):
+        if not (subnets / pair).exists():
+            what = Extraction("taskmoe", sentencepiece_model=str(spm))
+            extract(str(path), [pair], str(subnets / pair), what)
+    return pairs
+
+
+def score_text(runs: Path, pair: str, folder: Path, beam: int) -> DirectionScore:
+    """Translate the raw test set with a sub-network as users do, and score it."""
+    source, target = pair.split("-")
+    text = runs / "text" / f"test.en-{source if target == 'en' else target}"
+    translator = open_model(str(folder))
+    ranked = translator.translate(pair, read_lines(f"{text}.{source}"), SearchOptions(beam=beam))
+    return score_direction(pair, [best[0].text for best in ranked], read_lines(f"{text}.{target}"))
+
+
+def check(runs: Path, row: str, beam: int) -> Dict[str, Any]:
+    """Compare all sub-networks of a row with its full model, which routes each token."""
+    path, subnets = runs / row / "checkpoint_best.pt", runs / row / "subnets"
+    pairs = extract_pairs(path, subnets, runs / "spm.model")
+    full, task = load_for_pairs(str(runs / "data-bin"), str(path), pairs)
+    generation = GenerationConfig(beam=beam)
+    compared: Dict[str, Comparison] = {}
+    scores: Dict[str, DirectionScore] = {}
+    parameters: List[int] = []
+    for pair in tqdm(pairs, desc="compare", leave=False, disable=None):
+        model = load_task_moe(read_whole_checkpoint(str(subnets / pair / MODEL)), [pair]).model
+        compared[pair] = compare(full, model, task, pair, "test", generation, BATCHING)
+        scores[pair] = score_text(runs, pair, subnets / pair, beam)
+        parameters.append(sum(parameter.numel() for parameter in model.parameters()))
+    Results.collect({"row": row, "beam": beam}, scores).save(subnets / "evaluation")
+    whole = load_results(runs / row / "evaluation" / "results.json").directions
+    return {
+        "parameters_full": sum(parameter.numel() for parameter in full.parameters()),
+        "parameters_subnet": max(parameters),
+        "hypotheses": sum(one.hypotheses for one in compared.values()),
+        "different": sum(one.different for one in compared.values()),
+        "of_which_ties": sum(one.ties for one in compared.values()),
+        "max_abs_logprob_diff": max(one.max_abs_logprob_diff for one in compared.values()),
+        "bleu_full": {pair: whole[pair].bleu for pair in pairs},
+        "bleu_subnet": {pair: scores[pair].bleu for pair in pairs},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, help="folder of an experiment")
+    parser.add_argument("row", help="name of a row, as target_target")
+    parser.add_argument("--beam", type=int, default=4)
+    args = parser.parse_args()
+    facts = check(args.runs, args.row, args.beam)
+    write_atomically(
+        args.runs / args.row / "subnets" / "checks.json", json.dumps(facts, indent=2) + "\n"
+    )
+    print(json.dumps(facts, indent=2))
+    if facts["different"] > facts["of_which_ties"]:
+        sys.exit(f"{args.row}: the sub-networks do not translate as the full model does")
+
+
+if __name__ == "__main__":
+    main()

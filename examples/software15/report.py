@@ -1,0 +1,191 @@
+"""Write RUNS/results.md: every row of the tables with its config, command, and scores.
+
+Reads what run_all.sh left in RUNS: tables/, ROW/hydra_train.log, ROW/subnets/checks.json.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.evaluation.results import commit, load_results
+from fairseq_taskmoe.files import write_atomically
+
+NOT_RUN = "not run"
+LOGGED = re.compile(r"^\[([^]]*)\].*- (\{.*\})$")
+TABLES = {  # file of taskmoe tabulate -> what it is about
+    "table1": "Routing (tables 1 and 5)",
+    "table2": "Distillation or extraction (table 2)",
+    "table4": "Bilingual models (table 4)",
+    "table5": "Into English, and zero-shot (table 5)",
+    "table6": "Out of English (table 6)",
+    "table9": "By size of the corpora (table 9)",
+    "table7": "Parameters (table 7)",
+    "table8": "Parameters at web scale (table 8)",
+}
+FIGURES = {
+    "figure2": "tokens/s by batch size", "figure3": "gain over bilingual models",
+    "figure4": "tokens/s by batch size, 128 experts",
+}
+
+
+class Training(NamedTuple):
+    """What a run's log says of it."""
+
+    updates: int
+    hours: float  # in training steps, all runs of a resumed training together
+    words: float  # target words in an update, on average
+
+
+def read_training(log: Path) -> Optional[Training]:
+    """Return what hydra_train.log says, None without a single finished epoch."""
+    if not log.exists():
+        return None
+    logged: List[Dict[str, Any]] = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = LOGGED.match(line)
+        if match:
+            try:
+                logged.append(json.loads(match[2]))
+            except ValueError:  # the line that a kill cut short
+                continue
+    steps = [entry for entry in logged if "train_wall" in entry and "num_updates" in entry]
+    epochs = [entry for entry in logged if "train_num_updates" in entry]
+    if not epochs or not steps:
+        return None
+    return Training(
+        updates=int(epochs[-1]["train_num_updates"]),
+        hours=sum(float(entry["train_wall"]) for entry in steps) / 3600,
+        words=sum(float(entry["wpb"]) for entry in steps) / len(steps),
+    )
+
+
+def run_rows(runs: Path, size: str, table: Dict[str, Any], rows: Sequence[str]) -> Iterator[str]:
+    """Yield the table row -> config -> command -> paper -> ours, its head first."""
+    heads = ["row", "config", "BLEU, paper", "BLEU, ours", "into English", "out of English",
+             "zero-shot", "updates", "hours"]
+    yield _line(heads)
+    yield _line(["---", "---", *["---:"] * (len(heads) - 2)])
+    scores = {row["system"]: row for row in table["rows"]}
+    for row in rows:
+        found = scores.get(row, {})
+        training = None if row == "bilingual" else read_training(runs / row / "hydra_train.log")
+        ours = [_number(found.get(key)) for key in ("all", "xx-en", "en-xx", "zero-shot")]
+        if found.get("run", NOT_RUN) == NOT_RUN:
+            ours = [NOT_RUN, "-", "-", "-"]
+        yield _line([
+            row, f"`configs/{row}.yaml`", _number(found.get("paper_all")), *ours,
+            f"{training.updates:,}" if training else "-",
+            f"{training.hours:.2f}" if training else "-",
+        ])
+
+
+def extraction_rows(runs: Path) -> Iterator[str]:
+    """Yield the table of sub-networks beside their full models, its head first, or nothing."""
+    checks = {path.parents[1].name: json.loads(path.read_text(encoding="utf-8"))
+              for path in sorted(runs.glob("*/subnets/checks.json"))}
+    if not checks:
+        yield NOT_RUN
+        return
+    yield _line(["row", "parameters, full", "sub-network", "BLEU, full", "sub-network",
+                 "hypotheses", "different", "of which ties", "largest difference of a log-prob."])
+    yield _line(["---", *["---:"] * 8])
+    for row, facts in checks.items():
+        full, subnet = (list(facts[name].values()) for name in ("bleu_full", "bleu_subnet"))
+        yield _line([
+            row, f"{facts['parameters_full']:,}", f"{facts['parameters_subnet']:,}",
+            f"{sum(full) / len(full):.3f}", f"{sum(subnet) / len(subnet):.3f}",
+            f"{facts['hypotheses']:,}", str(facts["different"]), str(facts["of_which_ties"]),
+            f"{facts['max_abs_logprob_diff']:.1e}",
+        ])
+
+
+def circumstances(runs: Path) -> Iterator[str]:
+    """Yield where and with what the models were evaluated."""
+    said = set()
+    for path in sorted(runs.glob("*/evaluation/results.json")):
+        results = load_results(path)
+        hardware = ", ".join(f"{name} {value}" for name, value in results.hardware.items())
+        versions = ", ".join(f"{name} {value}" for name, value in results.versions.items())
+        said.add(f"- commit `{results.commit or 'unknown'}`; {hardware}; {versions}")
+    yield from sorted(said)
+
+
+def routing_lines(runs: Path) -> Iterator[str]:
+    """Yield where the figures of routing lie."""
+    for folder in sorted(path.parent for path in runs.glob("*/routing/routing.npz")):
+        figures = ", ".join(sorted(path.name for path in folder.glob("*.png")))
+        yield f"- {folder.parent.name}: `{folder}`: {figures or 'no figures without matplotlib'}"
+
+
+def embedded(path: Path, title: str) -> Iterator[str]:
+    """Yield a table's file under a heading of this report."""
+    yield f"## {title}\n"
+    if not path.exists():
+        yield f"{NOT_RUN}\n"
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    yield "\n".join(f"##{line}" if line.startswith("#") else line for line in lines) + "\n"
+
+
+def report(runs: Path, size: str) -> str:
+    """Return the text of results.md."""
+    tables_file = runs / "tables" / "tables.json"
+    if not tables_file.exists():
+        refuse(f"{tables_file} is missing: taskmoe tabulate {runs} --out {runs}/tables")
+    tables = json.loads(tables_file.read_text(encoding="utf-8"))["tables"]
+    rows = sorted(path.stem for path in Path("configs").glob("*.yaml"))
+    trained = {path.parent.name: read_training(path) for path in runs.glob("*/hydra_train.log")}
+    budgets = sorted({f"{one.updates:,} updates of {one.words:,.0f} target words on average"
+                      for one in trained.values() if one})
+    lines = [
+        f"# Results, size `{size}`\n",
+        f"Made by `examples/software15/run_all.sh {size}`"
+        f" (commit `{commit() or 'unknown'}`). A row's model is trained by\n",
+        f"    fairseq-hydra-train --config-dir configs --config-name ROW size={size}\n",
+        f"and what is in `configs/size/{size}.yaml` holds for all of them.\n",
+        *(f"- {budget}" for budget in budgets),
+        *circumstances(runs), "",
+        "## Rows\n",
+        *run_rows(runs, size, tables["table1"], rows), "",
+        "BLEU is the mean over a row's directions, zero-shot ones included, as in the paper; the "
+        "paper's numbers are of WMT, 32 directions, and stand here for the order of the rows. "
+        "Hours are those of training steps.\n",
+        "## Extraction\n", *extraction_rows(runs), "",
+        "## Routing (figures 5 to 11)\n", *(list(routing_lines(runs)) or [NOT_RUN]), "",
+        "## Figures 2 to 4\n",
+        *(f"- {name}, {title}: {_figure(runs, name)}" for name, title in FIGURES.items()), "",
+    ]
+    for name, title in TABLES.items():
+        lines += embedded(runs / "tables" / f"{name}.md", title)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _figure(runs: Path, name: str) -> str:
+    points = runs / "tables" / f"{name}.tsv"
+    return f"`{points.with_suffix('.png')}`, `{points}`" if points.exists() else NOT_RUN
+
+
+def _number(value: Any) -> str:
+    mean = value.get("mean") if isinstance(value, dict) else value
+    return "-" if mean is None else f"{mean:.1f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, help="folder of an experiment")
+    parser.add_argument("--size", required=True, help="name of configs/size/SIZE.yaml")
+    args = parser.parse_args()
+    out = args.runs / "results.md"
+    write_atomically(out, report(args.runs, args.size))
+    print(f"all done: {out}")
+
+
+if __name__ == "__main__":
+    main()

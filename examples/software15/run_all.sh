@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# All experiments of one size, from the text to results.md. What is done is not done again: give the
+# same command after a kill, or with more ROWS. Start from the repository's root.
+#
+#     examples/software15/run_all.sh smoke            # every row for a few updates: minutes on 2 cores
+#     examples/software15/run_all.sh software15_cpu   # four directions on a CPU: hours
+#     examples/software15/run_all.sh software15       # 30 directions on a GPU
+#     examples/software15/run_all.sh wmt30            # the paper's, on data of examples/wmt30
+#     ROWS="dense_base token_target" SEEDS="1 2 3" examples/software15/run_all.sh software15_cpu
+set -euo pipefail
+
+SIZE=${1:-}
+RUNS=${RUNS:-runs/$SIZE}
+ROWS=${ROWS:-}                   # names of configs/*.yaml (default: all that the size has)
+SEEDS=${SEEDS:-1}                # seed 1 trains RUNS/ROW, another one RUNS/ROW.seedN
+BEAM=${BEAM:-}                   # default: 4; smoke: 2
+BASELINE=${BASELINE:-dense_base} # of the paired bootstrap
+OVERRIDES=${OVERRIDES:-}         # for every training, as in "optimization.update_freq=[8]"
+LAUNCH=${LAUNCH:-}               # starts several ranks: "torchrun --nproc-per-node 8 --no-python"
+DEVICE=${DEVICE:-cpu}            # of the throughput sweep: cpu or cuda
+
+TEACHER=token_token              # of the distilled rows
+EXTRACTED="target_target token_target"
+ALL_ROWS="dense_base dense_equal dense_big bilingual static_static random_random token_token
+  sentence_sentence group_group source_source target_target pair_pair source_token target_token
+  pair_token token_source token_target token_pair distilled distilled_sequence"
+limits=()                        # of the length of translations
+here=$(dirname "${BASH_SOURCE[0]}")
+
+case $SIZE in
+  smoke)
+    zero_shot=de-ru,ru-de
+    bench=(--arch tiny --moe-expert-count 4,128 --vocab-size 500 --length 6 --batch-sizes 1,8)
+    samples=20
+    BEAM=${BEAM:-2}
+    limits=(--max-len-b 20)  # what has learnt nothing does not stop by itself
+    ;;
+  software15_cpu)
+    ALL_ROWS="dense_base dense_equal token_token target_target token_target distilled"
+    zero_shot=de-fr,fr-de
+    bench=(--arch tiny --moe-expert-count 8 --threads 1 --batch-sizes 1,4,16,64)
+    samples=1000
+    ;;
+  software15 | wmt30)
+    zero_shot=de-fr,fr-de
+    bench=(--arch base --moe-expert-count 32 --vocab-size 64000)
+    samples=1000
+    ;;
+  *)
+    echo "run_all.sh: error: SIZE '$SIZE': give smoke, software15_cpu, software15 or wmt30" >&2
+    exit 2
+    ;;
+esac
+ROWS=${ROWS:-$ALL_ROWS}
+BEAM=${BEAM:-4}
+for row in $ROWS; do
+  if [ ! -e "configs/$row.yaml" ]; then
+    echo "run_all.sh: error: ROWS: there is no configs/$row.yaml" >&2
+    exit 2
+  fi
+done
+
+# stage OUTPUT COMMAND...: run a command unless what it leaves is there
+stage() {
+  local output=$1
+  shift
+  if [ -e "$output" ]; then
+    echo "== $output: there already"
+  else
+    echo "== $output: $*"
+    "$@"
+  fi
+}
+
+# train ROW FOLDER OVERRIDE...: train, or go on with, one model; FOLDER/trained marks the end
+train() {
+  local row=$1 folder=$2
+  shift 2
+  mkdir -p "$folder"
+  # shellcheck disable=SC2086
+  if ! $LAUNCH fairseq-hydra-train --config-dir configs --config-name "$row" "size=$SIZE" \
+    "checkpoint.save_dir=$folder" "$@" $OVERRIDES > "$folder/console.log" 2>&1; then
+    echo "run_all.sh: error: training $row failed; the end of $folder/console.log:" >&2
+    tail -n 5 "$folder/console.log" >&2
+    exit 1
+  fi
+  echo "size=$SIZE $* $OVERRIDES" > "$folder/trained"
+}
+
+# score FOLDER DATA FLAG...: translate and score the test set
+score() {
+  local folder=$1
+  shift
+  taskmoe evaluate "$data" --path "$folder/checkpoint_best.pt" --out "$folder/evaluation" \
+    --beam "$BEAM" "${limits[@]}" --references "$RUNS/text" --languages "$RUNS/languages.yaml" \
+    "$@" > /dev/null
+}
+
+parameters() {
+  taskmoe params "$1/checkpoint_best.pt" --format json > "$1/params.part"
+  mv "$1/params.part" "$1/params.json"
+}
+
+# 1. the data
+stage "$RUNS/data-bin" "$here/prepare.sh" "$SIZE" "$RUNS"
+data=$RUNS/data-bin
+directions=$(python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["task"]["lang_pairs"])' \
+  "configs/size/$SIZE.yaml")
+
+# 2. the models, their translations and what they are made of
+for seed in $SEEDS; do
+  for row in $ROWS; do
+    name=$row
+    [ "$seed" = 1 ] || name=$row.seed$seed
+    folder=$RUNS/$name
+    if [ "$row" = bilingual ]; then
+      for direction in ${directions//,/ }; do
+        stage "$folder/$direction/trained" train "$row" "$folder/$direction" \
+          "task.data=$data" "common.seed=$seed" "task.lang_pairs=$direction"
+        stage "$folder/$direction/evaluation/results.json" score "$folder/$direction"
+      done
+      continue
+    fi
+    text=$data
+    if [ "$row" = distilled_sequence ]; then
+      text=$RUNS/distilled-data
+      stage "$text" taskmoe distill "$data" --path "$RUNS/$TEACHER/checkpoint_best.pt" \
+        --out "$text" --beam "$BEAM"
+    fi
+    stage "$folder/trained" train "$row" "$folder" "task.data=$text" "common.seed=$seed"
+    flags=(--zero-shot-pairs "$zero_shot")
+    [ "$name" != "$BASELINE" ] || flags+=(--floors)
+    stage "$folder/evaluation/results.json" score "$folder" "${flags[@]}"
+    stage "$folder/params.json" parameters "$folder"
+    case $row in
+      dense_* | distilled*) ;;
+      *)
+        stage "$folder/routing" taskmoe routing "$data" --path "$folder/checkpoint_best.pt" \
+          --out "$folder/routing" --decode --beam "$BEAM" --multi-parallel
+        ;;
+    esac
+  done
+done
+
+# 3. sub-networks: the same translations?
+for row in $EXTRACTED; do
+  if [ -e "$RUNS/$row/trained" ]; then
+    stage "$RUNS/$row/subnets/checks.json" python "$here/extraction.py" "$RUNS" "$row" --beam "$BEAM"
+  fi
+done
+
+# 4. throughput, significance, tables
+stage "$RUNS/throughput.json" taskmoe bench decode --device "$DEVICE" "${bench[@]}" \
+  --out "$RUNS/throughput.json"
+evaluations=$(find "$RUNS" -mindepth 3 -maxdepth 3 -path '*/evaluation/results.json' \
+  -not -path "$RUNS/$BASELINE/*" | sort | xargs -r -n 1 dirname)
+if [ -e "$RUNS/$BASELINE/evaluation" ] && [ -n "$evaluations" ]; then
+  # shellcheck disable=SC2086
+  taskmoe compare "$RUNS/$BASELINE/evaluation" $evaluations --samples "$samples" \
+    --out "$RUNS/significance.json" > /dev/null
+fi
+taskmoe tabulate "$RUNS" --out "$RUNS/tables" --overwrite > /dev/null
+python "$here/report.py" "$RUNS" --size "$SIZE"
