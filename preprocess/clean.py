@@ -86,7 +86,9 @@ def clean_dataset(
     """Write the good pairs of a training set, and return what was counted."""
     function = partial(clean_chunk, languages, limits)
     settings = clean_settings(languages, limits)
-    return summed(process_texts([sides], outputs, function, journal, settings, way))
+    counts = process_texts([sides], outputs, function, journal, settings, way)
+    # with those of no line at all, as an empty data set has no chunk
+    return summed([function(Chunk(0, 0, 0, (b"", b""), 0)).counts, *counts])
 
 
 def clean_settings(languages: Pair, limits: Limits) -> Dict[str, Any]:

@@ -82,15 +82,18 @@ def dedup_pair(
         way,
     )
     verdicts = judge(*key_files)
+    keep = partial(filter_chunk, settings["datasets"], verdicts)
     counts = process_texts(
         texts,
         outputs,
-        partial(filter_chunk, settings["datasets"], verdicts),
+        keep,
         work / "text.journal",
         {**settings, "verdicts": hashlib.sha256(verdicts.data).hexdigest()},
         way.alone(),
     )
-    return summed(counts)
+    # with those of no line at all, as a data set of which cleaning left nothing has no chunk
+    nothing = [Chunk(number, 0, 0, (b"", b""), 0) for number in range(len(texts))]
+    return summed([*(keep(chunk).counts for chunk in nothing), *counts])
 
 
 def judge(keys: Path, held_out: Path) -> Verdicts:

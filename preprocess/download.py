@@ -11,8 +11,9 @@ import requests
 
 from fairseq_taskmoe.errors import refuse
 from preprocess.mtdata_library import download_cache
-from preprocess.records import Records, sha256_of
+from preprocess.records import Records
 from preprocess.sources import Archive
+from preprocess.stages import file_hash
 
 Checksums = Dict[str, Dict[str, Any]]  # sha256, size, and for sacreBLEU md5
 FIRST_BYTES = {
@@ -88,7 +89,7 @@ class Downloads:
             else:
                 shown = self.mirror.url_of(key)
                 path = self.download(shown, archive)
-            digest = sha256_of(path)
+            digest = file_hash(path)
             problem = self.problem_of(path, key, digest)
             if problem:
                 self.remove(path)
@@ -133,12 +134,12 @@ class Downloads:
         path = self.checked.pop(key)
         self.records.drop_download(key)
         self.remove(path)
-        shown = path if path.parent == self.by_hand else self.mirror.url_of(key)
+        shown = path if self.by_hand in path.parents else self.mirror.url_of(key)
         refuse(f"{shown}: {problem}")
 
     def remove(self, path: Path) -> None:
         """Remove a download that is of no use, with what was unpacked from it."""
-        if path.parent != self.by_hand:  # what a person brought stays
+        if self.by_hand not in path.parents:  # what a person brought stays
             shutil.rmtree(path.parent, ignore_errors=True)
 
 

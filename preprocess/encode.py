@@ -6,6 +6,7 @@ from typing import List, Sequence
 
 import sentencepiece
 
+from fairseq_taskmoe.errors import refuse
 from preprocess.chunks import Made, Way, process_texts
 from preprocess.counts import Counts, summed
 from preprocess.stages import file_hash
@@ -15,7 +16,10 @@ from preprocess.text_files import Chunk
 @lru_cache(maxsize=1)
 def load_processor(model: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a model once in a process: chunk after chunk needs it."""
-    return sentencepiece.SentencePieceProcessor(model_file=str(model))
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(model))
+    except (OSError, RuntimeError):
+        refuse(f"{model}: no SentencePiece model")
 
 
 def encode_lines(

@@ -92,7 +92,10 @@ def fetch_part(
         assert isinstance(part.source, Archive)
         downloads.refuse_damaged(part.source, f"{part.dataset} of {part.pair}: {error}")
     if kept == 0:
-        refuse(f"{raw / part.stem}: {part.dataset} of {part.pair} has no sentence pairs")
+        problem = f"{part.dataset} of {part.pair} has no sentence pairs"
+        if isinstance(part.source, Archive):
+            downloads.refuse_damaged(part.source, problem)
+        refuse(f"{raw / part.stem}: {problem}")
     records.add_part(part, kept, dropped)
 
 

@@ -6,8 +6,10 @@ counts only when that has been noted after the fact.
 
 import http.client
 import shutil
+import socket
+import tarfile
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, NoReturn, Tuple
 
 from sacrebleu.dataset import DATASETS
 from sacrebleu.dataset.base import Dataset
@@ -16,24 +18,28 @@ from fairseq_taskmoe.errors import refuse
 from preprocess.download import Mirror
 from preprocess.sources import HeldOut
 
+SILENCE_SECONDS = 60.0
+
 
 def held_out_pairs(
     held_out: HeldOut, raw: Path, mirror: Mirror, languages: Tuple[str, str]
 ) -> Iterator[Tuple[bytes, bytes]]:
     """Yield the sentence pairs of a set with the languages in the order asked for."""
     name, direction = held_out.name, held_out.direction
-    if name not in DATASETS or direction not in DATASETS[name].langpairs:
-        refuse(f"sacreBLEU has no {direction} of {name}")
     dataset = place(DATASETS[name], raw / "archives" / "sacrebleu", mirror)
     url = addresses(dataset)[0]
     download(dataset, url)
-    dataset.process_to_text(direction)
+    try:
+        dataset.process_to_text(direction)
+    except FileNotFoundError as error:
+        refuse_damaged(dataset, f"{url}: there is no {Path(error.filename).name} in it")
     sources = list(dataset.source(direction))
     references = [reference[0].strip() for reference in dataset.references(direction)]
     if len(sources) != len(references):
-        refuse(
+        refuse_damaged(
+            dataset,
             f"{url}: {direction} has {len(sources)} source sentences and "
-            f"{len(references)} references"
+            f"{len(references)} references",
         )
     in_order = direction == "-".join(languages)
     for source, reference in zip(sources, references, strict=True):
@@ -67,16 +73,23 @@ def download(dataset: Dataset, url: str) -> None:
     if complete.exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_SECONDS)  # urllib would wait for a silent server for ever
     try:
         dataset.maybe_download()
     except SystemExit:  # sacreBLEU's way to turn a wrong checksum away
-        problem = wrong_content(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        refuse(f"{url}: {problem}")
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        shutil.rmtree(folder, ignore_errors=True)
-        refuse(f"{url}: {reason(error)}")
+        refuse_damaged(dataset, f"{url}: {wrong_content(folder)}")
+    except (OSError, http.client.HTTPException, tarfile.TarError) as error:  # as URLError is
+        refuse_damaged(dataset, f"{url}: {reason(error)}")
+    finally:
+        socket.setdefaulttimeout(patience)
     complete.touch()
+
+
+def refuse_damaged(dataset: Dataset, message: str) -> NoReturn:
+    """Refuse what was downloaded, so that the next run gets it anew."""
+    shutil.rmtree(dataset._outdir, ignore_errors=True)
+    refuse(message)
 
 
 def wrong_content(folder: Path) -> str:

@@ -5,7 +5,7 @@ import pycld2  # type: ignore[import-untyped]
 # CLD2 counts the bytes of letters that it looked at; below this it is too often wrong: README.md
 MIN_BYTES = 60
 # what CLD2 calls languages that it knows under other codes
-CLD2_CODES = {"he": "iw", "jv": "jw", "nb": "no", "nn": "no", "tl": "fil", "yue": "zh"}
+CLD2_CODES = {"he": "iw", "jv": "jw", "nb": "no", "nn": "no", "fil": "tl", "yue": "zh"}
 KNOWN = frozenset(code for _, code in pycld2.LANGUAGES)
 
 

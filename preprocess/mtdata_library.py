@@ -6,6 +6,7 @@ a minute) and kept in $MTDATA or ~/.mtdata.
 
 import fcntl
 import logging
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ def load() -> Any:
     if "mtdata.cache" in sys.modules:
         return sys.modules["mtdata"]
     root_handlers, root_level = logging.root.handlers[:], logging.root.level
+    # mtdata unpacks with pigz where it finds one, in a way that its own TMX reader cannot read
+    os.environ["USE_PIGZ"] = "no"
     try:
         import mtdata
     except ImportError:

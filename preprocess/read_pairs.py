@@ -22,6 +22,8 @@ Pair = Tuple[bytes, bytes]
 OPENERS: Dict[str, Callable[..., Any]] = {
     ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open,
 }
+# mtdata and sacreBLEU unpack whole archives: let links and names lead nowhere outside
+tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
 MAX_BROKEN_ROWS = 0.01
 
 
@@ -100,18 +102,21 @@ def member_of_tar(path: Path, pattern: str) -> Path:
 def read_text(
     first: List[IO[bytes]], second: List[IO[bytes]], names: List[str]
 ) -> Iterator[Pair]:
-    sides = itertools.chain.from_iterable(first), itertools.chain.from_iterable(second)
-    count = 0
-    for pair in itertools.zip_longest(*sides):
-        if None in pair:
-            longer = count + 1 + sum(1 for _ in sides[pair.index(None) ^ 1])
-            counts = [count, longer] if pair[0] is None else [longer, count]
-            raise BadArchive(
-                f"{names[0]} has {counts[0]} lines, {names[1]} has {counts[1]}: "
-                "the two sides must have one line per sentence pair"
-            )
-        count += 1
-        yield pair
+    if len(first) != len(second):
+        raise BadArchive(f"{names[0]} are {len(first)} files, {names[1]} are {len(second)}")
+    # file by file: a line too many in one and too few in another would shift what is between
+    for sides in zip(first, second, strict=True):
+        count = 0
+        for pair in itertools.zip_longest(*sides):
+            if None in pair:
+                longer = count + 1 + sum(1 for _ in sides[pair.index(None) ^ 1])
+                counts = [count, longer] if pair[0] is None else [longer, count]
+                raise BadArchive(
+                    f"{names[0]} has {counts[0]} lines, {names[1]} has {counts[1]}: "
+                    "the two sides must have one line per sentence pair"
+                )
+            count += 1
+            yield pair
 
 
 def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -> Iterator[Pair]:

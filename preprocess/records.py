@@ -1,6 +1,5 @@
 """What has been fetched into RAW: RAW/checksums.json, the one thing that says a part is done."""
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +8,7 @@ from typing import Any, Dict
 from fairseq_taskmoe.errors import refuse
 from fairseq_taskmoe.files import write_atomically
 from preprocess.sources import Part
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+from preprocess.stages import file_hash
 
 
 class Records:
@@ -50,7 +45,7 @@ class Records:
             "source": description(part),
             "pairs": pairs,
             "dropped": dropped,
-            "files": {name: sha256_of(self.raw / name) for name in part.files},
+            "files": {name: file_hash(self.raw / name) for name in part.files},
         }
         self.save()
 
@@ -72,7 +67,7 @@ class Records:
         if not all((self.raw / name).exists() for name in part.files):
             return False
         for name, digest in record["files"].items():
-            if sha256_of(self.raw / name) != digest:
+            if file_hash(self.raw / name) != digest:
                 refuse(f"{self.raw / name} has changed since: delete it to fetch it anew")
         return True
 

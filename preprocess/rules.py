@@ -61,10 +61,10 @@ class OverLong:
 
     def __call__(self, source: str, target: str) -> bool:
         longer = source if len(source) > len(target) else target
-        if len(longer) > self.max_chars:
+        if 0 < self.max_chars < len(longer):
             return True
         # n words have at least 2n - 1 characters
-        return len(longer) >= 2 * self.max_words and (
+        return 0 < 2 * self.max_words <= len(longer) and (
             max(source.count(" "), target.count(" ")) >= self.max_words
         )
 

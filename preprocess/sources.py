@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import yaml
+from sacrebleu.dataset import DATASETS
 
 from fairseq_taskmoe.errors import refuse
 
@@ -79,7 +80,7 @@ def read_sources(path: Path, without: Tuple[str, ...] = ()) -> Sources:
     for pair, splits in config["pairs"].items():
         if len(pair.split("-")) != 2 or not isinstance(splits, dict):
             refuse(f"{path}: pairs: {pair}: expected a pair such as en-de with its data sets")
-        for name, description in splits.get("train", {}).items():
+        for name, description in (splits.get("train") or {}).items():
             if name not in without:
                 parts.append(Part("train", pair, name, source_of(path, pair, name, description)))
         for split in ("valid", "test"):
@@ -87,7 +88,7 @@ def read_sources(path: Path, without: Tuple[str, ...] = ()) -> Sources:
                 refuse(f"{path}: pairs: {pair} has no {split}")
             parts.append(Part(split, pair, split, source_of(path, pair, split, splits[split])))
     unknown = set(without) - {name for splits in config["pairs"].values()
-                              for name in splits.get("train", {})}
+                              for name in (splits.get("train") or {})}
     if unknown:
         refuse(f"--without {min(unknown)}: no data set of {path}")
     expected = {pair: splits.get("paper", {}) for pair, splits in config["pairs"].items()}
@@ -118,7 +119,10 @@ def source_of(
         direction = description.get("direction", "")
         if sorted(direction.split("-")) != sorted(languages):
             refuse(f"{where}: direction {direction!r} is none of {pair}")
-        return HeldOut(description["sacrebleu"], direction)
+        name = description["sacrebleu"]
+        if name not in DATASETS or direction not in DATASETS[name].langpairs:
+            refuse(f"{where}: sacreBLEU has no {direction} of {name}")
+        return HeldOut(name, direction)
     if "mtdata" in description:
         return from_index(where, description["mtdata"], languages)
     missing = [language for language in languages if language not in description]

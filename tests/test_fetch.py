@@ -393,6 +393,8 @@ def broken(change):
          "en-fi: x: Statmt-europarl-9-ces-eng is of ces-eng, not of en-fi"),
         (broken(lambda pair: pair.update(test={"sacrebleu": "wmt19", "direction": "de-en"})),
          "direction 'de-en' is none of en-fi"),
+        (broken(lambda pair: pair.update(test={"sacrebleu": "wmt05", "direction": "fi-en"})),
+         "sacreBLEU has no fi-en of wmt05"),
     ],
 )
 def test_a_wrong_configuration_is_refused(tmp_path, capsys, change, message):
@@ -402,15 +404,6 @@ def test_a_wrong_configuration_is_refused(tmp_path, capsys, change, message):
     assert exit_info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert str(path) in line and message in line
-
-
-def test_a_set_that_sacrebleu_does_not_know_is_refused(tmp_path, capsys):
-    path = write_config(tmp_path / "sources.yaml", ["en-fi"], change=broken(
-        lambda pair: pair.update(test={"sacrebleu": "wmt05", "direction": "fi-en"})
-    ))
-    sources = read_sources(path)
-    sources = sources._replace(parts=sources.parts[-1:])
-    assert "sacreBLEU has no fi-en of wmt05" in refused(capsys, sources, tmp_path / "raw")
 
 
 def held_out_only(path):
@@ -430,6 +423,7 @@ def test_half_of_sacrebleus_archive_is_not_taken_for_all_of_it(mirror, folder, t
 
 def test_a_held_out_set_of_unequal_sides_is_refused(mirror, folder, tmp_path, capsys):
     archive = folder / ARCHIVES["sacrebleu"]
+    whole = archive.read_bytes(), (folder / "checksums.json").read_text()
     text = b"<doc>\n<seg id=\"1\">yksi</seg>\n</doc>\n"
     archive.write_bytes(miniature.pack(archive.name, {
         "sgm/newstest2019-fien-src.fi.sgm": text,
@@ -442,6 +436,9 @@ def test_a_held_out_set_of_unequal_sides_is_refused(mirror, folder, tmp_path, ca
     line = refused(capsys, sources, tmp_path / "raw", mirror)
     assert ARCHIVES["sacrebleu"] in line
     assert "fi-en has 1 source sentences and 2 references" in line
+    archive.write_bytes(whole[0])
+    (folder / "checksums.json").write_text(whole[1])
+    assert fetch(sources, tmp_path / "raw", mirror).parts["test/en-fi"]["pairs"] == 25
 
 
 SENTENCES = st.text(st.characters(exclude_characters="\n", codec="utf-8"), max_size=8)

@@ -1,6 +1,7 @@
 """What cleaning keeps and drops: each rule on sentences of its kind, and whole chunks."""
 
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from preprocess.text_files import Chunk  # noqa: E402
 
 ENGLISH = "The committee has decided that the report will be published in full next week."
 GERMAN = "Der Ausschuss hat beschlossen, dass der Bericht nächste Woche vollständig erscheint."
+LETTERS = [a + b + c for a in "abcdefgh" for b in "aeiourst" for c in "lmnprstd"]
 FRENCH = "Le comité a décidé que le rapport sera publié dans son intégralité la semaine prochaine."
 
 
@@ -95,6 +97,8 @@ def test_digits_of_any_script_are_the_same_digits():
         (ENGLISH, FRENCH, {"identify_language": False}),
         ("Wait for it to end ..........", "Warte auf das Ende", {"drop_repeated": False}),
         ("No.", "Nein, und ich sage es auch nicht noch einmal.", {"max_length_ratio": 0}),
+        (" ".join(LETTERS[:251]), " ".join(LETTERS[1:252]), {"max_words": 0}),
+        (" ".join(LETTERS[:511]), " ".join(LETTERS[1:]), {"max_words": 0, "max_chars": 0}),
     ],
 )
 def test_a_rule_can_be_switched_off(source, target, limits):
@@ -109,8 +113,13 @@ def test_a_language_that_the_detector_does_not_know_is_kept():
 
 def test_every_script_has_letters():
     assert set(LANGUAGES_OF_SCRIPT) | {"Latin"} == set(SCRIPTS)
+    named = [(chr(code), unicodedata.name(chr(code), "")) for code in range(0x10000)]
     for script in SCRIPTS:
-        assert letters_of(script)
+        word = {"Han": "CJK UNIFIED", "Japanese": "HIRAGANA"}.get(script, script.upper()) + " "
+        own = [char for char, name in named if name.startswith(word) and char.isalpha()]
+        found = sum(bool(letters_of(script).fullmatch(char)) for char in own)
+        assert own and found > 0.7 * len(own), script
+        assert not letters_of(script).fullmatch("1")
     assert [script_of(language) for language in ("de", "kk", "zh")] == ["Latin", "Cyrillic", "Han"]
 
 

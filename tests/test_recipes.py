@@ -89,7 +89,7 @@ def test_some_rows_after_a_kill(tmp_path):
     before = (runs / "dense_base" / "evaluation" / "results.json").stat().st_mtime_ns
     done = run_all(runs, SUBSET)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{runs}/data-bin: there already" in done.stdout
+    assert f"{runs}/prepared: there already" in done.stdout
     assert (runs / "dense_base" / "evaluation" / "results.json").stat().st_mtime_ns == before
     check_rows(runs, SUBSET)
     check_extraction(runs, "target_target")
@@ -102,7 +102,7 @@ def test_some_rows_after_a_kill(tmp_path):
 @pytest.mark.recipes
 def test_every_row_and_figure(tmp_path):
     runs = tmp_path / "smoke"
-    done = run_all(runs, ROWS)
+    done = run_all(runs, [])  # all of them, teachers before their students
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_rows(runs, ROWS)
     for row in ("target_target", "token_target"):
@@ -120,6 +120,7 @@ def test_every_row_and_figure(tmp_path):
 
 @pytest.mark.parametrize("size, rows, named", [
     ("huge", [], "SIZE 'huge'"), ("smoke", ["dense_base", "tokn_token"], "configs/tokn_token.yaml"),
+    ("smoke", ["distilled", "token_token"], "distilled needs its teacher token_token"),
 ])
 def test_mistakes_are_told_in_one_line(size, rows, named, tmp_path):
     done = run_all(tmp_path / "runs", rows, size)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -183,6 +184,25 @@ def test_floors_stand_beside_the_scores(tabulated):
     assert (dense["floor_copy_chrf all"].mean, dense["floor_nearest_chrf all"].mean) == (10, 15)
 
 
+def test_the_nearest_floor_is_told_beside_zero_shot_directions_that_have_none(runs, tabulated):
+    scores = {pair: score(10.0) for pair in PAIRS}
+    scores["de-ru"] = scores["de-ru"]._replace(floor_nearest_chrf=None)
+    save_results(runs / "dense_base", scores)
+    dense = tabulated("table1-chrf")["dense_base"]
+    assert dense["floor_nearest_chrf all"] is None
+    for side in ("xx-en", "en-xx"):
+        assert dense[f"floor_nearest_chrf {side}"].mean == 15
+        assert dense[f"chrf {side}"].mean == 30
+
+
+def test_zero_shot_directions_are_in_no_share_of_the_gain(runs, tabulated):
+    shutil.rmtree(runs / "bilingual")  # which has none
+    before = tabulated("table2")
+    row(runs, "distilled", 11.0, [*PAIRS[:2], "de-ru"])
+    after = tabulated("table2")
+    assert after == before and after["distilled"]["average"].mean == 11.5
+
+
 def test_rows_that_are_not_run_say_so(tabulated):
     for name in ("table1", "table5", "table6", "table9"):
         assert tabulated(name)["dense_big"]["run"] == "not run"
@@ -298,7 +318,8 @@ def test_tsv_has_a_column_for_the_spread():
 def test_everything_is_written_and_always_the_same(runs, tmp_path, verb):
     write_json(runs / "throughput.json", throughput({"dense": [1, 3], "token_token": [2, 0]}))
     counts = ("total", "effective", "total_shared", "effective_shared")
-    write_json(runs / "dense_base" / "params.json", dict.fromkeys(counts, 2500000))
+    for name in ("dense_base", "token_target.seed2"):
+        write_json(runs / name / "params.json", dict.fromkeys(counts, 2500000))
     said = verb(runs, "--out", tmp_path / "one")
     verb(runs, "--out", tmp_path / "two")
     written = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
@@ -312,6 +333,7 @@ def test_everything_is_written_and_always_the_same(runs, tmp_path, verb):
     assert dense["all"] == {"mean": 13.0, "stdev": None, "seeds": 1}
     own = {r["system"]: r for r in content["tables"]["table7-own"]["rows"]}
     assert own["dense_base"]["total"] == 2.5 and own["dense_big"]["run"] == "not run"
+    assert "token_target.seed2" not in own
     assert b"prints 338M" in written["table7.md"] and b"= 32.5" in written["table8.md"]
 
 

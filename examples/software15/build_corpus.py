@@ -31,7 +31,7 @@ from examples.software15.languages import LANGUAGES, Language  # noqa: E402
 from examples.software15.pairs import Pair  # noqa: E402
 from fairseq_taskmoe.errors import refuse  # noqa: E402
 from preprocess.pool import worker_pool  # noqa: E402
-from preprocess.stages import run_stage, stage_result  # noqa: E402
+from preprocess.stages import only_run, run_stage, stage_result  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
 
 SPLITS = ("train", "valid", "test")
@@ -165,7 +165,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     args = parser.parse_args(argv)
-    build(args.out, languages.parse_languages(args.languages), args.workers)
+    if args.workers < 1:
+        refuse(f"--workers {args.workers}: must be 1 or more")
+    chosen = languages.parse_languages(args.languages)
+    with only_run(args.out / "lock"):
+        build(args.out, chosen, args.workers)
 
 
 if __name__ == "__main__":

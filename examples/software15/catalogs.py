@@ -28,7 +28,7 @@ def pairs_of_catalogs(packages: Iterable[Path], source: str, language: Language)
                 continue
             try:
                 entries = list(read_catalog(path))
-            except (OSError, UnicodeDecodeError, struct.error) as error:
+            except (OSError, LookupError, ValueError, struct.error) as error:
                 refuse(f"{path}: no gettext catalog ({error})")
             for english, translation in entries:
                 yield Pair(f"{source}/{path.stem}", plain_text(english), plain_text(translation))

@@ -8,13 +8,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from fairseq.dataclass.configs import GenerationConfig
 from tqdm import tqdm
 
 from fairseq_taskmoe import register  # noqa: F401
 from fairseq_taskmoe.checkpoint.load_models import load_task_moe
+from fairseq_taskmoe.checkpoint.manifest import read_manifest
 from fairseq_taskmoe.checkpoint.reading import (
     pairs_of,
     read_task_moe_checkpoint,
@@ -47,30 +48,34 @@ def extract_pairs(path: Path, subnets: Path, spm: Path) -> List[str]:
     return pairs
 
 
-def score_text(runs: Path, pair: str, folder: Path, beam: int) -> DirectionScore:
+def score_text(
+    runs: Path, pair: str, folder: Path, search: SearchOptions, tokenize: Optional[str]
+) -> DirectionScore:
     """Translate the raw test set with a sub-network as users do, and score it."""
     source, target = pair.split("-")
     text = runs / "text" / f"test.en-{source if target == 'en' else target}"
     translator = open_model(str(folder))
-    ranked = translator.translate(pair, read_lines(f"{text}.{source}"), SearchOptions(beam=beam))
-    return score_direction(pair, [best[0].text for best in ranked], read_lines(f"{text}.{target}"))
+    ranked = translator.translate(pair, read_lines(f"{text}.{source}"), search)
+    texts = [best[0].text for best in ranked]
+    return score_direction(pair, texts, read_lines(f"{text}.{target}"), tokenize=tokenize)
 
 
-def check(runs: Path, row: str, beam: int) -> Dict[str, Any]:
+def check(
+    runs: Path, row: str, data: Path, search: SearchOptions, tokenize: Optional[str]
+) -> Dict[str, Any]:
     """Compare all sub-networks of a row with its full model, which routes each token."""
     path, subnets = runs / row / "checkpoint_best.pt", runs / row / "subnets"
     pairs = extract_pairs(path, subnets, runs / "spm.model")
-    full, task = load_for_pairs(str(runs / "data-bin"), str(path), pairs)
-    generation = GenerationConfig(beam=beam)
+    full, task = load_for_pairs(str(data), str(path), pairs)
+    generation = GenerationConfig(beam=search.beam, max_len_b=search.max_length)
     compared: Dict[str, Comparison] = {}
     scores: Dict[str, DirectionScore] = {}
-    parameters: List[int] = []
+    parameters = [read_manifest(str(subnets / pair)).parameters for pair in pairs]
     for pair in tqdm(pairs, desc="compare", leave=False, disable=None):
         model = load_task_moe(read_whole_checkpoint(str(subnets / pair / MODEL)), [pair]).model
         compared[pair] = compare(full, model, task, pair, "test", generation, BATCHING)
-        scores[pair] = score_text(runs, pair, subnets / pair, beam)
-        parameters.append(sum(parameter.numel() for parameter in model.parameters()))
-    Results.collect({"row": row, "beam": beam}, scores).save(subnets / "evaluation")
+        scores[pair] = score_text(runs, pair, subnets / pair, search, tokenize)
+    Results.collect({"row": row, **search._asdict()}, scores).save(subnets / "evaluation")
     whole = load_results(runs / row / "evaluation" / "results.json").directions
     return {
         "parameters_full": sum(parameter.numel() for parameter in full.parameters()),
@@ -88,15 +93,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, help="folder of an experiment")
     parser.add_argument("row", help="name of a row, as target_target")
+    parser.add_argument("--data", type=Path, required=True, help="its binarized test sets")
     parser.add_argument("--beam", type=int, default=4)
+    parser.add_argument("--max-len-b", type=int, default=200, help="most pieces of a translation")
+    parser.add_argument("--tokenize", help="sacreBLEU's tokenizer, as for taskmoe evaluate")
     args = parser.parse_args()
-    facts = check(args.runs, args.row, args.beam)
-    write_atomically(
-        args.runs / args.row / "subnets" / "checks.json", json.dumps(facts, indent=2) + "\n"
-    )
-    print(json.dumps(facts, indent=2))
+    search = SearchOptions(beam=args.beam, max_length=args.max_len_b)
+    facts = check(args.runs, args.row, args.data, search, args.tokenize)
+    text = json.dumps(facts, indent=2) + "\n"
+    print(text, end="")
     if facts["different"] > facts["of_which_ties"]:
         sys.exit(f"{args.row}: the sub-networks do not translate as the full model does")
+    write_atomically(args.runs / args.row / "subnets" / "checks.json", text)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def download(names: Sequence[str], folder: Path) -> None:
     What an interrupted call leaves in partial/ is taken up by apt-get itself.
     """
     partial = folder / "partial"
-    partial.mkdir(parents=True, exist_ok=True)
+    with refusing_write_errors(partial):
+        partial.mkdir(parents=True, exist_ok=True)
     try:
         run = subprocess.run(
             ["apt-get", "download", "-qq", *names],

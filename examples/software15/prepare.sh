@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The data of one size, for run_all.sh: text/, languages.yaml, spm.model, dict.txt and data-bin/ in RUNS.
+# The data of one size, for run_all.sh: text/, languages.yaml, spm.model, dict.txt and data-bin/ in RUNS,
+# and at the end the mark `prepared`.
 #
 #     examples/software15/prepare.sh SIZE RUNS
 set -euo pipefail
@@ -25,7 +26,7 @@ binarize() {
     python -m preprocess.sentencepiece_model "${text[@]}" --out "$RUNS" --overwrite \
       --vocab-size "$vocabulary" --temperature "$temperature"
   fi
-  python -m preprocess.binarize "$RUNS/text" --pairs "${pairs[@]}" --out "$RUNS/data-bin" \
+  [ -e "$RUNS/data-bin" ] || python -m preprocess.binarize "$RUNS/text" --pairs "${pairs[@]}" --out "$RUNS/data-bin" \
     --sentencepiece-model "$RUNS/spm.model" --dict "$RUNS/dict.txt"
 }
 
@@ -49,7 +50,12 @@ case $SIZE in
     binarize 32000 5 $(sed 's/:.*//' "$RUNS/languages.yaml")
     ;;
   *)
-    echo "prepare.sh: error: $RUNS/data-bin is missing: examples/wmt30/README.md prepares it" >&2
-    exit 2
+    for made in data-bin text languages.yaml; do
+      if [ ! -e "$RUNS/$made" ]; then
+        echo "prepare.sh: error: $RUNS/$made is missing: examples/wmt30/README.md prepares it" >&2
+        exit 2
+      fi
+    done
     ;;
 esac
+touch "$RUNS/prepared"

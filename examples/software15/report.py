@@ -11,9 +11,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from fairseq_taskmoe.errors import refuse
 from fairseq_taskmoe.evaluation.results import commit, load_results
+from fairseq_taskmoe.evaluation.tabulate_table import NOT_RUN
 from fairseq_taskmoe.files import write_atomically
 
-NOT_RUN = "not run"
 LOGGED = re.compile(r"^\[([^]]*)\].*- (\{.*\})$")
 TABLES = {  # file of taskmoe tabulate -> what it is about
     "table1": "Routing (tables 1 and 5)",
@@ -62,24 +62,39 @@ def read_training(log: Path) -> Optional[Training]:
     )
 
 
-def run_rows(runs: Path, size: str, table: Dict[str, Any], rows: Sequence[str]) -> Iterator[str]:
+def run_rows(runs: Path, size: str, tables: Dict[str, Any], rows: Sequence[str]) -> Iterator[str]:
     """Yield the table row -> config -> command -> paper -> ours, its head first."""
-    heads = ["row", "config", "BLEU, paper", "BLEU, ours", "into English", "out of English",
-             "zero-shot", "updates", "hours"]
+    heads = ["row", "config", "command", "BLEU, paper", "BLEU, ours", "into English",
+             "out of English", "zero-shot", "chrF", "updates", "hours"]
     yield _line(heads)
-    yield _line(["---", "---", *["---:"] * (len(heads) - 2)])
-    scores = {row["system"]: row for row in table["rows"]}
+    yield _line(["---", "---", "---", *["---:"] * (len(heads) - 3)])
+    bleu, chrf = ({row["system"]: row for row in tables[name]["rows"]}
+                  for name in ("table1", "table1-chrf"))
     for row in rows:
-        found = scores.get(row, {})
+        found = bleu.get(row, {})
         training = None if row == "bilingual" else read_training(runs / row / "hydra_train.log")
-        ours = [_number(found.get(key)) for key in ("all", "xx-en", "en-xx", "zero-shot")]
         if found.get("run", NOT_RUN) == NOT_RUN:
-            ours = [NOT_RUN, "-", "-", "-"]
+            ours = [NOT_RUN, *["-"] * 4]
+        else:
+            ours = [_number(found.get(key)) for key in ("all", "xx-en", "en-xx", "zero-shot")]
+            ours.append(_number(chrf.get(row, {}).get("chrf all")))
         yield _line([
-            row, f"`configs/{row}.yaml`", _number(found.get("paper_all")), *ours,
+            row, f"`configs/{row}.yaml`", f"`{_command(runs, row, size)}`",
+            _number(found.get("paper_all")), *ours,
             f"{training.updates:,}" if training else "-",
             f"{training.hours:.2f}" if training else "-",
         ])
+
+
+def floor_lines(table: Dict[str, Any]) -> Iterator[str]:
+    """Yield what a system scores that has learned nothing."""
+    titles = {"floor_copy_chrf": "the source for its translation",
+              "floor_nearest_chrf": "the translation of the nearest training sentence"}
+    for side in ("xx-en", "en-xx"):
+        for field, title in titles.items():
+            known = [row[f"{field} {side}"] for row in table["rows"] if row.get(f"{field} {side}")]
+            if known:
+                yield f"- floor, chrF {side}: {title}: {_number(known[0])}"
 
 
 def extraction_rows(runs: Path) -> Iterator[str]:
@@ -143,16 +158,15 @@ def report(runs: Path, size: str) -> str:
     lines = [
         f"# Results, size `{size}`\n",
         f"Made by `examples/software15/run_all.sh {size}`"
-        f" (commit `{commit() or 'unknown'}`). A row's model is trained by\n",
-        f"    fairseq-hydra-train --config-dir configs --config-name ROW size={size}\n",
-        f"and what is in `configs/size/{size}.yaml` holds for all of them.\n",
+        f" (commit `{commit() or 'unknown'}`). `configs/size/{size}.yaml` holds for all rows.\n",
         *(f"- {budget}" for budget in budgets),
         *circumstances(runs), "",
         "## Rows\n",
-        *run_rows(runs, size, tables["table1"], rows), "",
-        "BLEU is the mean over a row's directions, zero-shot ones included, as in the paper; the "
-        "paper's numbers are of WMT, 32 directions, and stand here for the order of the rows. "
-        "Hours are those of training steps.\n",
+        *run_rows(runs, size, tables, rows), "", *floor_lines(tables["table1-chrf"]), "",
+        "BLEU and chrF are means over a row's directions, zero-shot ones included, as in the paper "
+        "(signatures: below table 1). The paper's are of WMT, 32 directions, and stand here "
+        "for the order of the rows. Hours are those of training steps, whatever else ran meanwhile."
+        "\n",
         "## Extraction\n", *extraction_rows(runs), "",
         "## Routing (figures 5 to 11)\n", *(list(routing_lines(runs)) or [NOT_RUN]), "",
         "## Figures 2 to 4\n",
@@ -161,6 +175,15 @@ def report(runs: Path, size: str) -> str:
     for name, title in TABLES.items():
         lines += embedded(runs / "tables" / f"{name}.md", title)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(runs: Path, row: str, size: str) -> str:
+    """Return how a row's model is trained; as it was, where it was."""
+    marks = sorted(runs.glob(f"{row}/trained")) or sorted(runs.glob(f"{row}/*/trained"))
+    settings = marks[0].read_text(encoding="utf-8") if marks else f"size={size}"
+    return " ".join(
+        f"fairseq-hydra-train --config-dir configs --config-name {row} {settings}".split()
+    )
 
 
 def _figure(runs: Path, name: str) -> str:

@@ -16,16 +16,20 @@ SEEDS=${SEEDS:-1}                # seed 1 trains RUNS/ROW, another one RUNS/ROW.
 BEAM=${BEAM:-}                   # default: 4; smoke: 2
 BASELINE=${BASELINE:-dense_base} # of the paired bootstrap
 OVERRIDES=${OVERRIDES:-}         # for every training, as in "optimization.update_freq=[8]"
-LAUNCH=${LAUNCH:-}               # starts several ranks: "torchrun --nproc-per-node 8 --no-python"
-DEVICE=${DEVICE:-cpu}            # of the throughput sweep: cpu or cuda
+# To start several ranks: LAUNCH="torchrun --standalone --nproc-per-node 8 --no-python", and on CPU or
+# with one GPU a node OVERRIDES=+launch=torchrun_cpu or +launch=torchrun
+LAUNCH=${LAUNCH:-}
+DEVICE=${DEVICE:-}               # of the throughput sweep: cpu or cuda (software15 and wmt30)
 
 TEACHER=token_token              # of the distilled rows
 EXTRACTED="target_target token_target"
 ALL_ROWS="dense_base dense_equal dense_big bilingual static_static random_random token_token
   sentence_sentence group_group source_source target_target pair_pair source_token target_token
   pair_token token_source token_target token_pair distilled distilled_sequence"
-limits=()                        # of the length of translations
+search=()                        # more flags of translating and scoring
+parallel=(--multi-parallel)      # routing is looked at in sentences that all directions share
 here=$(dirname "${BASH_SOURCE[0]}")
+export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}  # old names in libraries, told at every start
 
 case $SIZE in
   smoke)
@@ -33,7 +37,7 @@ case $SIZE in
     bench=(--arch tiny --moe-expert-count 4,128 --vocab-size 500 --length 6 --batch-sizes 1,8)
     samples=20
     BEAM=${BEAM:-2}
-    limits=(--max-len-b 20)  # what has learnt nothing does not stop by itself
+    search=(--max-len-b 20)  # what has learnt nothing does not stop by itself
     ;;
   software15_cpu)
     ALL_ROWS="dense_base dense_equal token_token target_target token_target distilled"
@@ -43,8 +47,13 @@ case $SIZE in
     ;;
   software15 | wmt30)
     zero_shot=de-fr,fr-de
-    bench=(--arch base --moe-expert-count 32 --vocab-size 64000)
+    bench=(--arch base --moe-expert-count 32,128 --vocab-size 64000 --dtype bfloat16)
     samples=1000
+    DEVICE=${DEVICE:-cuda}
+    if [ "$SIZE" = wmt30 ]; then
+      search=(--tokenize intl)  # as in the paper, A.1
+      parallel=()               # its test sets are of different years
+    fi
     ;;
   *)
     echo "run_all.sh: error: SIZE '$SIZE': give smoke, software15_cpu, software15 or wmt30" >&2
@@ -53,11 +62,18 @@ case $SIZE in
 esac
 ROWS=${ROWS:-$ALL_ROWS}
 BEAM=${BEAM:-4}
+DEVICE=${DEVICE:-cpu}
+before=
 for row in $ROWS; do
   if [ ! -e "configs/$row.yaml" ]; then
     echo "run_all.sh: error: ROWS: there is no configs/$row.yaml" >&2
     exit 2
   fi
+  if [[ $row == distilled* && " $before " != *" $TEACHER "* && ! -e $RUNS/$TEACHER/trained ]]; then
+    echo "run_all.sh: error: ROWS: $row needs its teacher $TEACHER before it" >&2
+    exit 2
+  fi
+  before+=" $row"
 done
 
 # stage OUTPUT COMMAND...: run a command unless what it leaves is there
@@ -70,6 +86,11 @@ stage() {
     echo "== $output: $*"
     "$@"
   fi
+}
+
+joined() {  # by colons, as fairseq takes folders of data
+  local IFS=:
+  echo "$*"
 }
 
 # train ROW FOLDER OVERRIDE...: train, or go on with, one model; FOLDER/trained marks the end
@@ -87,13 +108,29 @@ train() {
   echo "size=$SIZE $* $OVERRIDES" > "$folder/trained"
 }
 
-# score FOLDER DATA FLAG...: translate and score the test set
+# score FOLDER FLAG...: translate and score the test set
 score() {
   local folder=$1
   shift
   taskmoe evaluate "$data" --path "$folder/checkpoint_best.pt" --out "$folder/evaluation" \
-    --beam "$BEAM" "${limits[@]}" --references "$RUNS/text" --languages "$RUNS/languages.yaml" \
+    --beam "$BEAM" "${search[@]}" --references "$RUNS/text" --languages "$RUNS/languages.yaml" \
     "$@" > /dev/null
+}
+
+# teach SHARD...: the data of a student, in which the teacher's translations are the targets
+teach() {
+  local shard out
+  for shard in "$@"; do
+    out=$taught
+    [ $# = 1 ] || out=$taught/$(basename "$shard")
+    stage "$out" taskmoe distill "$shard" --path "$RUNS/$TEACHER/checkpoint_best.pt" \
+      --out "$out" --beam "$BEAM"
+  done
+}
+
+sweep() {
+  taskmoe bench decode --device "$DEVICE" "${bench[@]}" --out "$RUNS/throughput.part.json"
+  mv "$RUNS/throughput.part.json" "$RUNS/throughput.json"
 }
 
 parameters() {
@@ -102,8 +139,14 @@ parameters() {
 }
 
 # 1. the data
-stage "$RUNS/data-bin" "$here/prepare.sh" "$SIZE" "$RUNS"
-data=$RUNS/data-bin
+stage "$RUNS/prepared" "$here/prepare.sh" "$SIZE" "$RUNS"
+data=$RUNS/data-bin               # the test sets, of several shards in the first
+shards=("$data")
+if [ -e "$data/shard00" ]; then
+  shards=("$data"/shard*)
+  data=$data/shard00
+fi
+taught=$RUNS/distilled-data
 directions=$(python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["task"]["lang_pairs"])' \
   "configs/size/$SIZE.yaml")
 
@@ -116,18 +159,18 @@ for seed in $SEEDS; do
     if [ "$row" = bilingual ]; then
       for direction in ${directions//,/ }; do
         stage "$folder/$direction/trained" train "$row" "$folder/$direction" \
-          "task.data=$data" "common.seed=$seed" "task.lang_pairs=$direction"
+          "task.data=$(joined "${shards[@]}")" "common.seed=$seed" "task.lang_pairs=$direction"
         stage "$folder/$direction/evaluation/results.json" score "$folder/$direction"
       done
       continue
     fi
-    text=$data
+    text=("${shards[@]}")
     if [ "$row" = distilled_sequence ]; then
-      text=$RUNS/distilled-data
-      stage "$text" taskmoe distill "$data" --path "$RUNS/$TEACHER/checkpoint_best.pt" \
-        --out "$text" --beam "$BEAM"
+      teach "${shards[@]}"
+      text=("${shards[@]/#"$RUNS/data-bin"/$taught}")
     fi
-    stage "$folder/trained" train "$row" "$folder" "task.data=$text" "common.seed=$seed"
+    stage "$folder/trained" train "$row" "$folder" \
+      "task.data=$(joined "${text[@]}")" "common.seed=$seed"
     flags=(--zero-shot-pairs "$zero_shot")
     [ "$name" != "$BASELINE" ] || flags+=(--floors)
     stage "$folder/evaluation/results.json" score "$folder" "${flags[@]}"
@@ -136,7 +179,7 @@ for seed in $SEEDS; do
       dense_* | distilled*) ;;
       *)
         stage "$folder/routing" taskmoe routing "$data" --path "$folder/checkpoint_best.pt" \
-          --out "$folder/routing" --decode --beam "$BEAM" --multi-parallel
+          --out "$folder/routing" --decode --beam "$BEAM" "${parallel[@]}"
         ;;
     esac
   done
@@ -145,13 +188,14 @@ done
 # 3. sub-networks: the same translations?
 for row in $EXTRACTED; do
   if [ -e "$RUNS/$row/trained" ]; then
-    stage "$RUNS/$row/subnets/checks.json" python "$here/extraction.py" "$RUNS" "$row" --beam "$BEAM"
+    stage "$RUNS/$row/subnets/checks.json" python "$here/extraction.py" "$RUNS" "$row" \
+      --data "$data" --beam "$BEAM" "${search[@]}"
   fi
 done
 
 # 4. throughput, significance, tables
-stage "$RUNS/throughput.json" taskmoe bench decode --device "$DEVICE" "${bench[@]}" \
-  --out "$RUNS/throughput.json"
+stage "$RUNS/throughput.json" sweep
+# of the rows with one model for all directions
 evaluations=$(find "$RUNS" -mindepth 3 -maxdepth 3 -path '*/evaluation/results.json' \
   -not -path "$RUNS/$BASELINE/*" | sort | xargs -r -n 1 dirname)
 if [ -e "$RUNS/$BASELINE/evaluation" ] && [ -n "$evaluations" ]; then

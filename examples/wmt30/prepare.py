@@ -82,6 +82,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--dry-run", action="store_true",
                         help="list what would be downloaded, its size and licence")
     args = parser.parse_args(argv)
+    if args.workers < 1:  # before hours of downloads
+        refuse(f"--workers {args.workers}: must be 1 or more")
     sources, config = read_sources(args.sources, tuple(args.without)), load_config(args.corpus)
     different = set(config.all_pairs) ^ set(sources.expected)
     if different:

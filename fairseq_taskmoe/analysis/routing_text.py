@@ -3,7 +3,7 @@
 B sentences of a batch, S source and T target positions, P language pairs.
 """
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
 from ..errors import refuse
+from ..evaluation.detokenize import TextOf
 from ..evaluation.translate import Batch, Batching, batches
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
@@ -136,9 +137,7 @@ def first_places(
     """Return where each sentence of a language comes first in a direction's test set."""
     dataset = task.data_manager.load_pair(split, lang_pair)
     side: Any = dataset.src if lang_pair.split("-")[0] == lang else dataset.tgt
-    dictionary = task.dictionary
-    left_out: List[int] = [dictionary.index(task.tags.tag(one)) for one in task.tags.langs]
-    left_out += [dictionary.bos(), dictionary.pad(), dictionary.eos()]
+    left_out = list(TextOf(task.dictionary, task.tags).left_out)
     places: Dict[Sentence, int] = {}
     for place in range(len(dataset)):
         words = side[place].numpy()

@@ -3,7 +3,13 @@
 from typing import Optional
 
 from .tabulate_paper import Paper
-from .tabulate_runs import Experiment, comparison_notes, run_status, scored_metrics
+from .tabulate_runs import (
+    Experiment,
+    comparison_notes,
+    run_status,
+    scored_metrics,
+    side_of,
+)
 from .tabulate_speed import peak_speed
 from .tabulate_table import OURS, PAPER, Cell, Column, Note, Row, Spread, Table
 
@@ -27,10 +33,13 @@ def share_of_gain(
 
 
 def table2(experiment: Experiment, paper: Paper) -> list[Table]:
-    """Return all systems in the paper's directions and in those of our students, then shares."""
+    """Return all systems in the paper's directions and in those of our students, then shares.
+
+    Directions without English, in which nobody was taught, are none of them.
+    """
     taught = [
         pair for name in STUDENTS if name in experiment.systems
-        for pair in experiment.systems[name].directions
+        for pair in experiment.systems[name].directions if side_of(pair)
     ]
     pairs = list(dict.fromkeys([*paper.content["table2"]["pairs"], *taught]))
     common = _common_directions(experiment, pairs)

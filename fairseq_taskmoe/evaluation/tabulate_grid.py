@@ -5,6 +5,7 @@ from typing import Any
 from .significance import SIGNIFICANT
 from .tabulate_paper import Paper
 from .tabulate_runs import (
+    SIDES,
     Experiment,
     System,
     circumstance_notes,
@@ -127,16 +128,16 @@ def _chrf_table(experiment: Experiment, paper: Paper) -> Table:
         for group, fields in means.items():
             row |= {f"{field} {group}": fields.get(field) for field in CHRF}
         rows.append(row)
-    groups = list(GROUPS.items())[1:]
-    columns = [
-        *(Column(f"{field} all", title) for field, title in CHRF.items()),
-        *(Column(f"chrfpp {key}", f"chrF++ {title}") for key, title in groups),
-    ]
+    columns = [Column(f"{field} all", title) for field, title in CHRF.items()]
+    for group, name in list(GROUPS.items())[1:]:
+        # zero-shot directions have no nearest training sentence: "all" of a row with them has none
+        shown = tuple(CHRF) if group in SIDES else ("chrfpp",)
+        columns += [Column(f"{field} {group}", f"{CHRF[field]} {name}") for field in shown]
     # floors and chrF++ are not in all results
     columns = [column for column in columns if any(row.get(column.key) for row in rows)]
     columns = [Column("system", "system"), Column("run", "run"), *columns]
     notes = [
-        Note("Means over all directions of a row. Floors: the source itself taken for its "
+        Note("Means over the directions of a row. Floors: the source itself taken for its "
              "translation (copy), and the translation of the most similar training sentence "
              "(nearest)."),
         *(note for metric in ("chrF", "chrF++")

@@ -1,4 +1,4 @@
-"""What an experiment's folder holds beside scores: languages, sizes, speeds, significance.
+"""What an experiment's folder holds beside scores: sizes, speeds, significance.
 
 Every reader refuses what is not such a file, and names it.
 """
@@ -6,42 +6,9 @@ Every reader refuses what is not such a file, and names it.
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
-
-import yaml
+from typing import Any, Optional
 
 from ..errors import refuse
-from .scoring import FIXED_GROUPS, is_english
-
-
-class Language(NamedTuple):
-    train_pairs: int  # sentence pairs with English
-    resources: str  # its class: high, low, ...
-
-
-def read_languages(path: Path) -> dict[str, Language]:
-    """Read lines as `de: {train_pairs: 1000, class: high}`; return the languages, largest first."""
-    try:
-        # BaseLoader leaves all words as they are: the safe one takes Norwegian, no, for False
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except OSError as error:
-        refuse(f"cannot read {path}: {error.strerror or error}")
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        refuse(f"{path}: {' '.join(str(error).split())}")
-    if not isinstance(content, dict) or not content:
-        refuse(f"{path}: write `de: {{train_pairs: 1000, class: high}}`, a language a line")
-    languages = {}
-    for code, entry in content.items():
-        if is_english(code):
-            continue
-        count = entry.get("train_pairs", "") if isinstance(entry, dict) else ""
-        name = entry.get("class", "") if isinstance(entry, dict) else ""
-        if not (isinstance(count, str) and count.replace("_", "").isdecimal()):
-            refuse(f"{path}: {code}: train_pairs is no number of sentence pairs")
-        if not isinstance(name, str) or not name or name in FIXED_GROUPS:
-            refuse(f"{path}: {code}: class is no name such as high or low")
-        languages[code] = Language(int(count), name)
-    return dict(sorted(languages.items(), key=lambda item: (-item[1].train_pairs, item[0])))
 
 
 def read_parameters(path: Path) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .tabulate_paper import Paper
 from .tabulate_runs import Experiment
+from .tabulate_speed import WEB_EXPERTS
 from .tabulate_table import NOT_RUN, Column, Note, Row, Table
 
 MILLION = 10**6
@@ -23,7 +24,6 @@ TABLE7 = (
 )
 TABLE8 = ("dense_big", "token_token", "token_pair", "token_target")
 WEB_DIRECTIONS = 204
-WEB_EXPERTS = 128
 
 
 def table7(experiment: Experiment, paper: Paper) -> list[Table]:

@@ -16,15 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..errors import refuse
+from .languages_file import Language, read_languages
 from .results import SIGNATURES, Results, load_results
 from .scoring import DirectionScore, averages, is_english, split_pair
-from .tabulate_inputs import (
-    Language,
-    read_languages,
-    read_parameters,
-    read_significance,
-    read_throughput,
-)
+from .tabulate_inputs import read_parameters, read_significance, read_throughput
 from .tabulate_table import NOT_RUN, Note, Spread, spread
 
 SIDES = {"xx-en": "xx→en", "en-xx": "en→xx"}
@@ -111,6 +106,7 @@ def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
         parameters={
             name: read_parameters(folder / name / "params.json")
             for name in sorted(path.parent.name for path in folder.glob("*/params.json"))
+            if not SEED.fullmatch(name)  # another seed has as many
         },
         throughput=read_throughput(folder / "throughput.json"),
         significance=read_significance(folder / "significance.json"),
