@@ -16,7 +16,7 @@ from console import ROOT
 RUN_ALL = "examples/software15/run_all.sh"
 SUBSET = ["dense_base", "token_token", "target_target", "distilled"]
 ROWS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
-DENSE = {"dense_base", "dense_big", "bilingual", "distilled", "distilled_sequence"}
+DENSE = {"dense_base", "dense_big", "dense_equal", "bilingual", "distilled", "distilled_sequence"}
 DIRECTIONS = ["en-de", "de-en", "en-ru", "ru-en"]
 ZERO_SHOT = ["de-ru", "ru-de"]
 
