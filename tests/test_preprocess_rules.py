@@ -118,7 +118,7 @@ def test_every_script_has_letters():
         word = {"Han": "CJK UNIFIED", "Japanese": "HIRAGANA"}.get(script, script.upper()) + " "
         own = [char for char, name in named if name.startswith(word) and char.isalpha()]
         found = sum(bool(letters_of(script).fullmatch(char)) for char in own)
-        assert own and found > 0.7 * len(own), script
+        assert own and found > 0.5 * len(own), script  # rare blocks are left out
         assert not letters_of(script).fullmatch("1")
     assert [script_of(language) for language in ("de", "kk", "zh")] == ["Latin", "Cyrillic", "Han"]
 
