@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 from fairseq.dataclass.configs import GenerationConfig
 from tqdm import tqdm
@@ -23,13 +23,11 @@ from fairseq_taskmoe.checkpoint.reading import (
 )
 from fairseq_taskmoe.checkpoint.subnet_folder import MODEL, Extraction, extract
 from fairseq_taskmoe.evaluation.compare import Comparison, compare
-from fairseq_taskmoe.evaluation.folder import read_lines
+from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
 from fairseq_taskmoe.evaluation.results import Results, load_results
-from fairseq_taskmoe.evaluation.scoring import DirectionScore, score_direction
+from fairseq_taskmoe.evaluation.scoring import DirectionScore
 from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs
 from fairseq_taskmoe.files import write_atomically
-from fairseq_taskmoe.serving.engine import SearchOptions
-from fairseq_taskmoe.serving.open_model import open_model
 
 BATCHING = Batching(max_tokens=4000)
 
@@ -48,34 +46,26 @@ def extract_pairs(path: Path, subnets: Path, spm: Path) -> List[str]:
     return pairs
 
 
-def score_text(
-    runs: Path, pair: str, folder: Path, search: SearchOptions, tokenize: Optional[str]
-) -> DirectionScore:
-    """Translate the raw test set with a sub-network as users do, and score it."""
-    source, target = pair.split("-")
-    text = runs / "text" / f"test.en-{source if target == 'en' else target}"
-    translator = open_model(str(folder))
-    ranked = translator.translate(pair, read_lines(f"{text}.{source}"), search)
-    texts = [best[0].text for best in ranked]
-    return score_direction(pair, texts, read_lines(f"{text}.{target}"), tokenize=tokenize)
-
-
-def check(
-    runs: Path, row: str, data: Path, search: SearchOptions, tokenize: Optional[str]
-) -> Dict[str, Any]:
+def check(runs: Path, row: str, data: Path, settings: Settings) -> Dict[str, Any]:
     """Compare all sub-networks of a row with its full model, which routes each token."""
     path, subnets = runs / row / "checkpoint_best.pt", runs / row / "subnets"
     pairs = extract_pairs(path, subnets, runs / "spm.model")
     full, task = load_for_pairs(str(data), str(path), pairs)
-    generation = GenerationConfig(beam=search.beam, max_len_b=search.max_length)
+    generation = GenerationConfig(beam=settings.beam, max_len_b=settings.max_len_b)
     compared: Dict[str, Comparison] = {}
     scores: Dict[str, DirectionScore] = {}
     parameters = [read_manifest(str(subnets / pair)).parameters for pair in pairs]
     for pair in tqdm(pairs, desc="compare", leave=False, disable=None):
-        model = load_task_moe(read_whole_checkpoint(str(subnets / pair / MODEL)), [pair]).model
+        path = subnets / pair / MODEL
+        model = load_task_moe(read_whole_checkpoint(str(path)), [pair]).model
         compared[pair] = compare(full, model, task, pair, "test", generation, BATCHING)
-        scores[pair] = score_text(runs, pair, subnets / pair, search, tokenize)
-    Results.collect({"row": row, **search._asdict()}, scores).save(subnets / "evaluation")
+        results = evaluate(
+            str(data), str(path), str(subnets / "evaluation" / pair), [pair], settings,
+            references=str(runs / "text"),
+        )
+        assert results is not None  # no other ranks
+        scores.update(results.directions)
+    Results.collect({"row": row, **settings._asdict()}, scores).save(subnets / "evaluation")
     whole = load_results(runs / row / "evaluation" / "results.json").directions
     return {
         "parameters_full": sum(parameter.numel() for parameter in full.parameters()),
@@ -98,8 +88,8 @@ def main() -> None:
     parser.add_argument("--max-len-b", type=int, default=200, help="most pieces of a translation")
     parser.add_argument("--tokenize", help="sacreBLEU's tokenizer, as for taskmoe evaluate")
     args = parser.parse_args()
-    search = SearchOptions(beam=args.beam, max_length=args.max_len_b)
-    facts = check(args.runs, args.row, args.data, search, args.tokenize)
+    settings = Settings(beam=args.beam, max_len_b=args.max_len_b, tokenize=args.tokenize)
+    facts = check(args.runs, args.row, args.data, settings)
     text = json.dumps(facts, indent=2) + "\n"
     print(text, end="")
     if facts["different"] > facts["of_which_ties"]:
