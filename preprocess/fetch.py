@@ -5,9 +5,8 @@ and started again: what RAW/checksums.json records is done, everything else is f
 """
 
 import argparse
-import fcntl
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple
 
@@ -20,6 +19,7 @@ from preprocess.mtdata_library import quietly
 from preprocess.read_pairs import BadArchive, Pair, read_pairs
 from preprocess.records import Records
 from preprocess.sources import Archive, Part, Sources, read_sources
+from preprocess.stages import only_run
 from preprocess.text_files import atomic_output
 
 
@@ -31,7 +31,7 @@ def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> 
     """
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        with exclusively(raw), quietly():
+        with only_run(raw / ".lock"), quietly():
             records = Records(raw)
             refuse_strangers(sources, raw)
             mirror = Mirror(mirror_address)
@@ -51,17 +51,6 @@ def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> 
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def exclusively(raw: Path) -> Iterator[None]:
-    """Refuse to work on a folder on which another process works."""
-    with (raw / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            refuse(f"{raw}: another process fetches into it")
-        yield
 
 
 def refuse_strangers(sources: Sources, raw: Path) -> None:

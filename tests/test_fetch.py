@@ -14,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from locks import held_by_another_process
 
 pytest.importorskip("mtdata", reason="the extra [data]")
 ROOT = Path(__file__).resolve().parents[1]
@@ -344,9 +345,7 @@ def test_what_somebody_changed_is_neither_kept_nor_overwritten(
 
 
 def test_only_one_process_fetches_into_a_folder(config, tmp_path, capsys):
-    from preprocess.fetch import exclusively
-
-    with exclusively(tmp_path):
+    with held_by_another_process(tmp_path / ".lock"):
         line = refused(capsys, read_sources(config), tmp_path)
     assert f"{tmp_path}: another process" in line
 

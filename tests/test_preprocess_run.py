@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from console import TRAIN, logged, run
+from locks import held_by_another_process
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # preprocess and examples are not installed
@@ -24,7 +25,6 @@ from examples.demo import prepare as demo  # noqa: E402
 from preprocess import chunks  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.run import STEPS, main, prepare  # noqa: E402
-from preprocess.stages import only_run  # noqa: E402
 from preprocess.text_files import read_lines, write_lines  # noqa: E402
 
 CONFIG = {
@@ -346,21 +346,9 @@ def test_steps_need_those_before_them(raw, config, tmp_path, capsys):
 
 
 def test_two_runs_at_once_are_refused(raw, config, tmp_path, capsys):
-    context = multiprocessing.get_context("fork")
-    ready, done = context.Event(), context.Event()
-
-    def hold():
-        with only_run(tmp_path / "out" / "work" / "lock"):
-            ready.set()
-            done.wait(60)
-
-    process = context.Process(target=hold)
-    process.start()
-    assert ready.wait(60)
     arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps", "clean"]
-    assert "another process is at work" in refusal(capsys, lambda: main(arguments))
-    done.set()
-    process.join()
+    with held_by_another_process(tmp_path / "out" / "work" / "lock"):
+        assert "another process is at work" in refusal(capsys, lambda: main(arguments))
     main(arguments)
 
 

@@ -29,7 +29,7 @@ class Importance(NamedTuple):
 
 
 def load_importance(path: Union[str, Path]) -> Importance:
-    """Read what `taskmoe routing` wrote (routing_statistics.save_npz); refuses what it did not."""
+    """Read what `taskmoe routing` wrote (routing_use.save_npz); refuses what it did not."""
     lang_pairs, arrays = read_arrays(path, ARRAY_NAME)
     found = (ARRAY_NAME.fullmatch(name) for name in arrays)
     names = {(match[1], int(match[2])) for match in found if match}
