@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -185,11 +186,15 @@ def test_killed_at_random_moments(prepared, raw, config, tmp_path, workers, seed
     """Whatever the moments, the files are those of a run that nobody stopped, byte by byte."""
     settings = load_config(config)
 
-    def action():
+    def action(out="out"):
         sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        prepare(settings, raw, tmp_path / "out", workers)
+        prepare(settings, raw, tmp_path / out, workers)
 
-    kills, exitcode = killed_at_random(action, 10, 1.0, random.Random(seed))
+    # as long as it takes here and now: a fixed time would be past the end of it on a quick machine
+    started = time.monotonic()
+    killed_at_random(partial(action, "unharmed"), 0, 0.0, random.Random(seed))
+    duration = time.monotonic() - started
+    kills, exitcode = killed_at_random(action, 10, duration / 4, random.Random(seed))
     assert exitcode == 0 and kills >= 3
     expected, found = contents(prepared), contents(tmp_path / "out")
     assert sorted(found) == sorted(expected)
