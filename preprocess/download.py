@@ -4,7 +4,7 @@ import shutil
 import tarfile
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, NoReturn, Optional, Set
+from typing import Any, Dict, Iterable, NoReturn, Optional, Set
 from urllib.parse import urlsplit
 
 import requests
@@ -78,14 +78,23 @@ class Downloads:
         self.cache = download_cache(raw / "archives")
         self.checked: Dict[str, Path] = {}
 
+    def require_by_hand(self, archives: Iterable[Archive]) -> None:
+        """Refuse, in one line, all of these archives that a person should have brought and has not."""
+        missing = {archive.file: archive.url for archive in archives if self.lacks(archive)}
+        if missing:
+            places = ", ".join(f"{file} (from {url})" for file, url in missing.items())
+            refuse(f"{self.by_hand} lacks what only a person can get: {places}")
+
+    def lacks(self, archive: Archive) -> bool:
+        path = self.by_hand / archive.file
+        return archive.by_hand and not self.mirror.address and not path.is_file()
+
     def get(self, archive: Archive) -> Path:
         """Return an archive's local path, refusing what cannot be had or is not the right thing."""
         key = key_of(archive)
         if key not in self.checked:
             if archive.by_hand and not self.mirror.address:
                 path, shown = self.by_hand / archive.file, str(self.by_hand / archive.file)
-                if not path.is_file():
-                    refuse(f"{path} is missing: get it from {archive.url}, which asks for a person")
             else:
                 shown = self.mirror.url_of(key)
                 path = self.download(shown, archive)

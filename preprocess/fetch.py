@@ -36,10 +36,15 @@ def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> 
             refuse_strangers(sources, raw)
             mirror = Mirror(mirror_address)
             downloads = Downloads(raw, mirror, sources.checksums, records)
+            missing = [part for part in sources.parts if not records.done(part)]
+            # before hours are spent on the others
+            downloads.require_by_hand(
+                part.source for part in missing if isinstance(part.source, Archive)
+            )
             for number, part in enumerate(sources.parts, start=1):
                 name = f"[{number}/{len(sources.parts)}] {part.stem}"
                 state = "done already"
-                if not records.done(part):
+                if part in missing:
                     say(f"{name} ...")
                     fetch_part(part, raw, mirror, downloads, records)
                     state = "fetched"

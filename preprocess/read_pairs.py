@@ -120,6 +120,7 @@ def read_text(
 
 
 def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -> Iterator[Pair]:
+    """Yield two columns of a table; a broken row, which lacks one, is a pair of empty sides."""
     rows = broken = 0
     for line in itertools.chain.from_iterable(streams):
         rows += 1
@@ -128,6 +129,7 @@ def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -
             yield cells[columns[0]], cells[columns[1]]
         else:
             broken += 1
+            yield b"", b""
     if broken > MAX_BROKEN_ROWS * rows or rows == 0:
         raise BadArchive(f"{broken} of {rows} rows lack column {max(columns) + 1}")
 

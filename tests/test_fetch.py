@@ -321,9 +321,9 @@ def test_a_table_without_the_column_is_refused(tmp_path):
     table = Archive("http://x/table.tsv.xz", path.name, "tsv", {"de": 0, "en": 1})
     with pytest.raises(BadArchive, match="98 of 100 rows lack column 2"):
         list(read_pairs(path, table, ("en", "de")))
-    # but a broken row in many is left out
+    # but one in many is counted with the empty pairs, and with them left out of training text
     path.write_bytes(lzma.compress(b"eins\n" + b"zwei\ttwo\n" * 99))
-    assert list(read_pairs(path, table, ("en", "de"))) == [(b"two", b"zwei")] * 99
+    assert list(read_pairs(path, table, ("en", "de"))) == [(b"", b""), *[(b"two", b"zwei")] * 99]
 
 
 def test_what_somebody_changed_is_neither_kept_nor_overwritten(
@@ -356,7 +356,8 @@ def test_what_a_person_must_get_is_asked_for(built, tmp_path, capsys):
     only = sources._replace(parts=[czeng])
     line = refused(capsys, only, tmp_path / "raw")
     wanted = tmp_path / "raw/by-hand/czeng17.cs-en.tsv.gz"
-    assert f"{wanted} is missing: get it from https://ufal.mff.cuni.cz/czeng" in line
+    place = "czeng17.cs-en.tsv.gz (from https://ufal.mff.cuni.cz/czeng"
+    assert f"{wanted.parent} lacks what only a person can get: {place}" in line
     wanted.parent.mkdir()
     shutil.copy(built / "by-hand" / wanted.name, wanted)
     records = fetch(only, tmp_path / "raw")
@@ -365,6 +366,14 @@ def test_what_a_person_must_get_is_asked_for(built, tmp_path, capsys):
     (tmp_path / "raw/train/en-cs/czeng.cs").unlink()
     assert f"{wanted}: the answer is a web page" in refused(capsys, only, tmp_path / "raw")
     assert wanted.exists()  # a person's file is not ours to remove
+
+
+def test_all_that_a_person_must_get_is_named_before_the_first_download(tmp_path, capsys):
+    sources = read_sources(write_config(tmp_path / "sources.yaml", ["en-cs", "en-zh"]))
+    line = refused(capsys, sources, tmp_path / "raw")
+    assert line.count(" (from http") == 7
+    assert all(name in line for name in ("czeng17.cs-en.tsv.gz", "casia2015.zip", "neu2017.zip"))
+    assert not list((tmp_path / "raw/archives").rglob("*.*"))
 
 
 def test_data_sets_can_be_left_out(config, built, tmp_path):
