@@ -79,7 +79,7 @@ class Downloads:
         self.checked: Dict[str, Path] = {}
 
     def require_by_hand(self, archives: Iterable[Archive]) -> None:
-        """Refuse, in one line, all of these archives that a person should have brought and has not."""
+        """Refuse, in one line, all archives that a person was to bring and that are missing."""
         missing = {archive.file: archive.url for archive in archives if self.lacks(archive)}
         if missing:
             places = ", ".join(f"{file} (from {url})" for file, url in missing.items())

@@ -4,13 +4,13 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 
 import pytest
 import torch
 from console import LANG_PAIRS as TRAINED
 from console import TRAIN, logged, refused, run
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-from fairseq.dataclass.configs import GenerationConfig
 from helpers import make_config, make_model
 from kills import start
 from omegaconf import OmegaConf
@@ -19,12 +19,18 @@ from fairseq_taskmoe.data.indexed_files import write_sentences
 from fairseq_taskmoe.data.languages import load_joined_dictionary
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.evaluation.detokenize import TextOf
-from fairseq_taskmoe.evaluation.distill import Search, distill
-from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs, translate_pairs
+from fairseq_taskmoe.evaluation.distill import distill as distill_in_chunks
+from fairseq_taskmoe.evaluation.translate import (
+    Batching,
+    Search,
+    load_for_pairs,
+    translate_pairs,
+)
 from fairseq_taskmoe.tasks.config import TranslationTaskMoeConfig
 from fairseq_taskmoe.tasks.translation_task_moe import TranslationTaskMoeTask
 
-SEARCH = Search(beam=2, max_len_b=12, chunk_sentences=150)
+SEARCH = Search(beam=2, max_len_b=12)
+distill = partial(distill_in_chunks, chunk_sentences=150)
 NUM_TRAIN = 400
 
 
@@ -81,9 +87,8 @@ def contents(folder):
 def test_targets_are_the_teachers_translations(corpus, teacher, distilled):
     pairs = ["de-en", "en-de"]
     model, task = load_for_pairs(str(corpus.data), teacher, pairs)
-    generation = GenerationConfig(beam=2, max_len_b=12)
     text = TextOf(task.dictionary, task.tags)
-    for pair, expected in translate_pairs(model, task, pairs, "train", generation, Batching()):
+    for pair, expected in translate_pairs(model, task, pairs, "train", SEARCH.config(), Batching()):
         source, target = pair.split("-")
         found = sentences(distilled, f"train.{pair}.{target}")
         assert [text(torch.tensor(tokens)) for tokens in found] == expected

@@ -16,6 +16,7 @@ from test_prune import make_checkpoint
 from fairseq_taskmoe.criterions.moe_word_distillation import MoeWordDistillationCriterion
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
+from fairseq_taskmoe.evaluation.translate import Search
 from fairseq_taskmoe.modules import label_smoothed_loss
 from fairseq_taskmoe.modules.distillation_loss import divergence_from_teacher
 
@@ -443,8 +444,8 @@ def test_student_trains_resumes_and_translates_without_its_teacher(token_moe, co
 
     teacher.unlink()
     found = hypotheses(generate(corpus.data, "en-de", student, "--beam", 1).stdout)
-    evaluate(str(corpus.data), str(student), str(tmp_path / "out"), ["en-de"], Settings(beam=1),
-             cpu=True)
+    evaluate(str(corpus.data), str(student), str(tmp_path / "out"), ["en-de"],
+             Settings(search=Search(beam=1)), cpu=True)
     lines = (tmp_path / "out" / "hypotheses" / "test.en-de.de").read_text().splitlines()
     assert len(lines) == len(found) == NUM_TEST
 

@@ -15,6 +15,7 @@ from fairseq_taskmoe.evaluation.scoring import score_direction
 from fairseq_taskmoe.evaluation.test_sets import read_test_set
 from fairseq_taskmoe.evaluation.translate import (
     Batching,
+    Search,
     batches,
     load_for_pairs,
     translate_pairs,
@@ -69,7 +70,7 @@ def test_scores_are_those_of_evaluate_and_the_best_checkpoint_is_chosen_by_them(
     training = validated(1)
     results = evaluate(
         str(corpus.data), str(training.folder / "checkpoint_best.pt"), str(tmp_path / "out"), PAIRS,
-        Settings("valid", SEARCH["beam"], max_len_b=SEARCH["max_len_b"]), cpu=True, fold=False,
+        Settings("valid", Search(**SEARCH)), cpu=True, fold=False,
     )
     for name in ("bleu", "chrf"):
         for pair, score in results.directions.items():

@@ -12,9 +12,15 @@ from fairseq.dataclass.configs import GenerationConfig
 from fairseq_taskmoe.checkpoint.load_models import load_stock
 from fairseq_taskmoe.evaluation.compare import compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
-from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs, translate_pairs
+from fairseq_taskmoe.evaluation.translate import (
+    Batching,
+    Search,
+    load_for_pairs,
+    translate_pairs,
+)
 
-SHORT = Settings(beam=2, max_len_a=1.0, max_len_b=5)
+SHORT = Settings(search=Search(beam=2, max_len_a=1.0, max_len_b=5))
+GREEDY = Settings(search=Search(beam=1, max_len_a=1.0, max_len_b=5))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +123,7 @@ def test_results_follow_the_contract_with_floors(corpus, checkpoint, tmp_path):
 def test_zero_shot_directions_have_an_average_of_their_own(corpus, checkpoint, tmp_path):
     results = evaluate(
         str(corpus.data), str(checkpoint), str(tmp_path), ["en-ru", "de-ru"],
-        SHORT._replace(beam=1), cpu=True,
+        GREEDY, cpu=True,
     )
     assert results.averages["zero-shot"]["directions"] == 1
 
@@ -146,7 +152,7 @@ def test_unknown_words_in_references_are_warned_about(corpus, checkpoint, tmp_pa
     unknown = sum(int(dataset.tgt[i].eq(3).sum()) for i in range(len(dataset)))
     with caplog.at_level(logging.WARNING):
         evaluate(str(corpus.data), str(checkpoint), str(tmp_path), ["en-de"],
-                 SHORT._replace(beam=1), cpu=True)
+                 GREEDY, cpu=True)
     assert ("unknown" in caplog.text) == (unknown > 0)
 
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any, Dict
 
-from fairseq.dataclass.configs import GenerationConfig
 from tqdm import tqdm
 
 from examples.demo.train import DIRECTIONS
@@ -18,9 +17,9 @@ from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
 from fairseq_taskmoe.evaluation.compare import compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
 from fairseq_taskmoe.evaluation.results import load_results, terminal_table
-from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs
+from fairseq_taskmoe.evaluation.translate import Batching, Search, load_for_pairs
 
-BEAM = 4
+SEARCH = Search(beam=4)
 BATCHING = Batching(max_tokens=4000)
 TOLERANCE = 1e-4  # of log-probabilities in float32
 RESULTS = ("results.json", "results.md")
@@ -33,7 +32,7 @@ def score_directions(data: Path, checkpoint: Path, out: Path) -> None:
         str(checkpoint),
         str(out / "evaluation"),
         DIRECTIONS,
-        Settings(beam=BEAM),
+        Settings(search=SEARCH),
         BATCHING,
         references=str(out / "text"),
         floors=True,
@@ -58,7 +57,7 @@ def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
     translates with them too.
     """
     full, task = load_for_pairs(str(data), str(checkpoint), DIRECTIONS)
-    generation = GenerationConfig(beam=BEAM)
+    generation = SEARCH.config()
     checks = []
     for pair in DIRECTIONS:
         subnet = load_stock(str(out / "subnets" / pair)).model
@@ -84,7 +83,7 @@ def translate_without_plugin(data: Path, out: Path) -> int:
     script = Path(__file__).with_name("without_plugin.py")
     stock = out / "without-plugin"
     subprocess.run(
-        [sys.executable, script, data, out / "subnets", stock, str(BEAM), *DIRECTIONS],
+        [sys.executable, script, data, out / "subnets", stock, str(SEARCH.beam), *DIRECTIONS],
         check=True, stdout=subprocess.DEVNULL,
     )
     different = 0

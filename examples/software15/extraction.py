@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
-from fairseq.dataclass.configs import GenerationConfig
 from tqdm import tqdm
 
 from fairseq_taskmoe import register  # noqa: F401
@@ -26,7 +25,7 @@ from fairseq_taskmoe.evaluation.compare import Comparison, compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
 from fairseq_taskmoe.evaluation.results import Results, load_results
 from fairseq_taskmoe.evaluation.scoring import DirectionScore
-from fairseq_taskmoe.evaluation.translate import Batching, load_for_pairs
+from fairseq_taskmoe.evaluation.translate import Batching, Search, load_for_pairs
 from fairseq_taskmoe.files import write_atomically
 
 BATCHING = Batching(max_tokens=4000)
@@ -51,7 +50,7 @@ def check(runs: Path, row: str, data: Path, settings: Settings) -> Dict[str, Any
     path, subnets = runs / row / "checkpoint_best.pt", runs / row / "subnets"
     pairs = extract_pairs(path, subnets, runs / "spm.model")
     full, task = load_for_pairs(str(data), str(path), pairs)
-    generation = GenerationConfig(beam=settings.beam, max_len_b=settings.max_len_b)
+    generation = settings.search.config()
     compared: Dict[str, Comparison] = {}
     scores: Dict[str, DirectionScore] = {}
     parameters = [read_manifest(str(subnets / pair)).parameters for pair in pairs]
@@ -65,7 +64,7 @@ def check(runs: Path, row: str, data: Path, settings: Settings) -> Dict[str, Any
         )
         assert results is not None  # no other ranks
         scores.update(results.directions)
-    Results.collect({"row": row, **settings._asdict()}, scores).save(subnets / "evaluation")
+    Results.collect({"row": row, **settings.record()}, scores).save(subnets / "evaluation")
     whole = load_results(runs / row / "evaluation" / "results.json").directions
     return {
         "parameters_full": sum(parameter.numel() for parameter in full.parameters()),
@@ -88,7 +87,8 @@ def main() -> None:
     parser.add_argument("--max-len-b", type=int, default=200, help="most pieces of a translation")
     parser.add_argument("--tokenize", help="sacreBLEU's tokenizer, as for taskmoe evaluate")
     args = parser.parse_args()
-    settings = Settings(beam=args.beam, max_len_b=args.max_len_b, tokenize=args.tokenize)
+    search = Search(args.beam, max_len_b=args.max_len_b)
+    settings = Settings(search=search, tokenize=args.tokenize)
     facts = check(args.runs, args.row, args.data, settings)
     text = json.dumps(facts, indent=2) + "\n"
     print(text, end="")

@@ -8,12 +8,11 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
 from fairseq.data import LanguagePairDataset, ListDataset
-from fairseq.dataclass.configs import GenerationConfig
 from fairseq.utils import move_to_cuda, resolve_max_positions
 from torch import Tensor
 from tqdm import tqdm
@@ -31,17 +30,7 @@ from .detokenize import TextOf
 from .distilled_folder import RECORD, check_data, is_complete, link_what_stays
 from .evaluate import claim_folder, digest
 from .over_ranks import join_ranks
-from .translate import Batching, batch_iterator, load_for_pairs, translate_batches
-
-
-class Search(NamedTuple):
-    """What decides on the translations, beside the data and the teacher."""
-
-    beam: int = 4
-    lenpen: float = 1.0
-    max_len_a: float = 0.0
-    max_len_b: int = 200
-    chunk_sentences: int = 5000  # batches are made within a chunk
+from .translate import Batching, Search, batch_iterator, load_for_pairs, translate_batches
 
 
 def distill(
@@ -49,16 +38,18 @@ def distill(
     path: str,
     out: str,
     lang_pairs: Optional[Sequence[str]] = None,
-    search: Search = Search(),  # noqa: B008 (a NamedTuple is immutable)
+    search: Search = Search(beam=4),  # noqa: B008 (a NamedTuple is immutable)
     batching: Batching = Batching(),  # noqa: B008
     cpu: bool = False,
+    chunk_sentences: int = 5000,
 ) -> None:
     """Write the folder out: the data, with a teacher's translations to learn from.
 
     The training set of each of lang_pairs (default: all that the teacher was trained on) is its
     sources and the translations; all else is as in data. A sentence whose translation is empty, or
     whose source is too long for the teacher, keeps its reference. Run again after a kill, it goes
-    on where it was. Under torchrun all ranks translate.
+    on where it was: chunk_sentences, in which batches are made, are translated and stored together.
+    Under torchrun all ranks translate.
     """
     monitor = join_ranks(cpu)
     model, task = load_for_pairs(data, path, lang_pairs)
@@ -76,6 +67,7 @@ def distill(
         "teacher_digest": digest(path),
         "sentences": {pair: len(sets[pair]) for pair in task.served},
         **search._asdict(),
+        "chunk_sentences": chunk_sentences,
     }
     if on_first_rank(lambda: is_complete(out, record)):
         return on_first_rank(lambda: shutil.rmtree(part, ignore_errors=True))
@@ -85,24 +77,29 @@ def distill(
     else:
         keep_freed_memory()  # a beam search copies its state at every step
     for pair in task.served:
-        _translate_pair(model, task, pair, sets[pair], part / "chunks" / pair, search, batching)
+        chunks = _chunks(part / "chunks" / pair, len(sets[pair]), chunk_sentences)
+        _translate_pair(model, task, pair, sets[pair], chunks, search, batching)
     if rank() == 0:
         if monitor is not None:
             monitor.leave()  # what is left takes its time, and no other rank
         _put_together(data, Path(out), part, task, record)
 
 
+def _chunks(folder: Path, number: int, size: int) -> Dict[Path, range]:
+    """Return the sentences of each of a direction's chunks, by how its files' names start."""
+    return {
+        folder / f"{start // size:06}": range(start, min(start + size, number))
+        for start in range(0, number, size)
+    }
+
+
 def _translate_pair(
     model: TransformerTaskMoeModel, task: TranslationTaskMoeTask, lang_pair: str,
-    dataset: TaskPairDataset, folder: Path, search: Search, batching: Batching,
+    dataset: TaskPairDataset, chunks: Dict[Path, range], search: Search, batching: Batching,
 ) -> None:
     """Write the chunks of a direction that are not there, each with its record."""
-    starts = range(0, len(dataset), search.chunk_sentences)
-    prefixes = {start: folder / f"{number:06}" for number, start in enumerate(starts)}
-    todo = on_first_rank(lambda: [s for s in starts if not _record(prefixes[s]).exists()])
-    generation = GenerationConfig(
-        beam=search.beam, lenpen=search.lenpen, max_len_a=search.max_len_a,
-        max_len_b=search.max_len_b,
+    todo = on_first_rank(
+        lambda: {prefix: rows for prefix, rows in chunks.items() if not _record(prefix).exists()}
     )
     left_out = TextOf(task.dictionary, task.tags).left_out
     folded = fold_model(model, task.task_table.task_id(lang_pair))
@@ -111,20 +108,19 @@ def _translate_pair(
     def words(tokens: Tensor) -> List[int]:
         return [token for token in tokens.tolist() if token not in left_out]
 
-    done = len(dataset) - sum(min(search.chunk_sentences, len(dataset) - start) for start in todo)
+    done = len(dataset) - sum(map(len, todo.values()))
     with tqdm(
         total=len(dataset), initial=done, desc=lang_pair, unit="sentence",
         disable=rank() > 0 or None,
     ) as bar:
-        for start in todo:
-            rows = range(start, min(start + search.chunk_sentences, len(dataset)))
+        for prefix, rows in todo.items():
             chunk = _sources(model, task, dataset, rows)
             batches = batch_iterator(model, task, chunk, batching, f"the train set of {lang_pair}")
             if on_cuda:
                 batches = map(move_to_cuda, batches)
-            found = translate_batches(folded, task, batches, generation, words)
+            found = translate_batches(folded, task, batches, search.config(), words)
             if found is not None:  # on rank 0
-                _write_chunk(prefixes[start], found, dataset, rows, words, task)
+                _write_chunk(prefix, found, dataset, rows, words, task)
             bar.update(len(rows))
             if bar.disable and rank() == 0:
                 print(f"{lang_pair}: {rows.stop} of {len(dataset)} sentences", file=sys.stderr)

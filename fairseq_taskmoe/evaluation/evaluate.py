@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 import torch
-from fairseq.dataclass.configs import GenerationConfig
 
 from ..checkpoint.reading import read_task_moe_checkpoint
 from ..distributed.agreement import on_first_rank, rank
@@ -24,7 +23,7 @@ from .pivot import pivot_missing_pairs
 from .results import Results
 from .scoring import DirectionScore, bleu_metric, group_directions, score_direction
 from .test_sets import PairSets, find_sets, read_test_set
-from .translate import FAIRSEQ_TOKENS, Batching, load_for_pairs, translate_pairs
+from .translate import FAIRSEQ_TOKENS, Batching, Search, load_for_pairs, translate_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +32,14 @@ class Settings(NamedTuple):
     """What decides on the scores, beside the data and the checkpoint."""
 
     gen_subset: str = "test"
-    beam: int = 5
-    lenpen: float = 1.0
-    max_len_a: float = 0.0
-    max_len_b: int = 200
+    search: Search = Search()
     tokenize: Optional[str] = None  # sacreBLEU's tokenizer, where not the language's own
+
+    def record(self) -> Dict[str, Any]:
+        """Return the settings as results.json has them."""
+        return {
+            "gen_subset": self.gen_subset, **self.search._asdict(), "tokenize": self.tokenize
+        }
 
 
 def evaluate(
@@ -86,13 +88,10 @@ def evaluate(
         model.cuda()
     else:
         keep_freed_memory()  # a beam search copies its state at every step
-    if settings.max_len_a > 0 and batching.max_tokens is None and batching.batch_size is None:
+    by_default = batching.max_tokens is None and batching.batch_size is None
+    if settings.search.max_len_a > 0 and by_default:
         # fairseq multiplies it with the longest source of a batch: the same batches are needed
         batching = batching._replace(max_tokens=FAIRSEQ_TOKENS)
-    generation = GenerationConfig(
-        beam=settings.beam, lenpen=settings.lenpen,
-        max_len_a=settings.max_len_a, max_len_b=settings.max_len_b,
-    )
     folder = EvaluationFolder(Path(out), settings.gen_subset)
     files = {pair: folder.hypotheses(pair) for pair in task.served}
     todo = on_first_rank(lambda: [one for one, file in files.items() if not file.is_file()])
@@ -108,7 +107,7 @@ def evaluate(
         for pair in [pair for pair in sets if pair not in todo]:
             score(pair)
         for pair, hypotheses in translate_pairs(
-            model, task, todo, settings.gen_subset, generation, batching, fold
+            model, task, todo, settings.gen_subset, settings.search.config(), batching, fold
         ):
             if hypotheses is not None:  # on rank 0
                 write_lines(files[pair], hypotheses)
@@ -165,7 +164,7 @@ def describe_run(data: str, path: str, settings: Settings) -> Dict[str, Any]:
         "decoder_moe_router": model["decoder_moe_router"],
         "moe_expert_count": model["moe_expert_count"],
         "moe_top_k": model["moe_top_k"],
-        **settings._asdict(),
+        **settings.record(),
     }
 
 

@@ -51,6 +51,18 @@ TOKENS = {"cpu": 4000, "cuda": FAIRSEQ_TOKENS}  # a base model on CPU is 10 % sl
 AHEAD = 4  # batches that are read while the model decodes, of the next direction too
 
 
+class Search(NamedTuple):
+    """What decides on the translations, beside the data and the checkpoint."""
+
+    beam: int = 5
+    lenpen: float = 1.0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+
+    def config(self) -> GenerationConfig:
+        return GenerationConfig(**self._asdict())
+
+
 class Batching(NamedTuple):
     """How sentences are put together for translation, which changes speed alone."""
 

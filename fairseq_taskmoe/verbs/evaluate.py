@@ -7,11 +7,11 @@ spreads its experts over N ranks, each of which translates a share of the senten
 
 import argparse
 
+from . import translating
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", help="folder of fairseq's binarized data")
-    parser.add_argument("--path", required=True, metavar="CKPT", help="checkpoint to evaluate")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    translating.add_data(parser, "checkpoint to evaluate", "folder for the results")
     parser.add_argument(
         "--lang-pairs", metavar="PAIRS",
         help="comma-separated directions, trained or zero-shot (default: all trained ones)",
@@ -26,17 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="YAML of `de: {train_pairs: 4508785, class: high}`, for an average over each class",
     )
     parser.add_argument("--gen-subset", default="test", metavar="SPLIT", help="default: test")
-    parser.add_argument("--beam", type=int, default=5, metavar="N", help="default: 5")
-    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty; default: 1")
-    parser.add_argument(
-        "--max-len-a", type=float, default=0.0, help="at most a * source length + b tokens"
-    )
-    parser.add_argument("--max-len-b", type=int, default=200, help="default: 0 and 200")
-    parser.add_argument(
-        "--max-tokens", type=int, metavar="N",
-        help="in a batch; default: 4000; on a GPU or with --max-len-a 12000, as fairseq-generate",
-    )
-    parser.add_argument("--batch-size", type=int, metavar="N", help="sentences in a batch")
+    translating.add_search(parser, beam=5)
+    translating.add_batching(parser, "; with --max-len-a always 12000, as fairseq-generate")
     parser.add_argument(
         "--skip-invalid-size-inputs-valid-test", action="store_true",
         help="translate sentences that are too long for the model to an empty line",
@@ -55,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--floors", action="store_true",
         help="also score copies of the source, and translations of the nearest training sentence",
     )
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument(
         "--no-folding", action="store_true",
         help="run task-routed layers through the router, for checks",
@@ -63,21 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..errors import refuse
     from ..evaluation.evaluate import Settings, evaluate
     from ..evaluation.languages_file import read_languages
     from ..evaluation.results import terminal_table
     from ..evaluation.translate import Batching
 
-    if args.beam < 1:
-        refuse(f"--beam {args.beam}: give 1 or more")
     resources = None
     if args.languages:
         languages = read_languages(args.languages)
         resources = {code: language.resources for code, language in languages.items()}
-    settings = Settings(
-        args.gen_subset, args.beam, args.lenpen, args.max_len_a, args.max_len_b, args.tokenize
-    )
+    settings = Settings(args.gen_subset, translating.search_of(args), args.tokenize)
     results = evaluate(
         args.data,
         args.path,
