@@ -28,7 +28,7 @@ from fairseq_taskmoe.cli import Parser
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.modules.experts import Experts
 from fairseq_taskmoe.modules.moe_layer import MoELayer
-from fairseq_taskmoe.modules.routers import RouterOutput, RoutingInputs, TokenRouter
+from fairseq_taskmoe.modules.routers import Router, RouterOutput, RoutingInputs, TokenRouter
 from fairseq_taskmoe.verbs import bench
 
 # the tiny architecture: width C, networks of width F, every second of 2 + 2 layers an MoE layer
@@ -72,6 +72,24 @@ def test_all_that_is_cut_out_of_the_task_model_translates_as_it_does(variants):
                     assert one["tokens"].tolist() == two["tokens"].tolist(), name
         largest = torch.cat(differences).max()
         assert largest < 1e-4 if name in SAME else largest > 1e-2, name
+
+
+def test_a_model_can_have_other_settings_than_its_architecture(variants):
+    load = LOAD._replace(model=["encoder_layers=4", "decoder_ffn_embed_dim=96"])
+    (own,) = build_variants(["dense"], E, load, make_task(LOAD.vocab_size)).values()
+    assert len(own.model.encoder.layers) == 4
+    assert {layer.fc1.out_features for layer in own.model.decoder.layers} == {96}
+    assert {layer.fc1.out_features for layer in variants["dense"].model.decoder.layers} == {F}
+
+
+def test_the_hybrid_routes_tokens_in_its_encoder_alone(variants):
+    names = ("token_task", "task", "task_routed")
+    hybrid, folded, routed = (variants[name].model for name in names)
+    routers = [type(module) for module in hybrid.modules() if isinstance(module, Router)]
+    assert routers == [TokenRouter]
+    assert hybrid.encoder.layers[1].moe.experts is routed.encoder.layers[1].moe.experts
+    for one, two in zip(hybrid.decoder.layers, folded.decoder.layers, strict=True):
+        assert torch.equal(one.fc1.weight, two.fc1.weight)
 
 
 def test_equal_functions_have_equal_work_and_padding_has_its_own(work):
@@ -274,6 +292,8 @@ def test_a_sweep_that_is_ended_leaves_what_it_has_measured(tmp_path, monkeypatch
         (("--repeats", 1), "--repeats 1"),
         (("--output-length", 1), "--output-length 1"),
         (("--beam", 0), "--beam 0"),
+        (("--model", "encoder_layer=2"), "--model encoder_layer=2"),
+        (("--model", "encoder_layers=two"), "--model encoder_layers=two"),
         (("--beam", 99, "--vocab-size", 100), "--beam 99"),
         (("--processes", 0), "--processes 0"),
         (("--processes", 2, "--variants", "task"), "--variants task"),

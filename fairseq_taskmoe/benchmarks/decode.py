@@ -49,7 +49,7 @@ def warm_up(load: Load) -> None:
 
     Where there is no room for those, anything may happen.
     """
-    tiny = load._replace(arch="tiny", vocab_size=100, length=2, output_length=2)
+    tiny = load._replace(arch="tiny", model=(), vocab_size=100, length=2, output_length=2)
     task = make_task(tiny.vocab_size)
     for model, own_task in build_variants([REFERENCE, "padded"], 2, tiny, task).values():
         search = make_search(model, own_task, make_batch(own_task, 1, tiny), tiny)

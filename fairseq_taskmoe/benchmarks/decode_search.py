@@ -3,7 +3,7 @@
 Shapes: B sentences, S source positions.
 """
 
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import torch
 from fairseq.data import Dictionary
@@ -33,6 +33,7 @@ class Load(NamedTuple):
     beam: int = 4
     dtype: str = "float32"
     device: str = "cpu"
+    model: Sequence[str] = ()  # settings NAME=VALUE of the model that are not the architecture's
 
 
 class StockTask(FairseqTask):

@@ -5,6 +5,7 @@ others have its attention and embeddings, and of `token_token` the experts too. 
 models share their weights' memory.
 """
 
+from functools import partial
 from typing import Any, Callable, Dict, NamedTuple, Sequence
 
 import torch
@@ -40,6 +41,7 @@ VARIANTS = {
     REFERENCE: "each token routed, dropless",
     "task": "target/target, folded for one direction as `taskmoe evaluate` does",
     "task_routed": "target/target through the routers",
+    "token_task": "token/target: tokens routed in the encoder, the decoder folded",
     "extracted": "the sub-network cut out: a dense model of unequal widths",
     "padded": "the same in fairseq's own transformer, zero-padded to the widest layer",
     "stock_widths": "fairseq's own layers given the unequal widths",
@@ -61,7 +63,8 @@ def make_config(load: Load, num_experts: int, router: str) -> Any:
         "max_source_positions": max(1024, load.length),
         "max_target_positions": max(1024, load.output_length + 1),
     }
-    return OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), settings)
+    own = OmegaConf.from_dotlist(list(load.model))
+    return OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), settings, own)
 
 
 def build_own(cfg: Any, task: TranslationTaskMoeTask, load: Load) -> TransformerTaskMoeModel:
@@ -83,11 +86,15 @@ def build_variants(
         "model": routed.state_dict(), "task_state": task.state_dict(),
     }
     subnet = extract_subnet(state, [SERVED])
+    fold = partial(fold_model, task_id=task.task_table.task_id(SERVED))
     # only what is asked for is made: extracted models have weights of their own
     make: Dict[str, Callable[[], Variant]] = {
         "dense": lambda: Variant(_one_expert(routed), task),
-        REFERENCE: lambda: Variant(_routed_by_token(routed, cfg, task, load), task),
-        "task": lambda: Variant(fold_model(routed, task.task_table.task_id(SERVED)), task),
+        REFERENCE: lambda: Variant(_routed_by_token(routed, cfg, HALVES, task, load), task),
+        "token_task": lambda: Variant(
+            fold(_routed_by_token(routed, cfg, ["encoder"], task, load)), task
+        ),
+        "task": lambda: Variant(fold(routed), task),
         "task_routed": lambda: Variant(routed, task),
         "extracted": lambda: Variant(_extracted(subnet, task, load), task),
         "padded": lambda: Variant(_stock(state, subnet, stock, load), stock),
@@ -115,13 +122,16 @@ def _with_layers(
 
 
 def _routed_by_token(
-    model: TransformerTaskMoeModel, cfg: Any, task: TranslationTaskMoeTask, load: Load
+    model: TransformerTaskMoeModel, cfg: Any, halves: Sequence[str], task: TranslationTaskMoeTask,
+    load: Load,
 ) -> TransformerTaskMoeModel:
-    """Return the model with gates that read tokens, which use its experts about evenly."""
-    by_token = OmegaConf.merge(cfg, {f"{half}_moe_router": "token" for half in HALVES})
+    """Return the model with gates in halves that read tokens and use experts about evenly."""
+    by_token = OmegaConf.merge(cfg, {f"{half}_moe_router": "token" for half in halves})
     torch.manual_seed(2)
 
     def change(half: str, i: int, layer: Any) -> Any:
+        if half not in halves:
+            return layer
         router = build_router(by_token, half, i, task.task_table).to(load.device, _dtype(load))
         layer._modules["moe"] = MoELayer(router.requires_grad_(False).eval(), layer.moe.experts)
         return layer

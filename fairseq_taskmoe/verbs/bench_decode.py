@@ -22,6 +22,10 @@ DEFAULT = "dense,token_token,task,extracted"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=["tiny", "base", "big"], default="base", help="size")
+    parser.add_argument(
+        "--model", default="", metavar="NAME=VALUE[,..]",
+        help="other settings of the model, as encoder_layers=2,decoder_embed_dim=192",
+    )
     measuring.add_expert_counts(parser)
     parser.add_argument("--vocab-size", type=int, default=8000, help="words; default: 8000")
     parser.add_argument("--length", type=int, default=32, help="of a source; default: 32")
@@ -35,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--variants",
-        help=f"comma-separated: dense, token_token, task, task_routed, extracted, padded, "
-        f"stock_widths; default: {DEFAULT}",
+        help=f"comma-separated: dense, token_token, task, task_routed, token_task, extracted, "
+        f"padded, stock_widths; default: {DEFAULT}",
     )
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="at the same time; default: 1"
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     )
     load = Load(
         args.arch, args.vocab_size, args.length, args.output_length, args.beam, args.dtype,
-        args.device,
+        args.device, args.model,
     )
     if args.plot:
         check_plot(args.plot)
@@ -98,6 +102,7 @@ def check(args: argparse.Namespace) -> None:
 
     measuring.check_device(args)
     args.batch_sizes = batch_sizes(args.batch_sizes)
+    args.model = model_settings(args.model)
     args.moe_expert_count = measuring.expert_counts(args, least=2)  # a token visits 2
     if args.output_length is None:
         args.output_length = args.length
@@ -138,6 +143,23 @@ def check_gpus(args: argparse.Namespace) -> None:
         refuse(f"--processes {args.processes}: there are {torch.cuda.device_count()} GPUs")
     if args.threads:
         refuse("--threads: each of --processes has one")
+
+
+def model_settings(text: str) -> List[str]:
+    """Return the settings of a model, which its configuration knows."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from ..errors import refuse
+    from ..models.config import TransformerTaskMoeConfig
+
+    settings = [setting for setting in text.split(",") if setting]
+    try:
+        own = OmegaConf.from_dotlist(settings)
+        OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), own)
+    except OmegaConfBaseException as error:
+        refuse(f"--model {text}: {str(error).splitlines()[0]}")
+    return settings
 
 
 def batch_sizes(text: str) -> List[int]:
