@@ -23,6 +23,19 @@ def clean_line(pair: str, name: str, counts: Counts) -> str:
     return f"{pair} {name}: kept {kept} of {lines} pairs; dropped {reasons or 'none'}"
 
 
+def heavy_rules(pair: str, name: str, counts: Counts) -> List[str]:
+    """Warn, in a line each, of the rules that dropped more than half of a data set.
+
+    Sooner than text so bad it is a language that is named otherwise than it is written.
+    """
+    return [
+        f"warning: {pair} {name}: the rule {rule!r} dropped {100 * count / counts['lines']:.0f} % "
+        f"of {counts['lines']} pairs"
+        for rule, count in counts["dropped"].items()
+        if 2 * count > counts["lines"]
+    ]
+
+
 def dedup_line(pair: str, counts: Dict[str, Counts]) -> str:
     """Say in a line what deduplication left of a pair."""
     total = summed(counts.values())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Callable, List, NamedTuple, Tuple
 
 from preprocess.language_id import other_language
-from preprocess.scripts import DENSE, UNSPACED, letters_of, script_of
+from preprocess.scripts import DENSE, UNSPACED, letters_of, scripts_of
 
 Drops = Callable[[str, str], bool]  # of the source and the target of a pair
 ANY_LETTERS = re.compile(r"[^\W\d_]+")
@@ -130,20 +130,26 @@ def markup(source: str, target: str) -> bool:
 
 
 class WrongScript:
-    """Too few letters of the language's script, among the letters or among all characters."""
+    """Too few letters of the language's script, among the letters or among all characters.
+
+    A side whose script is not known passes.
+    """
 
     def __init__(
         self, languages: Tuple[str, str], min_script_share: float, min_letter_share: float
     ):
-        scripts = [script_of(language) for language in languages]
-        self.letters = [letters_of(script) for script in scripts]
         # a Han character counts as much as the letters that it stands for
-        self.weights = [DENSE.get(script, 1.0) for script in scripts]
+        self.checks = [
+            (side, letters_of(scripts), density_of(scripts))
+            for side, scripts in enumerate(map(scripts_of, languages))
+            if scripts
+        ]
         self.min_script_share = min_script_share
         self.min_letter_share = min_letter_share
 
-    def __call__(self, source: str, target: str) -> bool:
-        for letters, weight, text in zip(self.letters, self.weights, (source, target), strict=True):
+    def __call__(self, *pair: str) -> bool:
+        for side, letters, weight in self.checks:
+            text = pair[side]
             own = sum(map(len, letters.findall(text)))
             weighted = weight * own
             if weighted < self.min_letter_share * (len(text) - text.count(" ")):
@@ -154,6 +160,15 @@ class WrongScript:
             if weighted < self.min_script_share * (weighted + others):
                 return True
         return False
+
+
+def density_of(scripts: Tuple[str, ...]) -> float:
+    return max((DENSE.get(script, 1.0) for script in scripts), default=1.0)
+
+
+def has_spaces(scripts: Tuple[str, ...]) -> bool:
+    """Say whether spaces surely stand between words."""
+    return bool(scripts) and not any(script in UNSPACED for script in scripts)
 
 
 def repeated(source: str, target: str) -> bool:
@@ -179,9 +194,9 @@ class OtherLanguage:
 
 def rule_chain(languages: Tuple[str, str], limits: Limits) -> List[Rule]:
     """Return the rules for a pair of languages, in the order in which they are to run."""
-    scripts = [script_of(language) for language in languages]
-    spaced = (scripts[0] not in UNSPACED, scripts[1] not in UNSPACED)
-    densities = (DENSE.get(scripts[0], 1.0), DENSE.get(scripts[1], 1.0))
+    source, target = map(scripts_of, languages)
+    spaced = has_spaces(source), has_spaces(target)
+    densities = density_of(source), density_of(target)
     rules: List[Tuple[object, str, Drops]] = [
         (True, "empty", empty),
         (True, "over-long", OverLong(limits.max_words, limits.max_chars)),

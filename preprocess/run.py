@@ -76,6 +76,7 @@ def clean_step(run: Run) -> None:
             inputs=sides,
             outputs=outputs,
         )
+    warned: List[str] = []
     with worker_pool(run.workers) as pool:
         way = Way(pool, run.config.chunk_lines)
         for pair, found in datasets.items():
@@ -92,8 +93,12 @@ def clean_step(run: Run) -> None:
                     inputs=sides,
                     outputs=outputs,
                 )
-                print(manifest.clean_line(pair, dataset.name, stage_result(stamp)), file=sys.stderr)
+                counts = stage_result(stamp)
+                print(manifest.clean_line(pair, dataset.name, counts), file=sys.stderr)
+                warned += manifest.heavy_rules(pair, dataset.name, counts)
     print(manifest.speed_table(manifest.rule_speeds(run.config, corpus)), file=sys.stderr)
+    for line in warned:
+        print(line, file=sys.stderr)
 
 
 def dedup_step(run: Run) -> None:

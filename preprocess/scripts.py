@@ -1,7 +1,7 @@
 """The scripts that languages are written in."""
 
 import re
-from typing import Dict, Pattern
+from typing import Dict, List, Pattern, Sequence, Tuple
 
 # The blocks in which a script's letters are, as ranges of a regular expression
 SCRIPTS: Dict[str, str] = {
@@ -22,55 +22,103 @@ SCRIPTS: Dict[str, str] = {
     "Kannada": "\u0c80-\u0cff",
     "Khmer": "\u1780-\u17ff",
     "Lao": "\u0e80-\u0eff",
-    "Latin": "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff",
+    "Latin": "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff",
     "Malayalam": "\u0d00-\u0d7f",
     "Myanmar": "\u1000-\u109f",
+    "Ol Chiki": "\u1c50-\u1c7f",
     "Oriya": "\u0b00-\u0b7f",
     "Sinhala": "\u0d80-\u0dff",
     "Tamil": "\u0b80-\u0bff",
     "Telugu": "\u0c00-\u0c7f",
+    "Thaana": "\u0780-\u07bf",
     "Thai": "\u0e00-\u0e7f",
+    "Tibetan": "\u0f00-\u0fff",
+    "Tifinagh": "\u2d30-\u2d7f",
 }
+ISO_15924 = {
+    "Arab": "Arabic", "Armn": "Armenian", "Beng": "Bengali", "Cyrl": "Cyrillic",
+    "Deva": "Devanagari", "Ethi": "Ethiopic", "Geor": "Georgian", "Grek": "Greek",
+    "Gujr": "Gujarati", "Guru": "Gurmukhi", "Hang": "Hangul", "Hani": "Han", "Hans": "Han",
+    "Hant": "Han", "Hebr": "Hebrew", "Jpan": "Japanese", "Khmr": "Khmer", "Knda": "Kannada",
+    "Kore": "Hangul", "Laoo": "Lao", "Latn": "Latin", "Mlym": "Malayalam", "Mymr": "Myanmar",
+    "Olck": "Ol Chiki", "Orya": "Oriya", "Sinh": "Sinhala", "Taml": "Tamil", "Telu": "Telugu",
+    "Tfng": "Tifinagh", "Thaa": "Thaana", "Thai": "Thai", "Tibt": "Tibetan",
+}  # fmt: skip
+# ISO 639-1, then 639-3; a language in two rows is written in either script
 LANGUAGES_OF_SCRIPT = {
-    "Arabic": "ar fa ps sd ug ur",
-    "Armenian": "hy",
-    "Bengali": "as bn",
-    "Cyrillic": "ba be bg ce cv kk ky mk mn ru sr tg tt uk",
-    "Devanagari": "bho hi mai mr ne sa",
-    "Ethiopic": "am ti",
-    "Georgian": "ka",
-    "Greek": "el",
-    "Gujarati": "gu",
-    "Gurmukhi": "pa",
-    "Han": "yue zh",
-    "Hangul": "ko",
-    "Hebrew": "he yi",
-    "Japanese": "ja",
-    "Kannada": "kn",
-    "Khmer": "km",
-    "Lao": "lo",
-    "Malayalam": "ml",
-    "Myanmar": "my",
-    "Oriya": "or",
-    "Sinhala": "si",
-    "Tamil": "ta",
-    "Telugu": "te",
-    "Thai": "th",
-}
+    "Arabic": "ar fa ks ku ps sd ug ur ara arb fas pes prs kas kur ckb sdh pus pbt snd uig urd "
+              "acm acq aeb ajp apc ars ary arz azb lrc mzn pnb skr",
+    "Armenian": "hy hye hyw",
+    "Bengali": "as bn asm ben bpy",
+    "Cyrillic": "ab av az ba be bg bs ce cv kk kv ky mk mn os ru sh sr tg tt uk uz "
+                "abk ava aze azj bak bel bul bos che chv kaz kom kir mkd mon khk oss rus hbs srp "
+                "tgk tat ukr uzb uzn bua chm crh mhr mrj myv rue sah tyv udm xal",
+    "Devanagari": "hi ks mr ne sa sd hin kas mar nep npi san snd awa bho gom hne kok mag mai new",
+    "Ethiopic": "am ti amh tir",
+    "Georgian": "ka kat xmf",
+    "Greek": "el ell",
+    "Gujarati": "gu guj",
+    "Gurmukhi": "pa pan",
+    "Han": "zh zho cmn yue lzh wuu",
+    "Hangul": "ko kor",
+    "Hebrew": "he iw yi heb yid ydd",
+    "Japanese": "ja jpn",
+    "Kannada": "kn kan",
+    "Khmer": "km khm",
+    "Lao": "lo lao",
+    "Latin": "aa af ak an ay az bi bm br bs ca ch co cs cy da de ee en eo es et eu ff fi fj fo fr "
+             "fy ga gd gl gn gv ha ho hr ht hu hz ia id ie ig io is it jv kg ki kj kl kr ku kw la "
+             "lb lg li ln lt lu lv mg mh mi ms mt na nb nd ng nl nn no nr nv ny oc om pl pt qu rm "
+             "rn ro rw sc se sg sh sk sl sm sn so sq sr ss st su sv sw tk tl tn to tr ts tw ty uz "
+             "ve vi vo wa wo xh yo za zu "
+             "aar afr aka arg aym ayr aze azj bam bis bre bos cat cha cos ces cym dan deu ewe eng "
+             "epo spa est ekk eus ful fuv fin fij fao fra fry gle gla glg grn gug glv hau hmo hrv "
+             "hat hun her ina ind ile ibo ido isl ita jav kon kik kua kal kau knc kur kmr cor lat "
+             "ltz lug lim lin lit lub lav lvs mlg plt mah mri msa zsm mlt nau nob nde ndo nld nno "
+             "nor nbl nav nya oci orm gaz pol por que quy roh run ron kin srd sme sag hbs slk slv "
+             "smo sna som sqi als srp ssw sot sun swe swa swh tuk tgl tsn ton tur tso twi tah uzb "
+             "uzn ven vie vol wln wol xho yor zha zul "
+             "ace ast ban bar bcl bem bjn bug ceb cjk crh csb dik dsb dyu fil fon frp fur gsw haw "
+             "hil hmn hsb ilo kab kac kam kbp kea kmb lij lmo ltg lua luo lus min mos nds nso nus "
+             "pag pap pms scn sco szl tet tpi tum tzm umb vec war",
+    "Malayalam": "ml mal",
+    "Myanmar": "my mya shn",
+    "Ol Chiki": "sat",
+    "Oriya": "or ori ory",
+    "Sinhala": "si sin",
+    "Tamil": "ta tam",
+    "Telugu": "te tel",
+    "Thaana": "dv div",
+    "Thai": "th tha",
+    "Tibetan": "bo dz bod dzo",
+    "Tifinagh": "tzm zgh",
+}  # fmt: skip
+SCRIPTS_OF_LANGUAGE: Dict[str, List[str]] = {}
+for _script, _languages in LANGUAGES_OF_SCRIPT.items():
+    for _language in _languages.split():
+        SCRIPTS_OF_LANGUAGE.setdefault(_language, []).append(_script)
 # where no spaces stand between words
-UNSPACED = {"Han", "Japanese", "Khmer", "Lao", "Myanmar", "Thai"}
+UNSPACED = {"Han", "Japanese", "Khmer", "Lao", "Myanmar", "Thai", "Tibetan"}
 # A sentence in them has a third to a half of an alphabet's characters
 DENSE = {"Han": 3.0, "Japanese": 2.0, "Hangul": 2.0}
 
 
-def script_of(language: str) -> str:
-    """Return the script of a language: Latin where the table does not say otherwise."""
-    for script, languages in LANGUAGES_OF_SCRIPT.items():
-        if language in languages.split():
-            return script
-    return "Latin"
+def scripts_of(language: str) -> Tuple[str, ...]:
+    """Return the scripts that a language may be written in, none where they are not known.
+
+    A code may name its script, zho_Hans or sr@latin; a region, as in zh_CN, says nothing here.
+    """
+    code, *subtags = re.split("[-_@]", language)
+    for subtag in map(str.title, subtags):
+        if subtag in ISO_15924:
+            return (ISO_15924[subtag],)
+        if subtag in SCRIPTS:
+            return (subtag,)
+        if len(subtag) == 4 and subtag.isalpha():  # a script too, of none of our blocks
+            return ()
+    return tuple(SCRIPTS_OF_LANGUAGE.get(code.lower(), ()))
 
 
-def letters_of(script: str) -> Pattern[str]:
-    """Return a pattern of runs of a script's letters."""
-    return re.compile(f"[{SCRIPTS[script]}]+")
+def letters_of(scripts: Sequence[str]) -> Pattern[str]:
+    """Return a pattern of runs of the scripts' letters."""
+    return re.compile("[" + "".join(SCRIPTS[script] for script in scripts) + "]+")

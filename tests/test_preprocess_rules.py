@@ -16,7 +16,13 @@ from preprocess.clean import clean_chunk  # noqa: E402
 from preprocess.counts import summed  # noqa: E402
 from preprocess.language_id import other_language  # noqa: E402
 from preprocess.rules import Limits, normalise, rule_chain  # noqa: E402
-from preprocess.scripts import LANGUAGES_OF_SCRIPT, SCRIPTS, letters_of, script_of  # noqa: E402
+from preprocess.scripts import (  # noqa: E402
+    ISO_15924,
+    LANGUAGES_OF_SCRIPT,
+    SCRIPTS,
+    letters_of,
+    scripts_of,
+)
 from preprocess.text_files import Chunk  # noqa: E402
 
 ENGLISH = "The committee has decided that the report will be published in full next week."
@@ -83,6 +89,13 @@ def test_scripts_may_be_mixed(target, language, expected):
     assert reason(source, target, ("en", language)) == expected
 
 
+def test_words_are_only_long_where_spaces_are_sure_to_part_them():
+    tibetan = "ཞིབ་འཇུག་གི་སྙན་ཐོ་ཆ་ཚང་གཟའ་འཁོར་རྗེས་མར་སྤེལ་རྒྱུ་" * 3
+    for language in ("bo", "xx"):
+        assert reason(ENGLISH, tibetan, ("en", language)) is None
+    assert reason(ENGLISH, tibetan, ("en", "hi")) == "long word"
+
+
 def test_digits_of_any_script_are_the_same_digits():
     assert reason("In 2019, 1,234 people", "२०१९ में १,२३४ लोग", ("en", "hi")) is None
     assert reason("In 2019, 1,234 people", "१८६६ में ७,७७७ लोग", ("en", "hi")) == "numbers"
@@ -112,15 +125,62 @@ def test_a_language_that_the_detector_does_not_know_is_kept():
 
 
 def test_every_script_has_letters():
-    assert set(LANGUAGES_OF_SCRIPT) | {"Latin"} == set(SCRIPTS)
+    assert set(LANGUAGES_OF_SCRIPT) == set(ISO_15924.values()) == set(SCRIPTS)
     named = [(chr(code), unicodedata.name(chr(code), "")) for code in range(0x10000)]
     for script in SCRIPTS:
         word = {"Han": "CJK UNIFIED", "Japanese": "HIRAGANA"}.get(script, script.upper()) + " "
         own = [char for char, name in named if name.startswith(word) and char.isalpha()]
-        found = sum(bool(letters_of(script).fullmatch(char)) for char in own)
+        found = sum(bool(letters_of([script]).fullmatch(char)) for char in own)
         assert own and found > 0.5 * len(own), script  # rare blocks are left out
-        assert not letters_of(script).fullmatch("1")
-    assert [script_of(language) for language in ("de", "kk", "zh")] == ["Latin", "Cyrillic", "Han"]
+        assert not letters_of([script]).fullmatch("1")
+
+
+@pytest.mark.parametrize(
+    "languages, scripts",
+    [
+        ("de deu de_DE de-AT deu_Latn ca_ES@valencia", {"Latin"}),
+        ("kk kaz kaz_Cyrl KK_KZ rus rus_Cyrl ru_RU", {"Cyrillic"}),
+        ("zh zh_CN zh-TW zho zho_Hans zh_Hant_HK zh-hans cmn yue_Hant", {"Han"}),
+        ("ar ar_AR arb_Arab ckb fas prs ur_PK pa_Arab", {"Arabic"}),
+        ("bo bod bod_Tibt", {"Tibetan"}),
+        ("dv div", {"Thaana"}),
+        ("ja_JP jpn_Jpan", {"Japanese"}),
+        ("ko_KR kor_Hang", {"Hangul"}),
+        ("sr srp sr_RS uz", {"Cyrillic", "Latin"}),
+        ("sr_Latn srp_Latn sr@latin sr_RS@latin", {"Latin"}),
+        ("sr_Cyrl uz@cyrillic", {"Cyrillic"}),
+        ("xx tlh mni_Mtei got_Goth vai sat_Xxxx", set()),
+    ],
+)
+def test_codes_of_languages_say_in_which_script(languages, scripts):
+    for language in languages.split():
+        assert set(scripts_of(language)) == scripts, language
+
+
+def test_three_letters_of_a_language_say_what_two_do():
+    bcp47 = pytest.importorskip("mtdata.iso.bcp47", reason="the extra [data]").bcp47
+    for language in {code for row in LANGUAGES_OF_SCRIPT.values() for code in row.split()}:
+        if len(language) == 2 and language != "iw":  # the old code of he
+            assert scripts_of(bcp47(language).lang) == scripts_of(language), language
+
+
+@pytest.mark.parametrize(
+    "target, kept, dropped",
+    [
+        ("发票已更新", "zh_CN zho_Hans zh", "zho_Latn de ru"),
+        ("Счёт обновлён вчера", "rus rus_Cyrl sr", "sr_Latn deu"),
+        ("Račun je ažuriran juče", "sr srp_Latn hr", "sr_Cyrl rus"),
+        ("تم تحديث الفاتورة أمس", "ar_AR ckb", "en_GB"),
+        ("ཞིབ་འཇུག་གི་སྙན་ཐོ་", "bo xx", "dv"),
+        ("ޖަވާބު ދިނުން", "dv", "bo"),
+        ("ꯃꯤꯇꯩꯂꯣꯟ ꯑꯁꯤ", "mni_Mtei mni", "mni_Beng"),
+    ],
+)
+def test_text_in_the_script_of_its_language_is_kept(target, kept, dropped):
+    for language in kept.split():
+        assert reason("Invoice updated now", target, ("en_US", language)) is None, language
+    for language in dropped.split():
+        assert reason("Invoice updated now", target, ("en", language)) == "script", language
 
 
 @given(st.text())

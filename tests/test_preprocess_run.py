@@ -136,6 +136,23 @@ def test_no_training_sentence_is_in_a_test_set(prepared):
     assert not held_out & {line.lower() for line in trained}
 
 
+def test_a_rule_that_drops_most_of_a_data_set_is_named(raw, tmp_path, capsys):
+    """At the end, and again by a run that finds all done; not where the code names the script."""
+    path = tmp_path / "corpus.yaml"
+    for pair, heavy in (("en-ru_Latn", True), ("en-rus_Cyrl", False)):
+        for split, name in (("train", "/a"), ("valid", ""), ("test", "")):
+            for language, original in zip(pair.split("-"), ("en", "ru"), strict=True):
+                lines = read_lines(raw / "test" / f"en-ru.{original}")
+                write_lines(tmp_path / split / f"{pair}{name}.{language}", lines)
+        path.write_text(yaml.safe_dump({"pairs": [pair]}))
+        for _ in range(2):
+            out = ["--raw", str(tmp_path), "--out", str(tmp_path / pair), "--steps", "clean"]
+            main([str(path), *out])
+            warnings = [line for line in capsys.readouterr().err.splitlines() if "warn" in line]
+            wanted = f"warning: {pair} a: the rule 'script' dropped 100 % of 30 pairs"
+            assert warnings == [wanted] * heavy
+
+
 def test_a_second_run_does_nothing(prepared, raw, config, capsys):
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*.bin")}
     capsys.readouterr()
