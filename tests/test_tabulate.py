@@ -126,9 +126,25 @@ def test_both_denominators_of_the_share_of_the_gain(tabulated):
 
 
 def test_no_share_of_no_gain():
-    assert share_of_gain(11, 10, 10) is None
+    assert share_of_gain(11, 10, 10) == share_of_gain(11, 10, 9) == "no gain"
     assert share_of_gain(9, 10, 12) == -50
     assert share_of_gain(None, 10, 12) is None
+
+
+def test_no_gain_of_the_teacher_is_not_taken_for_a_missing_score(runs, tabulated):
+    row(runs, "token_token", 9.5)  # half a point below the dense model
+    ours = tabulated("table2")
+    teacher, task = (ours[f"distilled: % of {whose} gain"] for whose in ("teacher", "task"))
+    assert teacher["de-en"] == teacher["average"] == "no gain" and teacher["en-de"] is None
+    assert task["average"] == pytest.approx(100 * 1 / 4.75)
+    assert ours["distilled: over dense"]["average"] == pytest.approx(1.0)
+    assert ours["distilled: over teacher"]["de-en"] == pytest.approx(1.5)
+    assert ours["distilled: over teacher"].get("en-de") is None
+    assert "- no gain: the task model" in markdown(
+        score_tables(read_experiment(str(runs)))["table2"]
+    )
+    printed = tabulated("table2", "paper")
+    assert printed["distilled: over teacher"]["average"] == pytest.approx(26.9 - 28.2)
 
 
 def test_parameters_of_the_wmt_models():

@@ -1,6 +1,6 @@
 """Table 2: how much of a mixture's gain over the dense model its distilled student keeps."""
 
-from typing import Optional
+from typing import Optional, Union
 
 from .tabulate_paper import Paper
 from .tabulate_runs import (
@@ -11,30 +11,35 @@ from .tabulate_runs import (
     side_of,
 )
 from .tabulate_speed import peak_speed
-from .tabulate_table import OURS, PAPER, Cell, Column, Note, Row, Spread, Table
+from .tabulate_table import OURS, PAPER, Column, Note, Row, Spread, Table
 
 STUDENTS = ("distilled", "distilled_sequence")
 SYSTEMS = ("bilingual", "dense_base", "token_target", "token_token", *STUDENTS)
 # whose gain the share is of: the task model's, or the teacher's
 SHARES = {"token_target": "% of task gain", "token_token": "% of teacher gain"}
+DIFFERENCES = {"dense_base": "over dense", "token_token": "over teacher"}
+NO_GAIN = "no gain"
 
 
 def share_of_gain(
     student: Optional[float], dense: Optional[float], large: Optional[float]
-) -> Optional[float]:
+) -> Union[None, str, float]:
     """Return in percent what a student keeps of the gain of a large model over a dense one.
 
-    None where a score is missing or there is no gain. A student below the dense model keeps less
-    than nothing.
+    None where a score is missing, NO_GAIN where the large model has none. A student below the dense
+    model keeps less than nothing.
     """
-    if student is None or dense is None or large is None or large <= dense:
+    if student is None or dense is None or large is None:
         return None
+    if large <= dense:
+        return NO_GAIN
     return 100 * (student - dense) / (large - dense)
 
 
 def table2(experiment: Experiment, paper: Paper) -> list[Table]:
-    """Return all systems in the paper's directions and in those of our students, then shares.
+    """Return all systems in the paper's directions and in those of our students, then differences.
 
+    A student's are those to the dense model and to its teacher, and its shares of their gains.
     Directions without English, in which nobody was taught, are none of them.
     """
     taught = [
@@ -58,17 +63,22 @@ def table2(experiment: Experiment, paper: Paper) -> list[Table]:
             if printed.get(name):
                 rows.append({"system": name, "whose": PAPER, **printed[name]})
         for student in STUDENTS:
-            for large, title in SHARES.items():
-                line: Row = {"system": f"{student}: {title}"}
-                rows.append({**line, "whose": OURS, **_shares(ours, student, large, pairs)})
-                if printed.get(student):
-                    rows.append({**line, "whose": PAPER, **_shares(printed, student, large, pairs)})
+            both = [_gains(OURS, ours, student, pairs)]
+            if printed.get(student):
+                both.append(_gains(PAPER, printed, student, pairs))
+            rows += [row for lines in zip(*both, strict=True) for row in lines]
         evaluated = [pair for pair in pairs if pair in experiment.directions]
         notes = [
             *comparison_notes(experiment, evaluated, metric),
             Note(f"Our average is over the {len(common)} directions that all of our rows have: "
                  f"{', '.join(common) or 'none'}."),
+            Note("Differences and shares are those of the means over seeds."),
         ]
+        if any(NO_GAIN in row.values() for row in rows):
+            notes.append(Note(
+                f"{NO_GAIN}: the task model or the teacher is not above the dense model there, "
+                "and has no gain to keep a share of."
+            ))
         if metric == "BLEU":
             title = "Table 2. Distillation, in BLEU"
             tables.append(Table("table2", title, columns, rows, [*notes, *paper.notes("table2")]))
@@ -97,16 +107,28 @@ def _common_directions(experiment: Experiment, pairs: list[str]) -> list[str]:
     return [pair for pair in pairs if systems and all(pair in s.directions for s in systems)]
 
 
-def _shares(scores: dict[str, Row], student: str, large: str, pairs: list[str]) -> Row:
-    """Return a student's shares of the gain of a large system, by direction and on average."""
-    return {
-        key: share_of_gain(*(_number(scores[name].get(key))
-                             for name in (student, "dense_base", large)))
-        for key in (*pairs, "average")
-    }
+def _gains(whose: str, scores: dict[str, Row], student: str, pairs: list[str]) -> list[Row]:
+    """Return a student's differences and shares, by direction and on average."""
 
+    def number(system: str, key: str) -> Optional[float]:
+        cell = scores[system].get(key)
+        if isinstance(cell, Spread):
+            return cell.mean
+        return cell if isinstance(cell, (int, float)) else None
 
-def _number(cell: Cell) -> Optional[float]:
-    if isinstance(cell, Spread):
-        return cell.mean
-    return cell if isinstance(cell, (int, float)) else None
+    keys = (*pairs, "average")
+    rows: list[Row] = []
+    for other, title in DIFFERENCES.items():
+        differences: Row = {}
+        for key in keys:
+            score, theirs = number(student, key), number(other, key)
+            if score is not None and theirs is not None:
+                differences[key] = score - theirs
+        rows.append({"system": f"{student}: {title}", "whose": whose, **differences})
+    for large, title in SHARES.items():
+        shares: Row = {
+            key: share_of_gain(*(number(name, key) for name in (student, "dense_base", large)))
+            for key in keys
+        }
+        rows.append({"system": f"{student}: {title}", "whose": whose, **shares})
+    return rows
