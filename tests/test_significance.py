@@ -13,6 +13,8 @@ from fairseq_taskmoe.evaluation.folder import EvaluationFolder, write_lines
 from fairseq_taskmoe.evaluation.results import Results
 from fairseq_taskmoe.evaluation.scoring import score_direction
 from fairseq_taskmoe.evaluation.significance import compare_systems, comparison_table
+from fairseq_taskmoe.evaluation.significance_inputs import SEARCH
+from fairseq_taskmoe.evaluation.translate import Search
 
 WORDS = "the red house of my old friend stands near a quiet river in spring".split()
 
@@ -110,6 +112,50 @@ def test_the_verb_writes_a_file_and_prints_the_table(tmp_path):
     ended = run("taskmoe", "compare", base, base, other, "--out", out, "--samples", 20)
     assert json.loads(out.read_text()) == compare_systems(base, [other], samples=20)
     assert ended.stdout.splitlines()[-2].endswith("1 of 1")
+
+
+def test_models_for_a_direction_each_are_one_system(tmp_path):
+    pairs = ["en-de", "en-fr"]
+    base = write_evaluation(tmp_path, "dense", WORSE, pairs=pairs)
+    write_evaluation(tmp_path / "bilingual", "en-de", BETTER)
+    write_evaluation(tmp_path / "bilingual", "en-fr", WORSE, pairs=["en-fr"])
+    report = compare_systems(base, [str(tmp_path / "bilingual")], samples=20)
+    whole = write_evaluation(tmp_path / "both", "bilingual", BETTER, pairs=pairs)
+    expected = compare_systems(base, [whole], samples=20)["rows"]["bilingual"]["en-de"]
+    assert list(report["rows"]) == ["bilingual"]
+    tests = report["rows"]["bilingual"]
+    assert tests["en-de"] == expected and tests["en-fr"]["delta"] == 0
+    as_baseline = compare_systems(str(tmp_path / "bilingual"), [base], samples=20)
+    assert as_baseline["rows"]["dense"]["en-de"]["delta"] == -expected["delta"]
+    write_evaluation(tmp_path / "bilingual", "again", BETTER)
+    with pytest.raises(Refusal, match="two of its evaluations are of en-de: .*again.*en-de"):
+        compare_systems(base, [str(tmp_path / "bilingual")], samples=20)
+
+
+def test_all_that_decides_on_a_search_is_compared():
+    assert SEARCH == ("gen_subset", *Search._fields)
+
+
+@pytest.mark.parametrize("setting", SEARCH)
+def test_translations_of_another_search_are_refused(tmp_path, setting):
+    search = {"gen_subset": "test", **Search()._asdict()}
+    base = write_evaluation(tmp_path, "dense", WORSE, **search)
+    other = write_evaluation(tmp_path, "moe", BETTER, **search)
+    compare_systems(base, [other], samples=20)
+    results = tmp_path / "moe" / "evaluation" / "results.json"
+    content = json.loads(results.read_text())
+    content["config"][setting] = "valid" if setting == "gen_subset" else 7
+    results.write_text(json.dumps(content))
+    for kind in ("hypotheses", "references"):
+        text = tmp_path / "moe" / "evaluation" / kind / "test.en-de.de"
+        text.with_name("valid.en-de.de").write_text(text.read_text())
+    ended = run("taskmoe", "compare", base, other, "--out", tmp_path / "c.json", check=False)
+    said = refused(ended)
+    assert base in said and other in said and f"{setting} {content['config'][setting]}" in said
+    content["config"].update({**search, "beam": None})
+    results.write_text(json.dumps(content))
+    with pytest.raises(Refusal, match=r"with beam 5, .*moe/evaluation with beam unknown"):
+        compare_systems(base, [other], samples=20)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ than the one observed.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sacrebleu.metrics import CHRF
 from sacrebleu.metrics.base import Metric
@@ -17,35 +16,27 @@ from sacrebleu.significance import PairedTest, Result
 from tqdm import tqdm
 
 from ..errors import refuse
-from .folder import EvaluationFolder, read_lines
-from .results import Results, load_results
+from .folder import read_lines
 from .scoring import bleu_metric
+from .significance_inputs import Evaluated, Evaluation, check_comparable, open_system
 
 SIGNIFICANT = 0.05
-
-
-class Evaluated(NamedTuple):
-    """A system's evaluation folder."""
-
-    row: str  # the name of the folder above it
-    folder: EvaluationFolder
-    results: Results
 
 
 def compare_systems(
     baseline: str, others: Sequence[str], metric: str = "bleu", samples: int = 1000,
     seed: int = 12345,
 ) -> dict[str, Any]:
-    """Compare evaluation folders with that of a baseline, in each direction that both have.
+    """Compare systems, as open_system reads them, with a baseline in the directions in common.
 
     Returns {"baseline": row, "metric", "signature": {pair: signature}, "rows": {row: {pair:
     {"baseline", "score", "delta", "delta_bleu", "p"}}}}: scores and their difference in the metric,
     from 0 to 100, the difference in BLEU whatever the metric, and the p of the metric's difference.
-    A row is named after the folder above evaluation/. Refuses folders that were not scored against
-    the same references in the same way.
+    A row is named after the folder above evaluation/. Refuses systems that were not translated by
+    the same search, and scored against the same references in the same way.
     """
-    base = open_evaluation(baseline)
-    systems = [open_evaluation(other) for other in others]
+    base = open_system(baseline)
+    systems = [open_system(other) for other in others]
     rows = [system.row for system in (base, *systems)]
     for row in rows:
         if rows.count(row) > 1:
@@ -55,33 +46,49 @@ def compare_systems(
         check_comparable(base, system)
     signatures: dict[str, str] = {}
     tests: dict[str, dict[str, Any]] = {system.row: {} for system in systems}
-    for pair in tqdm(base.results.directions, unit="direction", leave=False, disable=None):
-        having = [system for system in systems if pair in system.results.directions]
-        if not having:
-            continue
-        translations = [
-            read_lines(str(system.folder.hypotheses(pair))) for system in (base, *having)
-        ]
-        references = read_lines(str(base.folder.references(pair)))
-        for system, lines in zip((base, *having), translations, strict=True):
-            if len(lines) != len(references):
-                refuse(f"{system.folder.hypotheses(pair)}: {len(lines)} lines for "
-                       f"{len(references)} references")
-        signatures[pair], (reference, *found) = paired_bootstrap(
-            make_metric(metric, pair, base), translations, references, samples, seed
-        )
-        bleu = base.results.directions[pair].bleu
-        for system, result in zip(having, found, strict=True):
-            delta = result.score - reference.score
-            tests[system.row][pair] = {
-                "baseline": reference.score,
-                "score": result.score,
-                "delta": delta,
-                "delta_bleu": system.results.directions[pair].bleu - bleu,
-                # of two equal systems no draw differs, and sacrebleu would call that significant
-                "p": result.p_value if delta else 1.0,
-            }
+    for pair in tqdm(base.directions, unit="direction", leave=False, disable=None):
+        having = [system for system in systems if pair in system.directions]
+        if having:
+            one_metric = make_metric(metric, pair, base.directions[pair].config)
+            signatures[pair], found = _compare_direction(
+                one_metric, pair, base, having, samples, seed
+            )
+            for row, test in found.items():
+                tests[row][pair] = test
     return {"baseline": base.row, "metric": metric, "signature": signatures, "rows": tests}
+
+
+def _compare_direction(
+    metric: Metric, pair: str, base: Evaluated, systems: Sequence[Evaluated], samples: int,
+    seed: int,
+) -> tuple[str, dict[str, Any]]:
+    """Return sacrebleu's signature, and the test of each system by its row."""
+    all_systems = [system.directions[pair] for system in (base, *systems)]
+    references = read_lines(str(all_systems[0].texts.references(pair)))
+    translations = [_read_translations(one, pair, len(references)) for one in all_systems]
+    signature, (reference, *found) = paired_bootstrap(
+        metric, translations, references, samples, seed
+    )
+    tests = {}
+    for system, result in zip(systems, found, strict=True):
+        delta = result.score - reference.score
+        tests[system.row] = {
+            "baseline": reference.score,
+            "score": result.score,
+            "delta": delta,
+            "delta_bleu": system.directions[pair].score.bleu - base.directions[pair].score.bleu,
+            # of two equal systems no draw differs, and sacrebleu would call that significant
+            "p": result.p_value if delta else 1.0,
+        }
+    return signature, tests
+
+
+def _read_translations(evaluation: Evaluation, pair: str, expected: int) -> list[str]:
+    file = evaluation.texts.hypotheses(pair)
+    lines = read_lines(str(file))
+    if len(lines) != expected:
+        refuse(f"{file}: {len(lines)} lines for {expected} references")
+    return lines
 
 
 def paired_bootstrap(
@@ -99,48 +106,10 @@ def paired_bootstrap(
     return str(signature), [result for result in results[name] if isinstance(result, Result)]
 
 
-def open_evaluation(folder: str) -> Evaluated:
-    """Return a folder that `taskmoe evaluate` wrote, whole; refuses another."""
-    path = Path(folder)
-    results = load_results(path / "results.json")
-    split = results.config.get("gen_subset") if isinstance(results.config, dict) else None
-    if not isinstance(split, str):
-        refuse(f"{folder}/results.json does not say which set was translated (gen_subset)")
-    texts = EvaluationFolder(path, split)
-    for pair in results.directions:
-        for file in (texts.hypotheses(pair), texts.references(pair)):
-            if not file.is_file():
-                refuse(f"{file} is missing: the same `taskmoe evaluate` writes it, and translates "
-                       "nothing twice")
-    place = path.resolve()
-    row = place.parent.name if place.name == "evaluation" else place.name
-    return Evaluated(row, texts, results)
-
-
-def check_comparable(base: Evaluated, system: Evaluated) -> None:
-    """Refuse two evaluations without a common direction, or with different references."""
-    pairs = [pair for pair in system.results.directions if pair in base.results.directions]
-    if not pairs:
-        refuse(f"{base.row} and {system.row} were evaluated in no common direction")
-    for pair in pairs:
-        signatures = [one.results.directions[pair].signature for one in (base, system)]
-        if signatures[0] != signatures[1]:
-            refuse(f"{pair}: BLEU of {base.row} was taken as {signatures[0]}, of {system.row} as "
-                   f"{signatures[1]}")
-        expected, got = (read_lines(str(one.folder.references(pair))) for one in (base, system))
-        if expected != got:
-            line = next(
-                (n for n, (one, other) in enumerate(zip(expected, got, strict=False), 1)
-                 if one != other), min(len(expected), len(got)) + 1,
-            )
-            refuse(f"{pair}: {base.row} and {system.row} were scored against other references, "
-                   f"which differ from line {line} on")
-
-
-def make_metric(name: str, lang_pair: str, base: Evaluated) -> Metric:
+def make_metric(name: str, lang_pair: str, config: Mapping[str, Any]) -> Metric:
     """Return sacrebleu's metric as the evaluation used it."""
     if name == "bleu":
-        return bleu_metric(lang_pair, base.results.config.get("tokenize"))
+        return bleu_metric(lang_pair, config.get("tokenize"))
     return CHRF(word_order=2 if name == "chrfpp" else 0)
 
 

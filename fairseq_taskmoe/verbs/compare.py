@@ -1,9 +1,12 @@
 """Compare systems with a baseline, direction by direction: paired bootstrap on their translations.
 
     taskmoe compare runs/dense_base/evaluation runs/*/evaluation --out runs/significance.json
+    taskmoe compare runs/dense_base/evaluation runs/bilingual --out bilingual.json
 
-Takes folders that `taskmoe evaluate` wrote, scored against the same references. A baseline that is
-named again among the others is passed over. Writes differences and p-values, and prints them.
+Takes folders that `taskmoe evaluate` wrote, by the same search, scored against the same references;
+or a folder of models for a direction each, runs/bilingual/en-de/evaluation and so on, as one
+system. A baseline that is named again among the others is passed over. Writes differences and
+p-values, and prints them.
 """
 
 import argparse
