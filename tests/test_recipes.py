@@ -79,6 +79,9 @@ def check_extraction(runs, row):
     assert facts["hypotheses"] == 250 * len(DIRECTIONS)
     assert facts["different"] == facts["of_which_ties"]
     assert facts["max_abs_logprob_diff"] < 1e-4
+    assert facts["bleu_subnet"].keys() == facts["bleu_full"].keys() == set(DIRECTIONS)
+    if facts["different"] == 0:
+        assert facts["bleu_subnet"] == facts["bleu_full"]
     assert facts["parameters_subnet"] < facts["parameters_full"]
 
 

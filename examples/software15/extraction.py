@@ -94,6 +94,8 @@ def main() -> None:
     print(text, end="")
     if facts["different"] > facts["of_which_ties"]:
         sys.exit(f"{args.row}: the sub-networks do not translate as the full model does")
+    if facts["different"] == 0 and facts["bleu_subnet"] != facts["bleu_full"]:
+        sys.exit(f"{args.row}: the same translations were scored differently")
     write_atomically(args.runs / args.row / "subnets" / "checks.json", text)
 
 

@@ -118,13 +118,16 @@ def extraction_rows(runs: Path) -> Iterator[str]:
 
 
 def circumstances(runs: Path) -> Iterator[str]:
-    """Yield where and with what the models were evaluated."""
+    """Yield where and with what the models were trained and evaluated."""
+    for path in sorted(runs.glob("*/trained")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        yield f"- {path.parent.name} was trained with {lines[1] if len(lines) > 1 else 'unknown'}"
     said = set()
     for path in sorted(runs.glob("*/evaluation/results.json")):
         results = load_results(path)
         hardware = ", ".join(f"{name} {value}" for name, value in results.hardware.items())
         versions = ", ".join(f"{name} {value}" for name, value in results.versions.items())
-        said.add(f"- commit `{results.commit or 'unknown'}`; {hardware}; {versions}")
+        said.add(f"- evaluated with commit `{results.commit or 'unknown'}`; {hardware}; {versions}")
     yield from sorted(said)
 
 
@@ -180,7 +183,7 @@ def report(runs: Path, size: str) -> str:
 def _command(runs: Path, row: str, size: str) -> str:
     """Return how a row's model is trained; as it was, where it was."""
     marks = sorted(runs.glob(f"{row}/trained")) or sorted(runs.glob(f"{row}/*/trained"))
-    settings = marks[0].read_text(encoding="utf-8") if marks else f"size={size}"
+    settings = marks[0].read_text(encoding="utf-8").splitlines()[0] if marks else f"size={size}"
     return " ".join(
         f"fairseq-hydra-train --config-dir configs --config-name {row} {settings}".split()
     )
@@ -193,7 +196,10 @@ def _figure(runs: Path, name: str) -> str:
 
 def _number(value: Any) -> str:
     mean = value.get("mean") if isinstance(value, dict) else value
-    return "-" if mean is None else f"{mean:.1f}"
+    if mean is None:
+        return "-"
+    stdev = value.get("stdev") if isinstance(value, dict) else None  # over seeds
+    return f"{mean:.1f}" if stdev is None else f"{mean:.1f} ± {stdev:.1f}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -19,39 +19,44 @@ OVERRIDES=${OVERRIDES:-}         # for every training, as in "optimization.updat
 # To start several ranks: LAUNCH="torchrun --standalone --nproc-per-node 8 --no-python", and on CPU or
 # with one GPU a node OVERRIDES=+launch=torchrun_cpu or +launch=torchrun
 LAUNCH=${LAUNCH:-}
-DEVICE=${DEVICE:-}               # of the throughput sweep: cpu or cuda (software15 and wmt30)
+ZERO_SHOT=${ZERO_SHOT:-}         # untrained directions to score, or all (default: de-fr,fr-de; smoke: de-ru,ru-de)
+DEVICE=${DEVICE:-}               # of the throughput sweeps: cpu or cuda (software15 and wmt30)
+PROCESSES=${PROCESSES:-2}        # that share experts to measure communication; on cuda each has a GPU
 
 TEACHER=token_token              # of the distilled rows
 EXTRACTED="target_target token_target"
 ALL_ROWS="dense_base dense_equal dense_big bilingual static_static random_random token_token
   sentence_sentence group_group source_source target_target pair_pair source_token target_token
   pair_token token_source token_target token_pair distilled distilled_sequence"
-search=()                        # more flags of translating and scoring
+search=()                        # more flags of translating
+scoring=()                       # and of scoring
+web=()                           # the sweep of figure 4
 parallel=(--multi-parallel)      # routing is looked at in sentences that all directions share
 here=$(dirname "${BASH_SOURCE[0]}")
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}  # old names in libraries, told at every start
 
 case $SIZE in
   smoke)
-    zero_shot=de-ru,ru-de
-    bench=(--arch tiny --moe-expert-count 4,128 --vocab-size 500 --length 6 --batch-sizes 1,8)
+    ZERO_SHOT=${ZERO_SHOT:-de-ru,ru-de}
+    bench=(--moe-expert-count 4 --vocab-size 500 --length 6 --batch-sizes 1,8)
+    web=(--arch tiny --moe-expert-count 128 --vocab-size 500 --length 6 --batch-sizes 1,8)
     samples=20
     BEAM=${BEAM:-2}
     search=(--max-len-b 20)  # what has learnt nothing does not stop by itself
     ;;
   software15_cpu)
     ALL_ROWS="dense_base dense_equal token_token target_target token_target distilled"
-    zero_shot=de-fr,fr-de
-    bench=(--arch tiny --moe-expert-count 8 --threads 1 --batch-sizes 1,4,16,64)
+    bench=(--moe-expert-count 8 --vocab-size 8000 --batch-sizes 1,4,16,64 --repeats 7)
     samples=1000
     ;;
   software15 | wmt30)
-    zero_shot=de-fr,fr-de
-    bench=(--arch base --moe-expert-count 32,128 --vocab-size 64000 --dtype bfloat16)
+    bench=(--moe-expert-count 32 --vocab-size 32000 --dtype bfloat16)
     samples=1000
     DEVICE=${DEVICE:-cuda}
     if [ "$SIZE" = wmt30 ]; then
-      search=(--tokenize intl)  # as in the paper, A.1
+      bench=(--moe-expert-count 32 --vocab-size 64000 --dtype bfloat16)
+      web=(--arch big --moe-expert-count 128 --vocab-size 64000 --dtype bfloat16)
+      scoring=(--tokenize intl)  # as in the paper, A.1
       parallel=()               # its test sets are of different years
     fi
     ;;
@@ -63,18 +68,32 @@ esac
 ROWS=${ROWS:-$ALL_ROWS}
 BEAM=${BEAM:-4}
 DEVICE=${DEVICE:-cpu}
-before=
-for row in $ROWS; do
-  if [ ! -e "configs/$row.yaml" ]; then
-    echo "run_all.sh: error: ROWS: there is no configs/$row.yaml" >&2
-    exit 2
-  fi
-  if [[ $row == distilled* && " $before " != *" $TEACHER "* && ! -e $RUNS/$TEACHER/trained ]]; then
-    echo "run_all.sh: error: ROWS: $row needs its teacher $TEACHER before it" >&2
-    exit 2
-  fi
-  before+=" $row"
+ZERO_SHOT=${ZERO_SHOT:-de-fr,fr-de}
+
+refuse() {
+  echo "run_all.sh: error: $*" >&2
+  exit 2
+}
+
+named() {  # named ROW SEED: the folder of a model below RUNS
+  if [ "$2" = 1 ]; then echo "$1"; else echo "$1.seed$2"; fi
+}
+
+for seed in $SEEDS; do
+  [[ $seed =~ ^[0-9]+$ ]] || refuse "SEEDS: '$seed' is no number"
+  before=
+  for row in $ROWS; do
+    [ -e "configs/$row.yaml" ] || refuse "ROWS: there is no configs/$row.yaml"
+    if [[ $row == distilled* && " $before " != *" $TEACHER "* ]] &&
+      [ ! -e "$RUNS/$(named $TEACHER "$seed")/trained" ]; then
+      refuse "ROWS: $row needs its teacher $TEACHER before it"
+    fi
+    before+=" $row"
+  done
 done
+if [[ $BASELINE == bilingual || " $ALL_ROWS " != *" $BASELINE "* ]]; then
+  refuse "BASELINE: '$BASELINE' is none of this size's rows with one model for all directions"
+fi
 
 # stage OUTPUT COMMAND...: run a command unless what it leaves is there
 stage() {
@@ -105,7 +124,11 @@ train() {
     tail -n 5 "$folder/console.log" >&2
     exit 1
   fi
-  echo "size=$SIZE $* $OVERRIDES" > "$folder/trained"
+  {
+    echo "size=$SIZE $* $OVERRIDES"
+    python -c 'from fairseq_taskmoe.evaluation.results import circumstances; print(circumstances())'
+  } > "$folder/trained.part"
+  mv "$folder/trained.part" "$folder/trained"
 }
 
 # score FOLDER FLAG...: translate and score the test set
@@ -113,24 +136,37 @@ score() {
   local folder=$1
   shift
   taskmoe evaluate "$data" --path "$folder/checkpoint_best.pt" --out "$folder/evaluation" \
-    --beam "$BEAM" "${search[@]}" --references "$RUNS/text" --languages "$RUNS/languages.yaml" \
+    --beam "$BEAM" "${search[@]}" "${scoring[@]}" --references "$RUNS/text" --languages "$RUNS/languages.yaml" \
     "$@" > /dev/null
 }
 
-# teach SHARD...: the data of a student, in which the teacher's translations are the targets
+# teach TEACHER FOLDER SHARD...: a student's data, in which the teacher's translations are the targets
 teach() {
-  local shard out
+  local teacher=$1 taught=$2 shard out
+  shift 2
   for shard in "$@"; do
     out=$taught
     [ $# = 1 ] || out=$taught/$(basename "$shard")
-    stage "$out" taskmoe distill "$shard" --path "$RUNS/$TEACHER/checkpoint_best.pt" \
-      --out "$out" --beam "$BEAM"
+    stage "$out" taskmoe distill "$shard" --path "$teacher/checkpoint_best.pt" \
+      --out "$out" --beam "$BEAM" "${search[@]}"
   done
 }
 
+# the model of this size, as bench decode takes it
+widths() {
+  python -c '
+import sys, yaml
+model = yaml.safe_load(open(sys.argv[1]))["model"]
+print(",".join(f"{k}={v}" for k, v in model.items() if k[:7] in ("encoder", "decoder")))
+' "configs/size/$SIZE.yaml"
+}
+
+# sweep FILE FLAG...: measure the speed of decoding by batch size
 sweep() {
-  taskmoe bench decode --device "$DEVICE" "${bench[@]}" --out "$RUNS/throughput.part.json"
-  mv "$RUNS/throughput.part.json" "$RUNS/throughput.json"
+  local file=$1
+  shift
+  taskmoe bench decode --device "$DEVICE" "$@" --out "$file.part"
+  mv "$file.part" "$file"
 }
 
 parameters() {
@@ -146,15 +182,20 @@ if [ -e "$data/shard00" ]; then
   shards=("$data"/shard*)
   data=$data/shard00
 fi
-taught=$RUNS/distilled-data
 directions=$(python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["task"]["lang_pairs"])' \
   "configs/size/$SIZE.yaml")
+if [ "$ZERO_SHOT" = all ]; then
+  ZERO_SHOT=$(python -c '
+import itertools, sys
+languages = sorted({code for pair in sys.argv[1].split(",") for code in pair.split("-")} - {"en"})
+print(",".join(map("-".join, itertools.permutations(languages, 2))))
+' "$directions")
+fi
 
 # 2. the models, their translations and what they are made of
 for seed in $SEEDS; do
   for row in $ROWS; do
-    name=$row
-    [ "$seed" = 1 ] || name=$row.seed$seed
+    name=$(named "$row" "$seed")
     folder=$RUNS/$name
     if [ "$row" = bilingual ]; then
       for direction in ${directions//,/ }; do
@@ -165,13 +206,19 @@ for seed in $SEEDS; do
       continue
     fi
     text=("${shards[@]}")
-    if [ "$row" = distilled_sequence ]; then
-      teach "${shards[@]}"
+    own=()
+    teacher=$RUNS/$(named $TEACHER "$seed")
+    if [ "$row" = distilled ]; then
+      own=("criterion.distill_teacher=$teacher/checkpoint_best.pt")
+    elif [ "$row" = distilled_sequence ]; then
+      taught=$RUNS/$(named distilled-data "$seed")
+      teach "$teacher" "$taught" "${shards[@]}"
       text=("${shards[@]/#"$RUNS/data-bin"/$taught}")
+      own=("model.init_shared_from=$teacher/checkpoint_best.pt")
     fi
     stage "$folder/trained" train "$row" "$folder" \
-      "task.data=$(joined "${text[@]}")" "common.seed=$seed"
-    flags=(--zero-shot-pairs "$zero_shot")
+      "task.data=$(joined "${text[@]}")" "common.seed=$seed" "${own[@]}"
+    flags=(--zero-shot-pairs "$ZERO_SHOT")
     [ "$name" != "$BASELINE" ] || flags+=(--floors)
     stage "$folder/evaluation/results.json" score "$folder" "${flags[@]}"
     stage "$folder/params.json" parameters "$folder"
@@ -189,12 +236,22 @@ done
 for row in $EXTRACTED; do
   if [ -e "$RUNS/$row/trained" ]; then
     stage "$RUNS/$row/subnets/checks.json" python "$here/extraction.py" "$RUNS" "$row" \
-      --data "$data" --beam "$BEAM" "${search[@]}"
+      --data "$data" --beam "$BEAM" "${search[@]}" "${scoring[@]}"
   fi
 done
 
 # 4. throughput, significance, tables
-stage "$RUNS/throughput.json" sweep
+bench+=(--model "$(widths)")
+stage "$RUNS/throughput.json" sweep "$RUNS/throughput.json" "${bench[@]}" \
+  --variants dense,token_token,token_task,extracted
+if [ ${#web[@]} != 0 ]; then
+  stage "$RUNS/throughput-web.json" sweep "$RUNS/throughput-web.json" "${web[@]}"
+fi
+if [ "$DEVICE" = cpu ] || [ "$(python -c 'import torch; print(torch.cuda.device_count())')" -ge "$PROCESSES" ]; then
+  stage "$RUNS/communication.json" sweep "$RUNS/communication.json" "${bench[@]}" --processes "$PROCESSES"
+else
+  echo "== $RUNS/communication.json: not measured, for want of $PROCESSES GPUs (PROCESSES)"
+fi
 # of the rows with one model for all directions
 evaluations=$(find "$RUNS" -mindepth 3 -maxdepth 3 -path '*/evaluation/results.json' \
   -not -path "$RUNS/$BASELINE/*" | sort | xargs -r -n 1 dirname)

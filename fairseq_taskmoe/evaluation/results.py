@@ -151,6 +151,11 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def circumstances() -> str:
+    """Return in a line what works here: the commit, the hardware, the version of torch."""
+    return f"commit {commit() or 'unknown'}; {_listing(hardware())}; torch {version('torch')}"
+
+
 def commit(folder: Union[str, Path] = PROJECT) -> Optional[str]:
     """Return the git commit that folder is a checkout of, None where it is not one.
 
