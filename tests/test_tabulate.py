@@ -296,6 +296,29 @@ def test_mixed_signatures_are_warned_about(runs):
         assert ("**Warning**: en-de" in markdown(tables[name])) == warned
 
 
+def test_rows_of_different_searches_are_warned_about(runs):
+    def save(name, pair, **search):
+        folder = runs / name
+        save_results(folder, {pair: score(9.0)})
+        content = json.loads((folder / "evaluation/results.json").read_text())
+        write_json(folder / "evaluation/results.json", {**content, "config": search})
+
+    shutil.rmtree(runs)
+    known = {"gen_subset": "test", "beam": 4, "lenpen": 1.0, "max_len_a": 0, "max_len_b": 200}
+    save("dense_base", "en-de", **known)
+    save("pair_pair", "en-de", **known)
+    save("bilingual/de-en", "de-en", **{**known, "max_len_b": 20})
+    before = score_tables(read_experiment(str(runs)))
+    assert "**Warning**" not in markdown(before["table6"] + before["table5"])
+    assert "max_len_b 20 (bilingual), 200 (dense_base, pair_pair)" in markdown(before["table1"])
+    save("pair_pair", "en-de", **{**known, "beam": 5, "lenpen": 0.6})
+    tables = score_tables(read_experiment(str(runs)))
+    assert ("- **Warning**: rows were translated by different searches, their scores do not "
+            "compare: beam 4 (dense_base), 5 (pair_pair); lenpen 1 (dense_base), 0.6 (pair_pair)\n"
+            ) in markdown(tables["table6"])
+    assert "**Warning**" not in markdown(tables["table5"])
+
+
 def test_peak_speed_is_that_of_the_same_layers(runs):
     report = throughput({"dense": [100, 300, 200], "token_token": [50, 150, 0], "extracted": [90]})
     report["rows"] += throughput({"dense": [999]}, experts=128)["rows"]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from .significance import SIGNIFICANT
+from .tabulate_notes import comparison_notes
 from .tabulate_paper import Paper
 from .tabulate_runs import (
     SIDES,
     Experiment,
-    comparison_notes,
     run_status,
     scored_metrics,
     side_of,

@@ -2,10 +2,10 @@
 
 from typing import Optional, Union
 
+from .tabulate_notes import comparison_notes
 from .tabulate_paper import Paper
 from .tabulate_runs import (
     Experiment,
-    comparison_notes,
     run_status,
     scored_metrics,
     side_of,

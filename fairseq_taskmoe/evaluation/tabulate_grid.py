@@ -3,13 +3,12 @@
 from typing import Any
 
 from .significance import SIGNIFICANT
+from .tabulate_notes import circumstance_notes, comparison_notes
 from .tabulate_paper import Paper
 from .tabulate_runs import (
     SIDES,
     Experiment,
     System,
-    circumstance_notes,
-    comparison_notes,
     run_status,
     scored_metrics,
     side_of,

@@ -11,16 +11,17 @@ Only the first is needed. Models are never loaded, and neither is torch.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..errors import refuse
 from .languages_file import Language, read_languages
-from .results import SIGNATURES, Results, load_results
+from .results import Results, load_results
 from .scoring import DirectionScore, averages, is_english, split_pair
+from .significance_inputs import search_settings
 from .tabulate_inputs import read_parameters, read_significance, read_throughput
-from .tabulate_table import NOT_RUN, Note, Spread, spread
+from .tabulate_table import NOT_RUN, Spread, spread
 
 SIDES = {"xx-en": "xx→en", "en-xx": "en→xx"}
 SEED = re.compile(r"(.+)\.seed(\d+)")
@@ -32,6 +33,7 @@ class System(NamedTuple):
     name: str
     seeds: list[dict[str, DirectionScore]]  # by seed, then direction
     circumstances: list[tuple[str, str]]  # commit and hardware of its results
+    searches: list[tuple[list[str], dict[str, Any]]]  # of each results file: directions, settings
 
     @property
     def directions(self) -> list[str]:
@@ -118,32 +120,6 @@ def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
     return experiment
 
 
-def comparison_notes(
-    experiment: Experiment, pairs: Iterable[str], metric: str = "BLEU"
-) -> list[Note]:
-    """Return the signatures of these directions, warnings first where they are mixed."""
-    warnings: list[Note] = []
-    used: dict[str, list[str]] = {}
-    for pair in pairs:
-        found: dict[tuple[str, int], list[str]] = {}
-        for system in experiment.systems.values():
-            for score in (seed[pair] for seed in system.seeds if pair in seed):
-                signature = getattr(score, SIGNATURES[metric])
-                if signature:  # chrF++ is not in all results
-                    found.setdefault((signature, score.sentences), []).append(system.name)
-        for signature in dict.fromkeys(signature for signature, _ in found):
-            used.setdefault(signature, []).append(pair)
-        if len(found) > 1:
-            told = "; ".join(
-                f"`{signature}` of {count} sentences ({', '.join(dict.fromkeys(names))})"
-                for (signature, count), names in found.items()
-            )
-            warnings.append(Note(f"**Warning**: {pair} was scored in different ways, its scores "
-                                 f"do not compare: {told}"))
-    signatures = [Note(f"{metric} signature `{key}`: {', '.join(used[key])}") for key in used]
-    return [*warnings, *signatures]
-
-
 def scored_metrics(experiment: Experiment) -> dict[str, str]:
     """Return BLEU, and chrF++ where results have it, with their fields in results.json."""
     known = any(
@@ -161,18 +137,6 @@ def run_status(system: Optional[System], planned: Collection[str]) -> str:
     total = f"{len(planned)} directions"
     seeds = f", {len(system.seeds)} seeds" if len(system.seeds) > 1 else ""
     return (total if done == len(planned) else f"{done} of {total}") + seeds
-
-
-def circumstance_notes(experiment: Experiment) -> list[Note]:
-    """Return which commits and which hardware the results come from."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for system in experiment.systems.values():
-        for key in system.circumstances:
-            found.setdefault(key, []).append(system.name)
-    return [
-        Note(f"evaluated at commit `{commit}` on {hardware}: {', '.join(dict.fromkeys(names))}")
-        for (commit, hardware), names in found.items()
-    ]
 
 
 def side_of(pair: str) -> Optional[tuple[str, str]]:
@@ -203,6 +167,8 @@ def _read_systems(folder: Path) -> dict[str, System]:
             [_merged(f"{folder / name}", results) for _, results in sorted(
                 runs, key=lambda run: run[0])],
             list(dict.fromkeys(_circumstances(one) for _, results in runs for one in results)),
+            [(list(one.directions), search_settings(one.config))
+             for _, results in runs for one in results],
         )
         for name, runs in by_name.items()
     }
