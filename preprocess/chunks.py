@@ -78,10 +78,10 @@ class Journal:
         """Return the entries that the files bear out, none where the settings have changed."""
         if not self.path.exists():
             return []
-        header, _, rest = self.path.read_text(encoding="utf-8").partition("\n")
-        if header != self.header:
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        if lines[:1] != [self.header.encode()]:
             return []
-        entries = [Entry(*json.loads(line)) for line in rest.split("\n")[:-1]]
+        entries = list(_whole_entries(lines[1:]))
         files = [output if output.exists() else partial_name(output) for output in self.outputs]
         sizes = [file.stat().st_size if file.exists() else 0 for file in files]
         while entries and any(
@@ -124,6 +124,16 @@ class Journal:
     def finish(self) -> None:
         for output in self.outputs:
             os.replace(partial_name(output), output)
+
+
+def _whole_entries(lines: Iterable[bytes]) -> Iterator[Entry]:
+    """Yield the entries up to the first that is damaged, as after a loss of power."""
+    for line in lines:
+        try:
+            digest, sizes, counts = json.loads(line)
+        except (ValueError, TypeError):
+            return
+        yield Entry(digest, sizes, counts)
 
 
 def _append(stream: FileIO, path: Path, text: bytes) -> int:

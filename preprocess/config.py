@@ -1,17 +1,40 @@
 """What a corpus is to become: the YAML file that `python -m preprocess.run` reads."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type, TypeVar
 
-import yaml
-
 from fairseq_taskmoe.errors import refuse
 from preprocess.rules import Limits
+from preprocess.sentencepiece_model import MIN_TEMPERATURE
+from preprocess.yaml_settings import is_pair, read_mapping, refuse_type
 
 Settings = TypeVar("Settings")
 # what YAML may give for a field's type; all others are lists
 ALLOWED: Dict[Any, Tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,)}
+MOST_INT = 2**31 - 1  # SentencePiece's and the system's
+COUNT = (1, MOST_INT)
+SHARE = (0, 1)
+BOUNDS: Dict[str, Tuple[float, float]] = {
+    "vocab_size": COUNT,
+    "character_coverage": (0.98, 1),  # SentencePiece's, which would say so hours later
+    "temperature": (MIN_TEMPERATURE, math.inf),
+    "sample_lines": COUNT,
+    "sentencepiece_threads": (1, 1024),
+    "shards": COUNT,
+    "high_resource_pairs": (0, math.inf),
+    "chunk_lines": COUNT,
+}
+BOUNDS_OF_RULES: Dict[str, Tuple[float, float]] = {
+    "max_words": (0, MOST_INT),
+    "max_chars": (0, MOST_INT),
+    "max_word_chars": (0, MOST_INT),
+    "max_length_ratio": (0, MOST_INT),
+    "min_script_share": SHARE,
+    "min_letter_share": SHARE,
+    "min_digit_overlap": SHARE,
+}
 
 
 @dataclass(frozen=True)
@@ -42,11 +65,8 @@ class Config:
 
 def load_config(path: Path) -> Config:
     """Read a configuration, refusing what is not one: unknown keys, wrong types, bad pairs."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        refuse(f"{path}: {' '.join(str(error).split())}")
-    if not isinstance(content, dict) or not content.get("pairs"):
+    content = read_mapping(path, "a list of pairs, as in `pairs: [en-de, en-fr]`")
+    if not content.get("pairs"):
         refuse(f"{path}: needs a list of pairs, as in `pairs: [en-de, en-fr]`")
     rules = content.pop("rules", None) or {}
     if not isinstance(rules, dict):
@@ -67,17 +87,29 @@ def _checked(settings: Type[Settings], content: Dict[str, Any], where: str) -> D
             refuse(f"{where}: unknown setting {name}; known are {', '.join(types)}")
         allowed = ALLOWED.get(types[name], (list,))
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            refuse(f"{where}: {name}: {value!r} is not of type {allowed[-1].__name__}")
+            refuse_type(f"{where}: {name}", value, f"of type {allowed[-1].__name__}")
     return content
 
 
 def _check_values(config: Config, path: Path) -> None:
     for pair in config.all_pairs:
-        sides = pair.split("-") if isinstance(pair, str) else []
-        if len(sides) != 2 or not all(sides) or sides[0] == sides[1]:
+        if not is_pair(pair):
             refuse(f'{path}: pairs: {pair!r} is no pair, as en-de is; quote names like "en-no"')
     if len(set(config.all_pairs)) < len(config.all_pairs):
         refuse(f"{path}: a pair is named twice: {', '.join(config.all_pairs)}")
-    for name in ("vocab_size", "temperature", "sample_lines", "shards", "chunk_lines"):
-        if getattr(config, name) <= 0:
-            refuse(f"{path}: {name}: {getattr(config, name)} is not positive")
+    _check_bounds(config, BOUNDS, str(path))
+    _check_bounds(config.rules, BOUNDS_OF_RULES, f"{path}: rules")
+    if 0 < config.rules.max_length_ratio < 1:
+        refuse(f"{path}: rules: max_length_ratio: {config.rules.max_length_ratio} is below 1; "
+               "0 switches the rule off")
+    if config.sample_lines < config.vocab_size:
+        refuse(f"{path}: sample_lines: {config.sample_lines} are too few for a vocab_size of "
+               f"{config.vocab_size}: it takes a line a piece, or more")
+
+
+def _check_bounds(settings: Any, bounds: Dict[str, Tuple[float, float]], where: str) -> None:
+    for name, (least, most) in bounds.items():
+        value = getattr(settings, name)
+        if not least <= value <= most or value == math.inf:  # nan is in no bounds either
+            limits = f"from {least} to {most}" if most < MOST_INT else f"{least} or more"
+            refuse_type(f"{where}: {name}", value, limits)

@@ -17,14 +17,14 @@ class Records:
     def __init__(self, raw: Path):
         self.raw = raw
         self.path = raw / "checksums.json"
-        content: Dict[str, Any] = {"downloads": {}, "parts": {}}
+        self.downloads: Dict[str, Dict[str, Any]] = {}
+        self.parts: Dict[str, Dict[str, Any]] = {}
         if self.path.exists():
             try:
                 content = json.loads(self.path.read_text(encoding="utf-8"))
-            except ValueError:
-                refuse(f"{self.path}: no JSON; delete it to fetch everything anew")
-        self.downloads: Dict[str, Dict[str, Any]] = content["downloads"]
-        self.parts: Dict[str, Dict[str, Any]] = content["parts"]
+                self.downloads, self.parts = dict(content["downloads"]), dict(content["parts"])
+            except (ValueError, KeyError, TypeError):
+                refuse(f"{self.path} is damaged: delete it to fetch everything anew")
 
     def save(self) -> None:
         content = {"downloads": self.downloads, "parts": self.parts}

@@ -273,7 +273,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     # fairseq has much to say that is not about this
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     warnings.simplefilter("ignore")
-    prepare(load_config(args.config), args.raw, args.out, args.workers, steps)
+    try:
+        prepare(load_config(args.config), args.raw, args.out, args.workers, steps)
+    except sentencepiece_model.BadVocabulary as error:
+        refuse(f"{args.config}: vocab_size: {error}")
 
 
 if __name__ == "__main__":

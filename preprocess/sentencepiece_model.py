@@ -6,6 +6,7 @@ n_l lines gives a share of the sample proportional to n_l^(1/T), T = 1 as they a
 
 import argparse
 import io
+import math
 import random
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,11 @@ from preprocess.text_files import (
 
 # fairseq's dictionary adds these itself, under the same names
 SPECIAL_PIECES = {"<unk>", "<s>", "</s>"}
+MIN_TEMPERATURE = 0.1  # below, n ** (1 / T) is too large for a float
+
+
+class BadVocabulary(Exception):
+    """No model of the size that is wanted can be trained on the sample."""
 
 
 def line_quotas(counts: Dict[str, int], total: int, temperature: float) -> Dict[str, int]:
@@ -115,6 +121,7 @@ def train_model(
     """Train on the sample as it is written: drawing inside the trainer is not reproducible.
 
     Sums of floats depend on the number of threads: the same number gives the same model.
+    Raises BadVocabulary, as its caller knows where the size was asked for.
     """
     trained = io.BytesIO()
     try:
@@ -132,7 +139,8 @@ def train_model(
         )
     except RuntimeError as error:
         # mostly a vocabulary that is too large or too small for the text
-        refuse(f"--vocab-size {vocab_size}: SentencePiece says: {str(error).splitlines()[-1]}")
+        reason = str(error).splitlines()[-1]
+        raise BadVocabulary(f"{vocab_size}: SentencePiece says: {reason}") from error
     with atomic_output(model) as stream:
         stream.write(trained.getvalue())
 
@@ -163,8 +171,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args(argv)
-    if args.temperature <= 0:
-        refuse(f"--temperature {args.temperature}: must be positive")
+    if not MIN_TEMPERATURE <= args.temperature < math.inf:
+        refuse(f"--temperature {args.temperature}: must be {MIN_TEMPERATURE} or more")
     files: Dict[str, List[Path]] = {}
     for language, name in map(language_file, args.files):
         files.setdefault(language, []).append(name)
@@ -172,14 +180,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     sample = args.out / "spm.sample.txt"
     refuse_existing([model, dictionary], args.overwrite)
     quotas = write_sample(files, sample, args.sample_lines, args.temperature, args.seed)
-    train_model(
-        sample,
-        model,
-        args.vocab_size,
-        args.character_coverage,
-        args.byte_fallback,
-        args.threads,
-    )
+    try:
+        train_model(
+            sample,
+            model,
+            args.vocab_size,
+            args.character_coverage,
+            args.byte_fallback,
+            args.threads,
+        )
+    except BadVocabulary as error:
+        refuse(f"--vocab-size {error}")
     pieces = write_dictionary(model, sample, dictionary)
     drawn = ", ".join(f"{language} {quota}" for language, quota in quotas.items())
     print(f"{model}: {pieces} pieces from lines of {drawn}")

@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-import yaml
 from sacrebleu.dataset import DATASETS
 
 from fairseq_taskmoe.errors import refuse
+from preprocess.yaml_settings import (
+    is_pair,
+    mapping_in,
+    read_mapping,
+    refuse_type,
+    refuse_unknown,
+)
 
 SPLITS = ("train", "valid", "test")
 CHOICES = ("mtdata", "url", "by_hand", "sacrebleu")
+DETAILS = ("direction", "file", "member", "separator")
 
 
 @dataclass(frozen=True)
@@ -75,66 +82,107 @@ class Sources(NamedTuple):
 
 def read_sources(path: Path, without: Tuple[str, ...] = ()) -> Sources:
     """Read a configuration; data sets named in without are left out of the training data."""
-    config = read_yaml(path)
-    parts = []
-    for pair, splits in config["pairs"].items():
-        if len(pair.split("-")) != 2 or not isinstance(splits, dict):
-            refuse(f"{path}: pairs: {pair}: expected a pair such as en-de with its data sets")
-        for name, description in (splits.get("train") or {}).items():
+    config = read_mapping(path, "the key pairs, as in examples/wmt30/sources.yaml")
+    pairs = mapping_in(config, "pairs", str(path))
+    if not pairs:
+        refuse(f"{path}: expected the key pairs, as in examples/wmt30/sources.yaml")
+    parts, named = [], set()
+    for pair, splits in pairs.items():
+        where = f"{path}: pairs: {pair}"
+        if not is_pair(pair) or not isinstance(splits, dict):
+            refuse(f"{where}: expected a pair such as en-de with its data sets")
+        refuse_unknown(where, splits, (*SPLITS, "paper"))
+        for name, description in mapping_in(splits, "train", where).items():
+            if "/" in name:
+                refuse_type(f"{where}: train", name, "the name of a data set")
+            named.add(name)
             if name not in without:
                 parts.append(Part("train", pair, name, source_of(path, pair, name, description)))
         for split in ("valid", "test"):
             if split not in splits:
                 refuse(f"{path}: pairs: {pair} has no {split}")
             parts.append(Part(split, pair, split, source_of(path, pair, split, splits[split])))
-    unknown = set(without) - {name for splits in config["pairs"].values()
-                              for name in (splits.get("train") or {})}
+    unknown = set(without) - named
     if unknown:
         refuse(f"--without {min(unknown)}: no data set of {path}")
-    expected = {pair: splits.get("paper", {}) for pair, splits in config["pairs"].items()}
-    return Sources(parts, config.get("checksums", {}), config.get("licences", {}), expected)
+    return Sources(
+        parts,
+        checksums_in(config, path),
+        mapping_in(config, "licences", str(path)),
+        {pair: counts_in(splits, f"{path}: pairs: {pair}") for pair, splits in pairs.items()},
+    )
 
 
-def read_yaml(path: Path) -> Dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        refuse(f"{path}: {error.strerror}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        refuse(f"{path}: no YAML: {' '.join(str(error).split())}")
-    if not isinstance(config, dict) or not isinstance(config.get("pairs"), dict):
-        refuse(f"{path}: expected the key pairs, as in examples/wmt30/sources.yaml")
-    return config
+def counts_in(splits: Dict[str, Any], where: str) -> Dict[str, int]:
+    """Return the published counts of a pair."""
+    counts = mapping_in(splits, "paper", where)
+    for split in SPLITS:
+        if type(counts.get(split, 1)) is not int or counts.get(split, 1) < 1:
+            refuse_type(f"{where}: paper: {split}", counts[split], "a number of lines")
+    return counts
 
 
-def source_of(
-    path: Path, pair: str, name: str, description: Dict[str, Any]
-) -> Union[Archive, HeldOut]:
+def checksums_in(config: Dict[str, Any], path: Path) -> Dict[str, Dict[str, Any]]:
+    checksums = mapping_in(config, "checksums", str(path))
+    for address, known in checksums.items():
+        where = f"{path}: checksums: {address}"
+        if not isinstance(known, dict):
+            refuse_type(where, known, "size and sha256")
+        refuse_unknown(where, known, ("size", "sha256"))
+        for key, wanted in (("size", int), ("sha256", str)):
+            if type(known.get(key, wanted())) is not wanted:
+                refuse_type(f"{where}: {key}", known[key], f"of type {wanted.__name__}")
+    return checksums
+
+
+def source_of(path: Path, pair: str, name: str, description: Any) -> Union[Archive, HeldOut]:
     """Turn one data set of the configuration into what is to be downloaded."""
     where = f"{path}: {pair}: {name}"
     if not isinstance(description, dict) or sum(key in description for key in CHOICES) != 1:
         refuse(f"{where}: expected one of the keys {', '.join(CHOICES)}")
     languages = pair.split("-")
+    refuse_unknown(where, description, (*CHOICES, *DETAILS, *languages))
+    for key in (*CHOICES, *DETAILS):
+        text = description.get(key, "-")
+        if not isinstance(text, str) or not text:
+            refuse_type(f"{where}: {key}", text, "a text")
     if "sacrebleu" in description:
-        direction = description.get("direction", "")
-        if sorted(direction.split("-")) != sorted(languages):
-            refuse(f"{where}: direction {direction!r} is none of {pair}")
-        name = description["sacrebleu"]
-        if name not in DATASETS or direction not in DATASETS[name].langpairs:
-            refuse(f"{where}: sacreBLEU has no {direction} of {name}")
-        return HeldOut(name, direction)
+        return held_out_of(where, pair, description["sacrebleu"], description.get("direction", ""))
     if "mtdata" in description:
         return from_index(where, description["mtdata"], languages)
-    missing = [language for language in languages if language not in description]
-    if missing:
-        refuse(f"{where}: the language {missing[0]} is missing")
+    return archive_of(where, languages, description)
+
+
+def held_out_of(where: str, pair: str, name: str, direction: str) -> HeldOut:
+    if sorted(direction.split("-")) != sorted(pair.split("-")):
+        refuse(f"{where}: direction {direction!r} is none of {pair}")
+    if name not in DATASETS or direction not in DATASETS[name].langpairs:
+        refuse(f"{where}: sacreBLEU has no {direction} of {name}")
+    return HeldOut(name, direction)
+
+
+def archive_of(where: str, languages: List[str], description: Dict[str, Any]) -> Archive:
+    """Read where an archive is, and what in it is of which language."""
     url = description.get("url") or description["by_hand"]
+    if not url.startswith(("http://", "https://")):
+        refuse_type(where, url, "an address that begins with http:// or https://")
+    file = description.get("file") or url.rsplit("/", 1)[-1]
+    if not file or "/" in file:
+        refuse(f"{where}: {url}: add the key file, with the archive's name")
+    for language in languages:
+        if language not in description:
+            refuse(f"{where}: the language {language} is missing")
+        part = description[language]
+        if not (type(part) is int and part >= 0 or isinstance(part, str) and part):
+            refuse_type(f"{where}: {language}", part, "a file of the archive, nor a column from 0")
     parts = {language: description[language] for language in languages}
-    columns = all(isinstance(part, int) for part in parts.values())
+    kinds = {type(part) for part in parts.values()}
+    if len(kinds) > 1:
+        refuse(f"{where}: {parts}: both must be files, or both columns")
     return Archive(
         url=url,
-        file=description.get("file") or url.rsplit("/", 1)[-1],
-        kind="tsv" if columns else "text",
+        file=file,
+        kind="tsv" if kinds == {int} else "text",
         parts=parts,
         member=description.get("member"),
         separator=description.get("separator", "\t"),

@@ -7,6 +7,7 @@ with what its action returned.
 import fcntl
 import hashlib
 import json
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from fairseq_taskmoe.errors import refuse
 from preprocess.text_files import refusing_write_errors, write_lines
 
+SHA256 = re.compile("[0-9a-f]{64}")
 HashCache = Dict[str, List[Any]]  # by path: size, time of change in ns, hash
 
 
@@ -55,10 +57,10 @@ def run_stage(
     None or of JSON's types, can be asked for with stage_result.
     """
     memory = stamp.with_suffix(".hashes")
-    cache: HashCache = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
+    cache = read_cache(memory)
     wanted = fingerprint(settings, inputs, cache)
     if all(path.exists() for path in outputs) and stamp.exists():
-        if stamp.read_text(encoding="utf-8").partition("\n")[0] == wanted:
+        if is_stamped(stamp, wanted):
             print(f"{stamp.stem}: done already", file=sys.stderr)
             return False
     stamp.unlink(missing_ok=True)
@@ -67,6 +69,29 @@ def run_stage(
     write_lines(memory, [json.dumps({str(path): cache[str(path)] for path in inputs})])
     write_lines(stamp, [wanted, json.dumps(result)])
     return True
+
+
+def read_cache(path: Path) -> HashCache:
+    """Read what is remembered of files; a memory that is damaged is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: [int(size), int(time), str(digest)]
+            for name, (size, time, digest) in content.items()
+            if SHA256.fullmatch(digest)
+        }
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def is_stamped(stamp: Path, wanted: str) -> bool:
+    """Say whether a stamp is whole and of the fingerprint that is wanted."""
+    try:
+        found, _, result = stamp.read_text(encoding="utf-8").partition("\n")
+        json.loads(result)
+    except ValueError:
+        return False
+    return found == wanted
 
 
 @contextmanager

@@ -387,6 +387,12 @@ def broken(change):
     return lambda config: change(config["pairs"]["en-fi"])
 
 
+def table(**changes):
+    """Add a table of two columns to the configuration, of which something is changed."""
+    good = {"url": "http://x/a.tsv.gz", "en": 0, "fi": 1}
+    return broken(lambda pair: pair["train"].update(x={**good, **changes}))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -403,6 +409,36 @@ def broken(change):
          "direction 'de-en' is none of en-fi"),
         (broken(lambda pair: pair.update(test={"sacrebleu": "wmt05", "direction": "fi-en"})),
          "sacreBLEU has no fi-en of wmt05"),
+        (lambda config: config.update(pairs=["en-fi"]), "pairs: ['en-fi'] is not a mapping"),
+        (lambda config: config["pairs"].update({5: {}}), "pairs: 5 is not a name"),
+        (lambda config: config["pairs"].update({"enfi": {}}), "pairs: enfi: expected a pair"),
+        (lambda config: config.update(licences=[]), "licences: [] is not a mapping"),
+        (lambda config: config.update(checksums={"http://x": 3}), "checksums: http://x: 3 is not"),
+        (lambda config: config.update(checksums={"x": {"size": "3"}}), "x: size: '3' is not"),
+        (lambda config: config.update(checksums={"x": {"md5": "3"}}), "x: unknown key 'md5'"),
+        (broken(lambda pair: pair.update(train=["a", "b"])), "train: ['a', 'b'] is not a mapping"),
+        (broken(lambda pair: pair.update(tests={})), "en-fi: unknown key 'tests'"),
+        (broken(lambda pair: pair.update(paper={"train": "many"})), "paper: train: 'many' is not"),
+        (broken(lambda pair: pair.update(paper={"test": 0})), "paper: test: 0 is not"),
+        (broken(lambda pair: pair["train"].update({3: {}})), "en-fi: train: 3 is not a name"),
+        (broken(lambda pair: pair["train"].update({"../a": {}})), "train: '../a' is not the name"),
+        (broken(lambda pair: pair["train"].update(x=[1])), "x: expected one of the keys"),
+        (table(url=5), "x: url: 5 is not a text"),
+        (table(url=""), "x: url: '' is not a text"),
+        (table(url="ftp://x/a.zip"), "x: 'ftp://x/a.zip' is not an address"),
+        (table(url="http://x/"), "x: http://x/: add the key file"),
+        (table(file="../a.zip"), "add the key file"),
+        (table(separater=","), "x: unknown key 'separater'"),
+        (table(separator=""), "separator: '' is not a text"),
+        (table(en=-1), "x: en: -1 is not"),
+        (table(en=True), "x: en: True is not"),
+        (table(en=["a"]), "x: en: ['a'] is not"),
+        (table(en="a.en"), "both must be files, or both columns"),
+        (broken(lambda pair: pair.update(test={"sacrebleu": ["x"], "direction": "fi-en"})),
+         "en-fi: test: sacrebleu: ['x'] is not a text"),
+        (broken(lambda pair: pair.update(test={"sacrebleu": "wmt19", "direction": 5})),
+         "direction: 5 is not a text"),
+        (broken(lambda pair: pair.update(test={"mtdata": {"a": 1}})), "mtdata: {'a': 1} is not"),
     ],
 )
 def test_a_wrong_configuration_is_refused(tmp_path, capsys, change, message):
@@ -412,6 +448,13 @@ def test_a_wrong_configuration_is_refused(tmp_path, capsys, change, message):
     assert exit_info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert str(path) in line and message in line
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"{", b"{}", b"[]", b'{"downloads": 3, "parts": {}}'])
+def test_damaged_records_are_named(config, tmp_path, capsys, text):
+    path = tmp_path / "checksums.json"
+    path.write_bytes(text)
+    assert f"{path} is damaged: delete it" in refused(capsys, read_sources(config), tmp_path)
 
 
 def held_out_only(path):

@@ -342,12 +342,31 @@ def test_a_full_disk_under_fairseq_is_named_too(prepared, raw, config, tmp_path,
         ({"pairs": ["ende"]}, "'ende' is no pair"),
         ({"zero_shot_pairs": ["en-de"]}, "named twice"),
         ({"vocabulary": 3}, "unknown setting vocabulary"),
+        ({"pairs": ["en-de", "en-../fr"]}, "'en-../fr' is no pair"),
         ({"vocab_size": "big"}, "vocab_size: 'big' is not"),
-        ({"shards": 0}, "shards: 0 is not positive"),
+        ({"vocab_size": 0}, "vocab_size: 0 is not 1 or more"),
+        ({"vocab_size": 10**12, "sample_lines": 10**12}, "vocab_size: 1000000000000 is not"),
+        ({"shards": 0}, "shards: 0 is not 1 or more"),
+        ({"seed": True}, "seed: True is not of type int"),
+        ({"temperature": float("nan")}, "temperature: nan is not 0.1 or more"),
+        ({"temperature": float("inf")}, "temperature: inf is not 0.1 or more"),
+        ({"temperature": 0.0001}, "temperature: 0.0001 is not 0.1 or more"),
+        ({"character_coverage": 5}, "character_coverage: 5 is not from 0.98 to 1"),
+        ({"character_coverage": 0.9}, "character_coverage: 0.9 is not from 0.98 to 1"),
+        ({"sentencepiece_threads": 0}, "sentencepiece_threads: 0 is not from 1 to 1024"),
+        ({"sample_lines": 1}, "sample_lines: 1 are too few for a vocab_size of 300"),
+        ({"high_resource_pairs": -1}, "high_resource_pairs: -1 is not 0 or more"),
+        ({"rules": {"min_script_share": 50}}, "rules: min_script_share: 50 is not from 0 to 1"),
+        ({"rules": {"min_letter_share": float("nan")}}, "min_letter_share: nan is not from 0 to 1"),
+        ({"rules": {"max_words": -1}}, "rules: max_words: -1 is not 0 or more"),
+        ({"rules": {"max_length_ratio": 0.5}}, "max_length_ratio: 0.5 is below 1"),
         ({"rules": {"max_word": 3}}, "rules: unknown setting max_word"),
         ({"rules": {"drop_markup": 3}}, "drop_markup: 3 is not"),
         ({"pairs": ["en-de", "en-fr"]}, "train/en-fr: no training data"),
-        ({"vocab_size": 100000}, "--vocab-size 100000: SentencePiece says"),
+        (
+            {"vocab_size": 100000, "sample_lines": 100000},
+            "corpus.yaml: vocab_size: 100000: SentencePiece says",
+        ),
     ],
 )
 def test_bad_settings_are_refused(raw, tmp_path, capsys, change, message):
@@ -355,7 +374,39 @@ def test_bad_settings_are_refused(raw, tmp_path, capsys, change, message):
     path.write_text(yaml.safe_dump({**CONFIG, **change}))
     arguments = [str(path), "--raw", str(raw), "--out", str(tmp_path / "out")]
     arguments += ["--steps", "clean,dedup,sample,train"]
-    assert message in refusal(capsys, lambda: main(arguments))
+    line = refusal(capsys, lambda: main(arguments))
+    assert message in line and (str(path) in line or "no training data" in line)
+
+
+@pytest.mark.parametrize("text", ["pairs: [", "pairs: 2020-13-45", "- en-de", "", "[" * 2000])
+def test_what_is_no_configuration_is_refused(tmp_path, capsys, text):
+    path = tmp_path / "corpus.yaml"
+    path.write_text(text)
+    assert str(path) in refusal(capsys, lambda: main([str(path), "--raw", "raw", "--out", "out"]))
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"\xff", b"[]", b"3", b'{"a": 1}', b'{"a": ["x", 1, "00"]}', b"\0" * 99]
+)
+def test_a_damaged_memory_of_hashes_is_none(prepared, raw, config, tmp_path, capsys, damage):
+    out = copied(prepared, tmp_path / "out")
+    for path in (out / "work" / "stages").glob("*.hashes"):
+        path.write_bytes(damage)
+    main([str(config), "--raw", str(raw), "--out", str(out), "--steps", "clean,dedup,sample,train"])
+    said = capsys.readouterr().err
+    assert "done already" in said and "..." not in said
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"\0" * 99])
+def test_what_a_crash_leaves_of_stamps_and_journals_is_found_out(
+    prepared, raw, config, tmp_path, damage
+):
+    out = copied(prepared, tmp_path / "out")
+    for path in (out / "work" / "stages").glob("c*.*"):
+        header, _, rest = path.read_bytes().partition(b"\n")
+        path.write_bytes(header + b"\n" + rest[: len(rest) // 2] + damage + b"\n")
+    main([str(config), "--raw", str(raw), "--out", str(out)])
+    assert contents(out) == contents(prepared)
 
 
 def test_steps_need_those_before_them(raw, config, tmp_path, capsys):

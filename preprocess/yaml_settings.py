@@ -1,0 +1,54 @@
+"""Reading what people write: YAML files that say what a corpus is made of and is to become."""
+
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterable, NoReturn, Sequence
+
+import yaml
+
+from fairseq_taskmoe.errors import refuse
+
+PAIR = re.compile(r"([^\s/-]+)-([^\s/-]+)")
+
+
+def read_mapping(path: Path, expected: str) -> Dict[Any, Any]:
+    """Read a file of keys with values, with expected in the line that refuses another one."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        refuse(f"{path}: {error.strerror}")
+    # ValueError: no UTF-8, or a date that is none
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        refuse(f"{path}: no YAML: {' '.join(str(error).split())}")
+    if not isinstance(content, dict):
+        refuse(f"{path}: expected {expected}")
+    return content
+
+
+def is_pair(name: object) -> bool:
+    """Say whether name is of two languages, as en-de is; YAML takes a plain no for false."""
+    match = PAIR.fullmatch(name) if isinstance(name, str) else None
+    return match is not None and match[1] != match[2]
+
+
+def refuse_type(where: str, value: object, expected: str) -> NoReturn:
+    refuse(f"{where}: {value!r} is not {expected}")
+
+
+def refuse_unknown(where: str, given: Iterable[object], known: Sequence[str]) -> None:
+    for key in given:
+        if key not in known:
+            refuse(f"{where}: unknown key {key!r}; known are {', '.join(known)}")
+
+
+def mapping_in(content: Dict[Any, Any], key: str, where: str) -> Dict[str, Any]:
+    """Return what stands under a key that may be missing: names with values."""
+    found = content.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        refuse_type(f"{where}: {key}", found, "a mapping")
+    for name in found:
+        if not isinstance(name, str):
+            refuse_type(f"{where}: {key}", name, 'a name; write numbers and "no" in quotes')
+    return found
