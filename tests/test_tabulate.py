@@ -289,6 +289,22 @@ def test_significance_is_told_where_it_was_tested(runs, tabulated):
     assert tabulated("table5-significance")["distilled"]["ru"] == "+1.0 (p 0.300)"
 
 
+def test_every_seed_that_was_tested_is_told_as_a_seed_of_its_row(runs, tabulated):
+    test = {"de-en": {"delta_bleu": 1.0, "p": 0.01}}
+    tested = dict.fromkeys(
+        ["dense_base.seed2", "my_own", "token_target.seed10", "token_target.seed2", "token_target"],
+        test,
+    )
+    write_json(runs / "significance.json", {"baseline": "dense_base", "rows": tested})
+    assert list(tabulated("table5-significance")) == [
+        "dense_base, seed 2", "token_target", "token_target, seed 2", "token_target, seed 10",
+        "my_own",
+    ]
+    tables = score_tables(read_experiment(str(runs)))
+    assert "first seed of a row alone" in markdown(tables["table1"])
+    assert "One training against one" in markdown(tables["table5"])
+
+
 def test_mixed_signatures_are_warned_about(runs):
     save_results(runs / "pair_pair", {"en-de": score(9.0, SIGNATURE.replace("13a", "intl"))})
     tables = score_tables(read_experiment(str(runs)))

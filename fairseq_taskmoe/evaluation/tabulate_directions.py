@@ -11,6 +11,7 @@ from .tabulate_runs import (
     run_status,
     scored_metrics,
     side_of,
+    split_seed,
 )
 from .tabulate_table import NOT_RUN, OURS, PAPER, Column, Note, Row, Table, spread
 
@@ -59,7 +60,7 @@ def direction_tables(name: str, side: str, experiment: Experiment, paper: Paper)
         heading = f"Table {name[-1]}. {SIDES[side]} by direction, in BLEU"
         file, title = _names(name, heading, metric)
         tables.append(Table(file, title, _columns("system", languages), rows, notes))
-    return tables + _significance(name, experiment, pairs, languages)
+    return tables + _significance(name, experiment, paper, pairs, languages)
 
 
 def zero_shot_table(experiment: Experiment, paper: Paper) -> list[Table]:
@@ -118,22 +119,34 @@ def _printed(paper: Paper, name: str, side: str) -> list[Row]:
 
 
 def _significance(
-    name: str, experiment: Experiment, pairs: dict[str, str], languages: Sequence[str]
+    name: str, experiment: Experiment, paper: Paper, pairs: dict[str, str],
+    languages: Sequence[str],
 ) -> list[Table]:
     tested = experiment.significance
+    if not tested:
+        return []
+    order = paper.ordered(split_seed(folder)[0] for folder in tested["rows"])
     rows: list[Row] = []
-    for system, tests in tested["rows"].items() if tested else ():
+    for (system, seed), tests in sorted(
+        ((split_seed(folder), tests) for folder, tests in tested["rows"].items()),
+        key=lambda entry: (order.index(entry[0][0]), entry[0][1]),
+    ):
         cells: Row = {
             code: f"{tests[pair]['delta_bleu']:+.1f} (p {tests[pair]['p']:.3f})"
             for code, pair in pairs.items() if pair in tests
         }
         if cells:
-            rows.append({"system": system, **cells})
-    if not tested or not rows:
+            rows.append({"system": system if seed == 1 else f"{system}, seed {seed}", **cells})
+    if not rows:
         return []
     columns = [Column("system", "system"), *(Column(code, code) for code in languages)]
     notes = [Note(f"Paired bootstrap on {tested.get('metric', 'bleu')}, each direction by itself; "
                   f"significant: p < {SIGNIFICANT}.")]
+    if any(", seed " in str(row["system"]) for row in rows):
+        notes.append(Note(
+            f"One training against one: each seed of a row against one of {tested['baseline']}, "
+            "whose other seeds show what seeds alone do."
+        ))
     title = f"Difference in BLEU to {tested['baseline']}"
     return [Table(f"{name}-significance", title, columns, rows, notes)]
 

@@ -12,6 +12,7 @@ from .tabulate_runs import (
     run_status,
     scored_metrics,
     side_of,
+    split_seed,
 )
 from .tabulate_speed import conditions, peak_speed
 from .tabulate_table import OURS, PAPER, Cell, Column, Note, Row, Table
@@ -100,6 +101,10 @@ def _bleu_table(
             f"it is significant (paired bootstrap on {tested.get('metric', 'bleu')}, "
             f"p < {SIGNIFICANT}, each direction by itself)."
         )]
+        if any(split_seed(folder)[1] > 1 for folder in tested["rows"]):
+            notes.append(Note(
+                "It tests the first seed of a row alone; tables 5 and 6 have every seed."
+            ))
     rows: list[Row] = []
     for name in paper.ordered(experiment.systems):
         system = experiment.systems.get(name)

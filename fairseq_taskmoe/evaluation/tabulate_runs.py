@@ -147,11 +147,16 @@ def side_of(pair: str) -> Optional[tuple[str, str]]:
     return ("en-xx", target) if is_english(source) else ("xx-en", source)
 
 
+def split_seed(folder: str) -> tuple[str, int]:
+    """Return ("token_target", 2) of "token_target.seed2", and 1 where no seed is named."""
+    seeded = SEED.fullmatch(folder)
+    return (seeded[1], int(seeded[2])) if seeded else (folder, 1)
+
+
 def _read_systems(folder: Path) -> dict[str, System]:
     by_name: dict[str, list[tuple[int, list[Results]]]] = {}
     for row in sorted(path for path in folder.iterdir() if path.is_dir()):
-        seeded = SEED.fullmatch(row.name)
-        name, seed = (seeded[1], int(seeded[2])) if seeded else (row.name, 1)
+        name, seed = split_seed(row.name)
         whole = row / "evaluation" / "results.json"
         if whole.exists():
             files = [whole]
