@@ -74,18 +74,26 @@ def test_a_layer_of_fewer_experts_keeps_all_of_them():
 
 
 def test_global_threshold_by_hand():
-    # as shares of the layer: .4 .3 .2 .1, and .9 .05 .03 .02 of a layer with larger numbers
-    importance = one_pair(encoder_1=[4, 3, 2, 1], decoder_1=[5, 3, 90, 2])
+    # as shares of the layer .4 .3 .2 .1, before which there are 0 .4 .7 .9; and, of a layer with
+    # larger numbers, .9 .05 .03 .02, before which there are 0 .9+ .95 .98
+    importance = one_pair(encoder_1=[4, 3, 2, 1], decoder_1=[5.1, 3, 90, 1.9])
     for number, encoder, decoder in [
-        (4, [0, 1], [0, 2]),  # the minimum
-        (5, [0, 1, 2], [0, 2]),
+        (3, [0, 1], [2]),
+        (4, [0, 1, 2], [2]),
+        (5, [0, 1, 2, 3], [2]),
         (6, [0, 1, 2, 3], [0, 2]),
         (7, [0, 1, 2, 3], [0, 1, 2]),
     ]:
-        kept = choose_experts(importance, ["en-de"], number / 8, "global")
+        kept = choose_experts(importance, ["en-de"], number / 8, "global", min_experts=1)
         assert kept == {ENC: encoder, DEC: decoder}
-    kept = choose_experts(importance, ["en-de"], 3 / 8, "global", min_experts=1)
-    assert kept == {ENC: [0, 1], DEC: [2]}
+    kept = choose_experts(importance, ["en-de"], 4 / 8, "global")  # the minimum
+    assert kept == {ENC: [0, 1], DEC: [0, 2]}
+
+
+def test_a_layer_that_uses_its_experts_evenly_needs_more_of_them():
+    importance = one_pair(encoder_1=np.ones(16), encoder_3=0.5 ** np.arange(16))
+    kept = choose_experts(importance, ["en-de"], 12 / 32, "global", halves=["encoder"])
+    assert kept == {ENC: list(range(10)), ("encoder", 3): [0, 1]}  # .625 and .75 of the importance
 
 
 MEASURED = Importance(
@@ -196,6 +204,20 @@ def test_what_is_kept(importance, keep, scope, balance, least, pairs):
         dropped = sorted(set(range(sizes[name])) - set(experts))
         if dropped:
             assert score[experts].min() > score[dropped].max()
+
+
+@given(settings["importance"], settings["keep"])
+def test_the_global_threshold_is_a_part_that_each_layer_reaches_with_no_expert_too_many(
+    importance, keep
+):
+    """Koishekenov et al., equation 5."""
+    kept = choose_experts(importance, ["en-de"], keep, "global", 1.0, 1, halves_of(importance))
+    reached, one_less = [], []
+    for name, experts in kept.items():
+        score = importance.layers[name][PAIRS.index("en-de")]
+        reached.append(score[experts].sum() / score.sum())
+        one_less.append((score[experts].sum() - score[experts].min()) / score.sum())
+    assert max(one_less) <= min(reached) + 1e-12
 
 
 @given(**settings, more=st.floats(0, 1))

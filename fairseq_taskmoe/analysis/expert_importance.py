@@ -86,8 +86,8 @@ def choose_experts(
         keep: share of all experts of the halves that stays; their number is rounded. Never fewer
             than min_experts of a layer stay, or all where it has no more
         scope: `layer`: the same number in all layers of a half, as many as fit into the share;
-            `global`: exactly the share, the most important ones of all layers of both halves, each
-            layer's importance taken as a share of its sum. That one threshold splits the experts
+            `global`: exactly the share, in each layer the fewest that have the same part of its
+            importance together (keep_overall). That one threshold for all layers splits the experts
             between the halves and has no use for balance
         balance: experts that a layer of the encoder keeps for one that a layer of the decoder does
         min_experts: top_k of the model, at least
@@ -171,17 +171,24 @@ def numbers_per_layer(
 def keep_overall(
     scores: Dict[LayerName, np.ndarray], budget: int, min_experts: int
 ) -> Dict[LayerName, List[int]]:
-    """Return the experts, ascending, that one threshold for all layers keeps."""
+    """Return the experts, ascending, that one threshold for all layers keeps.
+
+    Koishekenov et al., equation 5: each layer keeps the fewest of its experts whose shares of its
+    importance reach the threshold together, so that a layer that uses its experts evenly keeps
+    more of them. An expert is among those where the shares before it do not reach the threshold,
+    which is the budget-th smallest of such sums.
+    """
     best = {name: ranked(score) for name, score in scores.items()}
     kept = {name: experts[:min_experts] for name, experts in best.items()}
     left = max(0, budget - sum(map(len, kept.values())))
 
     def others() -> Iterator[Tuple[float, LayerName, int]]:
         for name, experts in best.items():
-            for expert in experts[min_experts:]:
-                yield scores[name][expert] / scores[name].sum(), name, expert
+            sums = np.cumsum(scores[name][experts])
+            for place in range(min_experts, len(experts)):
+                yield sums[place - 1] / sums[-1], name, experts[place]
 
     # stable: among equals the encoder comes first, and then the layer's own order
-    for _, name, expert in sorted(others(), key=lambda other: -other[0])[:left]:
+    for _, name, expert in sorted(others(), key=lambda other: other[0])[:left]:
         kept[name].append(expert)
     return {name: sorted(experts) for name, experts in kept.items()}

@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pruning.add_argument(
         "--prune-scope", choices=["layer", "global"],
-        help="layer: as many in each layer of a half (default); global: one threshold for all",
+        help="layer: as many in each layer of a half (default); global: in each layer the fewest "
+        "that have the same part of its importance together, a part that meets --prune-keep",
     )
     pruning.add_argument(
         "--prune-balance", type=float, metavar="X",
