@@ -119,9 +119,13 @@ def extraction_rows(runs: Path) -> Iterator[str]:
 
 def circumstances(runs: Path) -> Iterator[str]:
     """Yield where and with what the models were trained and evaluated."""
-    for path in sorted(runs.glob("*/trained")):
+    trained: Dict[str, List[str]] = {}
+    for path in sorted([*runs.glob("*/trained"), *runs.glob("bilingual/*/trained")]):
         lines = path.read_text(encoding="utf-8").splitlines()
-        yield f"- {path.parent.name} was trained with {lines[1] if len(lines) > 1 else 'unknown'}"
+        where = lines[1] if len(lines) > 1 else "at a commit that was not recorded"
+        trained.setdefault(where, []).append(path.parent.relative_to(runs).as_posix())
+    for where, models in trained.items():
+        yield f"- trained, {', '.join(models)}: {where}"
     said = set()
     for path in sorted(runs.glob("*/evaluation/results.json")):
         results = load_results(path)
