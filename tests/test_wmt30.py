@@ -89,6 +89,32 @@ def test_a_dry_run_lists_all_that_would_be_downloaded(sources, tmp_path, capsys,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("faults, total", [({}, "0.0"), ({"/checksums.json": "404"}, "14.4")])
+def test_a_dry_run_asks_the_mirror(built, capsys, faults, total):
+    """It has what is got by hand, too; where it lists no sizes, its files are the original ones."""
+    with miniature.serve(built, faults=faults) as address:
+        prepare.main(["--dry-run", "--mirror", address])
+    _, *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"61 archives, {total} GB and 0 of unknown size"
+    assert all(f" {address}/" in line for line in lines)
+    assert any(f"{address}/by-hand/czeng17.cs-en.tsv.gz" in line for line in lines)
+    assert sum(line.startswith("0.0 ") for line in lines) >= 27
+
+
+def test_a_dry_run_lists_all_archives_of_a_held_out_set(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # offline
+    held_out = {"sacrebleu": "iwslt17/tst2015", "direction": "en-fr"}
+    (tmp_path / "sources.yaml").write_text(
+        yaml.safe_dump({"pairs": {"en-fr": {"valid": held_out, "test": held_out}}})
+    )
+    (tmp_path / "corpus.yaml").write_text("pairs: [en-fr]\n")
+    prepare.main(["--dry-run", *(f"--{name}={tmp_path}/{name}.yaml"
+                                 for name in ("sources", "corpus"))])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "6 archives, 0.0 GB and 6 of unknown size"
+    assert sum("valid/en-fr test/en-fr" in line for line in lines) == 6
+
+
 def test_pairs_of_one_file_only_are_refused(tmp_path, capsys):
     corpus = tmp_path / "corpus.yaml"
     corpus.write_text("pairs: [en-cs, en-xx]\n")

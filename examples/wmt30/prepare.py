@@ -17,36 +17,37 @@ sys.path.insert(0, str(HERE.parents[1]))  # preprocess is not installed
 from fairseq_taskmoe.errors import refuse  # noqa: E402
 from preprocess import run  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
-from preprocess.download import SizesByHead, key_of  # noqa: E402
+from preprocess.download import Mirror, SizesByHead, key_of  # noqa: E402
 from preprocess.fetch import fetch  # noqa: E402
 from preprocess.held_out import DATASETS, addresses  # noqa: E402
 from preprocess.records import Records  # noqa: E402
 from preprocess.sources import SPLITS, Archive, Sources, read_sources  # noqa: E402
 
 
-def planned_downloads(sources: Sources) -> Iterator[str]:
+def planned_downloads(sources: Sources, mirror: Mirror) -> Iterator[str]:
     """Yield a table of all that would be downloaded, with its size and licence."""
     users: Dict[str, List[str]] = {}
     licences: Dict[str, str] = {}
     by_hand: Dict[str, str] = {}
     for part in sources.parts:
         if isinstance(part.source, Archive):
-            key = key_of(part.source)
-            if part.source.by_hand:
-                by_hand[key] = part.source.url
-        else:
-            (key,) = addresses(DATASETS[part.source.name])
-        users.setdefault(key, []).append(part.stem)
-        licences[key] = sources.licences.get(part.dataset, "unknown")
+            keys = [key_of(part.source)]
+            if part.source.by_hand and not mirror.address:
+                by_hand[keys[0]] = part.source.url
+        else:  # sacreBLEU takes all archives of a set, whatever the direction
+            keys = addresses(DATASETS[part.source.name])
+        for key in keys:
+            users.setdefault(key, []).append(part.stem)
+            licences[key] = sources.licences.get(part.dataset, "unknown")
     head, total, unknown = SizesByHead(), 0, 0
     yield "MB\tlicence\taddress\tused for"
     for key, parts in users.items():
-        size = sources.checksums.get(key, {}).get("size")
+        address = f"{key}, by hand from {by_hand[key]}" if key in by_hand else mirror.url_of(key)
+        size = mirror.expected(key, sources.checksums).get("size")
         if size is None and key not in by_hand:
-            size = head.size(key)
+            size = head.size(address)
         total, unknown = total + (size or 0), unknown + (size is None)
         shown = "unknown" if size is None else f"{size / 1e6:.1f}"
-        address = f"{key}, by hand from {by_hand[key]}" if key in by_hand else key
         yield f"{shown}\t{licences[key]}\t{address}\t{' '.join(parts)}"
     yield f"{len(users)} archives, {total / 1e9:.1f} GB and {unknown} of unknown size"
 
@@ -89,7 +90,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if different:
         refuse(f"{args.corpus} and {args.sources}: only one of them has the pair {min(different)}")
     if args.dry_run:
-        print_table(planned_downloads(sources))
+        print_table(planned_downloads(sources, Mirror(args.mirror)))
         return
     records = fetch(sources, args.raw, args.mirror)
     print_table(comparison(sources, records))
