@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
+from preprocess import language_id, rules, scripts
 from preprocess.chunks import Made, Way, process_texts
 from preprocess.counts import Counts, summed
 from preprocess.rules import Limits, normalise, rule_chain
+from preprocess.stages import code_of, fingerprint
 from preprocess.text_files import (
     Chunk,
     atomic_output,
@@ -93,7 +95,9 @@ def clean_dataset(
 
 def clean_settings(languages: Pair, limits: Limits) -> Dict[str, Any]:
     """Return all that a clean text depends on, beside its raw text."""
-    return {"languages": languages, **asdict(limits), "pycld2": version("pycld2")}
+    code = fingerprint({}, [Path(__file__), *code_of(language_id, rules, scripts)])
+    known = {"pycld2": version("pycld2"), "code": code}
+    return {"languages": languages, **asdict(limits), **known}
 
 
 def copy_eval_text(sides: Sides, outputs: Sides) -> Counts:

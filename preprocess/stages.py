@@ -11,6 +11,7 @@ import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from fairseq_taskmoe.errors import refuse
@@ -42,6 +43,11 @@ def fingerprint(
 def file_hash(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def code_of(*modules: ModuleType) -> List[Path]:
+    """The files of modules: a stage whose code has changed runs again."""
+    return [Path(str(module.__file__)) for module in modules]
 
 
 def run_stage(

@@ -23,7 +23,7 @@ if str(ROOT) not in sys.path:  # preprocess and examples are not installed
     sys.path.insert(0, str(ROOT))
 
 from examples.demo import prepare as demo  # noqa: E402
-from preprocess import chunks  # noqa: E402
+from preprocess import chunks, language_id, rules, scripts  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.run import STEPS, main, prepare  # noqa: E402
 from preprocess.text_files import read_lines, write_lines  # noqa: E402
@@ -159,6 +159,32 @@ def test_a_second_run_does_nothing(prepared, raw, config, capsys):
     main([str(config), "--raw", str(raw), "--out", str(prepared)])
     assert "clean.en-de.first: done already" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*.bin")}
+
+
+@pytest.mark.parametrize("module", [language_id, rules, scripts])
+def test_a_changed_rule_cleans_anew(raw, config, tmp_path, capsys, monkeypatch, module):
+    """Journals hold the code too: what a killed run cleaned with the old rules is not taken up."""
+    arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps", "clean"]
+    main(arguments)
+    changed = tmp_path / "changed.py"
+    changed.write_bytes(Path(module.__file__).read_bytes() + b"# more\n")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    made = []
+    grow = chunks.Journal.grow
+    monkeypatch.setattr(
+        chunks.Journal, "grow", lambda journal, results: grow(journal, noted(results, made))
+    )
+    capsys.readouterr()
+    main(arguments)
+    said = capsys.readouterr().err
+    assert "clean.en-ru.second ...\n" in said and "copy.test.en-ru: done already\n" in said
+    assert "clean.en-ru.second: done already" not in said and len(made) > 20
+
+
+def noted(results, made):
+    for result in results:
+        made.append(result)
+        yield result
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from collections import Counter
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +30,7 @@ from examples.software15.languages import LANGUAGES, Language  # noqa: E402
 from examples.software15.pairs import Pair  # noqa: E402
 from fairseq_taskmoe.errors import refuse  # noqa: E402
 from preprocess.pool import worker_pool  # noqa: E402
-from preprocess.stages import only_run, run_stage, stage_result  # noqa: E402
+from preprocess.stages import code_of, only_run, run_stage, stage_result  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
 
 SPLITS = ("train", "valid", "test")
@@ -58,11 +57,6 @@ def build(out: Path, chosen: Sequence[Language], workers: int) -> None:
         + [Path(__file__), *code_of(hold_out, word_overlap)],
         outputs=[*text_files(out, chosen), out / "languages.yaml", out / "manifest.json"],
     )
-
-
-def code_of(*modules: ModuleType) -> List[Path]:
-    """The files of modules: a stage whose code has changed runs again."""
-    return [Path(str(module.__file__)) for module in modules]
 
 
 def table_of(out: Path, language: Language) -> Path:
