@@ -33,7 +33,6 @@ from fairseq_taskmoe.evaluation.tabulate_figures import smooth
 from fairseq_taskmoe.evaluation.tabulate_paper import Paper
 from fairseq_taskmoe.evaluation.tabulate_parameters import count_web, count_wmt
 from fairseq_taskmoe.evaluation.tabulate_runs import read_experiment
-from fairseq_taskmoe.evaluation.tabulate_speed import peak_speed
 from fairseq_taskmoe.evaluation.tabulate_table import Column, Note, Spread, Table, markdown, tsv
 from fairseq_taskmoe.verbs import tabulate
 
@@ -335,16 +334,6 @@ def test_rows_of_different_searches_are_warned_about(runs):
     assert "**Warning**" not in markdown(tables["table5"])
 
 
-def test_peak_speed_is_that_of_the_same_layers(runs):
-    report = throughput({"dense": [100, 300, 200], "token_token": [50, 150, 0], "extracted": [90]})
-    report["rows"] += throughput({"dense": [999]}, experts=128)["rows"]
-    assert peak_speed(report, PAPER, "dense_base") == 300  # 128 experts: figure 4
-    assert peak_speed(report, PAPER, "token_token") == 150
-    assert peak_speed(report, PAPER, "target_target") == 90
-    assert peak_speed(report, PAPER, "token_target") is None  # its layers were not measured
-    assert peak_speed(None, PAPER, "dense_base") is None
-
-
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=20), st.integers(1, 25))
 def test_trend_is_the_mean_of_neighbours(values, window):
     trend = smooth(values, window)
@@ -380,7 +369,8 @@ def test_everything_is_written_and_always_the_same(runs, tmp_path, verb):
     written = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
     names = {f"table{n}.{kind}" for n in (1, 2, 4, 5, 6, 7, 8, 9) for kind in ("md", "tsv")}
-    names |= {"tables.json", "figure2.png", "figure2.tsv", "figure3.png", "figure3.tsv"}
+    names |= {"tables.json", "figure3.png", "figure3.tsv"}
+    names |= {"figure2.png", "figure2.md", "figure2.tsv", "figure2-paper.tsv"}
     assert names <= set(written)
     assert "figure4: not run" in said
     content = json.loads(written["tables.json"])

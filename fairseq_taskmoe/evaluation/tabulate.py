@@ -19,7 +19,8 @@ from .tabulate_grid import table1, table9
 from .tabulate_paper import Paper
 from .tabulate_parameters import table7, table8
 from .tabulate_runs import Experiment
-from .tabulate_speed import figure_report, speed_table
+from .tabulate_speed import figure_report, figure_tables
+from .tabulate_sweep import architecture
 from .tabulate_table import Table, markdown, to_json, tsv
 
 FORMATS = ("md", "json", "tsv")
@@ -47,6 +48,10 @@ def write_tables(
                 (folder / f"{table.name}.tsv").write_text(tsv(table), encoding="utf-8")
         for table in figures:  # always: it is what a figure is drawn from
             (folder / f"{table.name}.tsv").write_text(tsv(table), encoding="utf-8")
+        for name in ("figure2", "figure4"):
+            own = [table for table in figures if table.name.startswith(name)]
+            if own and "md" in formats:
+                (folder / f"{name}.md").write_text(markdown(own), encoding="utf-8")
         if "json" in formats:
             (folder / "tables.json").write_text(_all_json(documents, figures), encoding="utf-8")
         written = sorted(path.name for path in folder.iterdir())
@@ -86,15 +91,15 @@ def _figures(
                      "pip install fairseq-taskmoe[plot]")
     tables = []
     for name in ("figure2", "figure4"):
-        report = figure_report(experiment.throughput, name)
+        tables += figure_tables(experiment.speeds, name, paper)
+        report = figure_report(experiment.speeds, name)
         if report is None:
             lines.append(f"{name}: not run: throughput.json has nothing for it")
-            continue
-        tables.append(speed_table(report, name, paper))
-        if drawable:
+        elif drawable:
             from ..benchmarks.decode_plot import draw
 
-            draw(report, folder / f"{name}.png")
+            settings = {**report["settings"], "arch": architecture(report)}
+            draw({**report, "settings": settings}, folder / f"{name}.png")
     gains = figure3_table(experiment, paper, window)
     if gains is None:
         lines.append("figure3: not run: needs bilingual models, another row in their directions, "

@@ -93,7 +93,7 @@ def _ours(
     system = experiment.systems.get(name)
     row: Row = {
         "run": run_status(system, pairs),
-        "tokens_per_second": peak_speed(experiment.throughput, paper, name),
+        "tokens_per_second": peak_speed(experiment.speeds, paper, name),
     }
     if system:
         row |= {pair: system.score(pair, field) for pair in pairs}

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from .tabulate_paper import Paper
 from .tabulate_runs import SIDES, Experiment, side_of
-from .tabulate_table import Cell, Column, Note, Row, Spread, Table
+from .tabulate_table import Cell, Column, Note, Row, Table
 
 
 def figure3_table(experiment: Experiment, paper: Paper, window: int) -> Optional[Table]:
@@ -96,5 +96,5 @@ def draw_figure3(table: Table, window: int, path: Path) -> None:
 
 
 def _float(cell: Cell) -> float:
-    assert cell is not None and not isinstance(cell, (str, Spread))
+    assert isinstance(cell, (int, float))
     return float(cell)

@@ -14,7 +14,7 @@ from .tabulate_runs import (
     side_of,
     split_seed,
 )
-from .tabulate_speed import conditions, peak_speed
+from .tabulate_speed import peak_speed, speed_note
 from .tabulate_table import OURS, PAPER, Cell, Column, Note, Row, Table
 
 GROUPS = {"all": "average", "xx-en": "xx→en", "en-xx": "en→xx", "high": "high", "low": "low"}
@@ -114,7 +114,7 @@ def _bleu_table(
             "routing": _routing(paper, name),
             "run": run_status(system, experiment.directions),
             "seeds": len(system.seeds) if system else None,
-            "tokens_per_second": peak_speed(experiment.throughput, paper, name),
+            "tokens_per_second": peak_speed(experiment.speeds, paper, name),
             **{key: means[key]["bleu"] for key in groups if key in means},
             **paper.row("table1", name, "paper_"),
             **({"significance": _significance(tested, name)} if tested else {}),
@@ -191,14 +191,7 @@ def _notes(experiment: Experiment, zero_shot: list[str]) -> list[Note]:
     ]
     if not experiment.languages:
         notes.append(Note("No languages.yaml: high and low are unknown."))
-    speed = experiment.throughput
-    if speed is None:
-        notes.append(Note("No throughput.json: tokens/s are not measured."))
-    else:
-        notes.append(Note(
-            "tok/s, ours: the best batch size of `taskmoe bench decode`, of layers as a row's with "
-            f"random weights ({conditions(speed)}); - where such layers were not measured."
-        ))
+    notes.append(speed_note(experiment.speeds))
     return notes
 
 

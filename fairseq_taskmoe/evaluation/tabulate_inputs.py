@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import refuse
+from .tabulate_sweep import device, halves
 
 
 def read_parameters(path: Path) -> dict[str, int]:
@@ -20,32 +21,33 @@ def read_parameters(path: Path) -> dict[str, int]:
     return content
 
 
-def read_throughput(path: Path) -> Optional[dict[str, Any]]:
-    """Read the report of `taskmoe bench decode --out`; None where there is none."""
+def read_throughput(path: Path, communication: bool = False) -> Optional[dict[str, Any]]:
+    """Read the report of `taskmoe bench decode --out`; None where there is none.
+
+    With communication, one of several processes.
+    """
     if not path.exists():
         return None
     report = _read_json(path)
-    speeds: list[float] = []
+    numbers: list[float] = []
+    command = "taskmoe bench decode --processes N" if communication else "taskmoe bench decode"
     try:
         for row in report["rows"]:
             for name in ("variant", "label", "experts", "batch_size", "fits"):
                 row[name]
             if row["fits"]:
-                speeds.append(float(row["tokens_per_second"]))
-        for name in ("arch", "beam", "dtype", "device"):
+                numbers.append(float(row["tokens_per_second"]))
+                if communication:
+                    row["communication_share"] * 1.0
+        for name in ("beam", "dtype", "device"):
             report["settings"][name]
-        device_name(report)
-    except (KeyError, TypeError, ValueError, IndexError):
-        refuse(f"{path}: not written by taskmoe bench decode --out")
-    if not all(0 < speed < math.inf for speed in speeds):
+        halves(report)
+        device(report)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        refuse(f"{path}: not written by {command} --out")
+    if not all(0 < number < math.inf for number in numbers):
         refuse(f"{path}: its tokens_per_second are not all positive numbers")
     return report
-
-
-def device_name(report: dict[str, Any]) -> str:
-    """Return what a report of speeds was measured on."""
-    machine = report["hardware"]
-    return str(machine["gpus"][0] if report["settings"]["device"] == "cuda" else machine["cpu"])
 
 
 def read_significance(path: Path) -> Optional[dict[str, Any]]:

@@ -4,6 +4,8 @@
     RUNS/bilingual/PAIR/evaluation/results.json    a model for each direction
     RUNS/ROW/params.json                           by `taskmoe params CKPT --format json`
     RUNS/throughput.json                           by `taskmoe bench decode --out`
+    RUNS/throughput-web.json                       the same of 128 experts, for figure 4
+    RUNS/communication.json                        the same with --processes
     RUNS/significance.json                         paired bootstrap against a baseline
     RUNS/languages.yaml                            de: {train_pairs: 1000, class: high}
 
@@ -21,6 +23,7 @@ from .results import Results, load_results
 from .scoring import DirectionScore, averages, is_english, split_pair
 from .significance_inputs import search_settings
 from .tabulate_inputs import read_parameters, read_significance, read_throughput
+from .tabulate_speed import Speeds
 from .tabulate_table import NOT_RUN, Spread, spread
 
 SIDES = {"xx-en": "xx→en", "en-xx": "en→xx"}
@@ -66,7 +69,7 @@ class Experiment(NamedTuple):
     systems: dict[str, System]  # by name, as found
     languages: dict[str, Language]  # most text first; empty: unknown
     parameters: dict[str, dict[str, int]]  # by system, of those that were counted
-    throughput: Optional[dict[str, Any]]
+    speeds: Speeds
     significance: Optional[dict[str, Any]]
 
     @property
@@ -110,7 +113,11 @@ def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
             for name in sorted(path.parent.name for path in folder.glob("*/params.json"))
             if not SEED.fullmatch(name)  # another seed has as many
         },
-        throughput=read_throughput(folder / "throughput.json"),
+        speeds=Speeds(
+            read_throughput(folder / "throughput.json"),
+            read_throughput(folder / "throughput-web.json"),
+            read_throughput(folder / "communication.json", communication=True),
+        ),
         significance=read_significance(folder / "significance.json"),
     )
     for pair in experiment.directions:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 NOT_RUN = "not run"
 OURS, PAPER = "ours", "paper"  # whose a row is
+UNSTEADY = 0.1  # spread of a measurement that is no more than about right
 
 
 class Spread(NamedTuple):
@@ -19,7 +20,14 @@ class Spread(NamedTuple):
     seeds: int
 
 
-Cell = Union[None, str, int, float, Spread]
+class Measured(NamedTuple):
+    """A speed, or a ratio of speeds."""
+
+    value: float
+    spread: Optional[float]  # of its repeats, as a share of it; None: not known
+
+
+Cell = Union[None, str, int, float, Spread, Measured]
 Row = dict[str, Cell]  # by the column's key
 
 
@@ -78,24 +86,26 @@ def markdown(tables: Sequence[Table]) -> str:
 def tsv(table: Table) -> str:
     """Return a table in which every cell is one value: a spread has a column of its own."""
     spreading = {
-        column.key for column in table.columns
-        if any(_stdev(row.get(column.key)) is not None for row in table.rows)
+        column.key: kind for column in table.columns for row in table.rows
+        for kind, _ in [_deviation(row.get(column.key))] if kind
     }
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(
         title for column in table.columns for title in
-        ((column.title, f"{column.title} stdev") if column.key in spreading else (column.title,))
+        ((column.title, f"{column.title} {spreading[column.key]}") if column.key in spreading
+         else (column.title,))
     )
     for row in table.rows:
         cells: list[str] = []
         for column in table.columns:
             cell = row.get(column.key)
-            mean = cell.mean if isinstance(cell, Spread) else cell
-            cells.append("" if mean is None else _text(mean, column.decimals + 1, ""))
+            value = cell[0] if isinstance(cell, (Spread, Measured)) else cell
+            cells.append("" if value is None else _text(value, column.decimals + 1, ""))
             if column.key in spreading:
-                stdev = _stdev(cell)
-                cells.append("" if stdev is None else f"{stdev:.{column.decimals + 1}f}")
+                kind, deviation = _deviation(cell)
+                decimals = 3 if kind == "spread" else column.decimals + 1  # a spread is a share
+                cells.append("" if deviation is None else f"{deviation:.{decimals}f}")
         writer.writerow(cells)
     return text.getvalue()
 
@@ -107,7 +117,7 @@ def to_json(table: Table) -> dict[str, Any]:
         "columns": {column.key: column.title for column in table.columns},
         "rows": [
             {
-                column.key: cell._asdict() if isinstance(cell, Spread) else cell
+                column.key: cell._asdict() if isinstance(cell, (Spread, Measured)) else cell
                 for column in table.columns
                 for cell in [row.get(column.key)]
             }
@@ -141,8 +151,16 @@ def _text(cell: Cell, decimals: int, thousands: str = ",") -> str:
     if isinstance(cell, Spread):
         deviation = "" if cell.stdev is None else f" ± {cell.stdev:.{decimals}f}"
         return f"{cell.mean:{thousands}.{decimals}f}{deviation}"
+    if isinstance(cell, Measured):
+        about = "~" if cell.spread is not None and cell.spread > UNSTEADY else ""
+        return f"{about}{cell.value:{thousands}.{decimals}f}"
     return f"{cell:{thousands}.{decimals}f}"
 
 
-def _stdev(cell: Cell) -> Optional[float]:
-    return cell.stdev if isinstance(cell, Spread) else None
+def _deviation(cell: Cell) -> tuple[str, Optional[float]]:
+    """Return by how much a cell varies, and what that is; "" where nothing is known of it."""
+    if isinstance(cell, Spread) and cell.stdev is not None:
+        return "stdev", cell.stdev
+    if isinstance(cell, Measured) and cell.spread is not None:
+        return "spread", cell.spread
+    return "", None

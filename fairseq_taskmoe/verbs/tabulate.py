@@ -4,6 +4,7 @@
 
 Reads RUNS/ROW/evaluation/results.json (ROW.seed2 and so on: further seeds), RUNS/bilingual/PAIR/
 evaluation/results.json and, where they are there, ROW/params.json, throughput.json,
+throughput-web.json (for figure 4), communication.json (of bench decode --processes),
 significance.json and languages.yaml. Writes tables 1, 2 and 4 to 9 and figures 2, 3 and 4; what
 was not run says so. Models are not loaded.
 """
