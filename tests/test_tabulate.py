@@ -210,6 +210,18 @@ def test_the_nearest_floor_is_told_beside_zero_shot_directions_that_have_none(ru
         assert dense[f"chrf {side}"].mean == 30
 
 
+def test_floors_are_of_the_data_and_need_one_seed_alone(runs, tabulated):
+    row(runs, "dense_base.seed2", 12.0)
+    results = runs / "dense_base.seed2" / "evaluation" / "results.json"
+    content = json.loads(results.read_text())
+    for scored in content["directions"].values():
+        scored.update(floor_copy_chrf=None, floor_nearest_chrf=None)
+    write_json(results, content)
+    dense = tabulated("table1-chrf")["dense_base"]
+    assert dense["chrf all"].seeds == 2
+    assert dense["floor_copy_chrf all"] == Spread(10, None, 1)
+
+
 def test_zero_shot_directions_are_in_no_share_of_the_gain(runs, tabulated):
     shutil.rmtree(runs / "bilingual")  # which has none
     before = tabulated("table2")
@@ -256,6 +268,28 @@ def test_spread_over_seeds(runs, tabulated, more):
         assert cell.stdev == pytest.approx(statistics.stdev(firsts))
         assert cell.seeds == len(firsts)
     assert tabulated("table1")["token_target"]["run"] == f"7 directions, {len(firsts)} seeds"
+
+
+def test_no_score_of_several_seeds_is_told_without_its_spread(runs):
+    bilingual = runs / "bilingual.seed2"
+    for i, pair in enumerate(PAIRS[:6]):
+        save_results(bilingual / pair, {pair: score(6.0 + i)})
+    told = set()
+    for tables in score_tables(read_experiment(str(runs))).values():
+        for table in tables:
+            lines = markdown([table]).splitlines()[4:]
+            for cells, line in zip(table.rows, lines, strict=False):
+                own = cells.get("whose", "ours") == "ours"
+                if cells.get("system") in ("token_target", "bilingual") and own:
+                    scores = [
+                        cells.get(column.key) for column in table.columns
+                        if isinstance(cells.get(column.key), Spread) and "floor" not in column.key
+                    ]
+                    assert all(cell.stdev > 0 and cell.seeds == 2 for cell in scores)
+                    assert line.count(" ± ") == len(scores) > 0, line
+                    told.add(table.name)
+    assert told == {"table1", "table1-chrf", "table1-common", "table2", "table2-chrfpp", "table5",
+                    "table5-chrfpp", "table6", "table6-chrfpp", "table9", "table9-chrfpp"}
 
 
 def test_seeds_of_different_directions_are_averaged_over_what_they_share(runs, tabulated):

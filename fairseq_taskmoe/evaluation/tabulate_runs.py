@@ -58,7 +58,8 @@ class System(NamedTuple):
         chosen = self.directions if within is None else [p for p in self.directions if p in within]
         by_seed = [averages({p: seed[p] for p in chosen}, resources) for seed in self.seeds]
         return {
-            group: {name: spread([means[group][name] for means in by_seed]) for name in fields}
+            group: {name: _over_seeds(name, [means[group][name] for means in by_seed])
+                    for name in fields}
             for group, fields in by_seed[0].items()
         }
 
@@ -158,6 +159,13 @@ def split_seed(folder: str) -> tuple[str, int]:
     """Return ("token_target", 2) of "token_target.seed2", and 1 where no seed is named."""
     seeded = SEED.fullmatch(folder)
     return (seeded[1], int(seeded[2])) if seeded else (folder, 1)
+
+
+def _over_seeds(field: str, values: list[Optional[float]]) -> Optional[Spread]:
+    """Return a mean over seeds; of a floor, which is the data's, what any of them has."""
+    if field.startswith("floor_"):
+        return spread([value for value in values if value is not None][:1])
+    return spread(values)
 
 
 def _read_systems(folder: Path) -> dict[str, System]:
