@@ -101,6 +101,15 @@ def test_table_2_of_the_paper_agrees_with_its_directions():
             assert in_appendix == scores
 
 
+def test_the_papers_student_is_no_row_of_its_table_1():
+    average = PAPER.content["table2"]["average"]
+    for name in ("distilled", "distilled_sequence"):
+        assert PAPER.row("table1", name) == {}
+        (note,) = [n.text for n in PAPER.notes("table1") if name in n.rows]
+        assert f"{average['distilled']} over 8 directions" in note
+        assert f"dense_base has {average['dense_base']}" in note
+
+
 def test_table_9_of_the_paper_agrees_with_its_classes():
     for name in PAPER.content["table9"]["rows"]:
         printed = PAPER.row("table9", name)
