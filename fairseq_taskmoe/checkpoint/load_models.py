@@ -1,19 +1,19 @@
 """Models of checkpoints, whose weights stay in their file until they are used."""
 
+from types import SimpleNamespace
 from typing import NamedTuple, Sequence
 
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import BaseFairseqModel
-from fairseq.tasks import setup_task
-from omegaconf import OmegaConf
+from fairseq.models.transformer import TransformerModel
 
 from ..data.languages import LanguageTags, make_dictionary
 from ..data.task_table import TaskTable
-from ..errors import refuse
 from ..models.transformer_task_moe import build_without_task
 from .extract_subnet import model_config
 from .reading import Checkpoint, read_checkpoint
+from .stock_settings import stock_dictionary, stock_options
 from .unset_weights import UnsetWeights
 
 
@@ -28,16 +28,12 @@ def load_stock(folder: str) -> Loaded:
     """Return the model of a folder that `taskmoe extract --format fairseq` made."""
     path = f"{folder}/model.pt"
     state = read_checkpoint(path)
-    cfg = state.get("cfg") or {}
-    if (cfg.get("model") or {}).get("_name") != "transformer":
-        refuse(f"{path}: no model of fairseq's own")
-    cfg["task"]["data"] = folder
-    cfg = OmegaConf.create(cfg, flags={"allow_objects": True})
-    task = setup_task(cfg.task)
+    options, dictionary = stock_options(state, path), stock_dictionary(state, folder)
+    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
     with UnsetWeights():
-        model = task.build_model(cfg.model, from_checkpoint=True)
+        model = TransformerModel.build_model(options, task)
     model.upgrade_state_dict(state["model"])
-    return Loaded(_with_weights(model, state), task.target_dictionary)
+    return Loaded(_with_weights(model, state), dictionary)
 
 
 def load_task_moe(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> Loaded:

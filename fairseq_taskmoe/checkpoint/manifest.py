@@ -18,6 +18,7 @@ from ..errors import refuse
 MANIFEST = "manifest.json"
 README = "README.md"  # whoever has the model may write into it
 FORMATS = ("fairseq", "taskmoe", "ctranslate2")
+CTRANSLATE2_FILES = ("model.bin", "config.json", "shared_vocabulary.json")
 CHUNK = 2**22  # bytes
 
 
@@ -85,21 +86,31 @@ def _is_usable(manifest: Manifest) -> bool:
     tags = [tags for both in manifest.directions.values() for tags in both.values()]
     sizes = [facts["bytes"] for facts in manifest.files.values()]
     limits = [manifest.max_source_pieces, manifest.max_target_pieces]
-    needed = ["model.bin" if manifest.format == "ctranslate2" else "model.pt"]
-    if manifest.sentencepiece_model is not None:
-        needed.append(manifest.sentencepiece_model)
     return (
         manifest.format in FORMATS
         and len(manifest.directions) > 0
-        and all(re.fullmatch(r"[^\s-]+-[^\s-]+", pair) for pair in manifest.directions)
+        and all(re.fullmatch(r"[^\s-]+-[^\s-]+", pair) and pair.isprintable()
+                for pair in manifest.directions)
         and all(set(both) == {"source", "target"} for both in manifest.directions.values())
         and all(isinstance(words, list) and all(isinstance(word, str) for word in words)
                 for words in tags)
         and all(isinstance(number, int) and number > 0 for number in limits)
         and all(isinstance(size, int) for size in sizes)
         and all(Path(name).name == name and name.isprintable() for name in manifest.files)
-        and all(name in manifest.files for name in needed)
+        and all(name in manifest.files for name in _needed_files(manifest))
+        and (manifest.quantization or "").isprintable()
     )
+
+
+def _needed_files(manifest: Manifest) -> List[str]:
+    """Return the files that opening a model reads: each has to be one that was extracted."""
+    needed = {"ctranslate2": list(CTRANSLATE2_FILES)}.get(manifest.format, ["model.pt"])
+    if manifest.format == "fairseq":
+        langs = {lang for pair in manifest.directions for lang in pair.split("-")}
+        needed += sorted(f"dict.{lang}.txt" for lang in langs)
+    if manifest.sentencepiece_model is not None:
+        needed.append(manifest.sentencepiece_model)
+    return needed
 
 
 def describe_files(folder: Path) -> Dict[str, Dict[str, Any]]:

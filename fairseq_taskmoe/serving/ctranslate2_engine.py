@@ -8,9 +8,10 @@ import ctranslate2
 
 from ..errors import refuse
 from ..host_memory import keep_freed_memory
+from .ctranslate2_file import PAD, check_vocabulary, num_positions, read_shapes
 from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags
 
-NEVER = [["<pad>"]]  # as in fairseq, which has no probability for it
+NEVER = [[PAD]]  # as in fairseq, which has no probability for it
 # of a batch for one core: with more, the probabilities of all words leave the cache
 MAX_PART_TOKENS = 500
 
@@ -48,6 +49,9 @@ class Ctranslate2Engine:
         if device == "cpu":
             keep_freed_memory()
             _use_avx512()
+        shapes = read_shapes(folder)
+        check_vocabulary(folder, shapes)
+        self.max_positions = num_positions(shapes)
         self.tags = tags
         self.part_tokens = MAX_PART_TOKENS if cores.parts > 1 else sys.maxsize
         self.translator = ctranslate2.Translator(

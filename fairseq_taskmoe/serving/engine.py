@@ -1,6 +1,6 @@
 """What all engines have in common: pieces in, ranked pieces out, for one direction at a time."""
 
-from typing import Dict, List, NamedTuple, Protocol, Sequence
+from typing import Dict, List, NamedTuple, Protocol, Sequence, Tuple
 
 MAX_BATCH_TOKENS = 4000
 Sentence = Sequence[str]  # pieces, without tags and without the end of the sentence
@@ -39,6 +39,7 @@ class Engine(Protocol):
     """A loaded model."""
 
     tags: Dict[str, Tags]  # of each direction that the model translates
+    max_positions: Tuple[int, int]  # of sources and targets, tags and end of the sentence counted
 
     def translate(
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions,

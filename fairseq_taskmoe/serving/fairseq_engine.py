@@ -4,7 +4,7 @@ B sentences, S source and T target positions.
 """
 
 from functools import cache
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -25,9 +25,10 @@ class FairseqEngine:
 
     def __init__(
         self, model_of: Callable[[str], BaseFairseqModel], dictionary: Dictionary,
-        tags: Dict[str, Tags], device: str,
+        tags: Dict[str, Tags], device: str, max_positions: Tuple[int, int],
     ):
         self.tags = tags
+        self.max_positions = max_positions
         self.model_of = model_of
         self.dictionary = dictionary
         self.device = device
@@ -113,7 +114,9 @@ def stock_engine(folder: str, tags: Dict[str, Tags], device: str) -> FairseqEngi
     """Return an engine for a folder of `taskmoe extract --format fairseq`."""
     model, dictionary = load_stock(folder)
     model.to(device)
-    return FairseqEngine(lambda lang_pair: model, dictionary, tags, device)
+    return FairseqEngine(
+        lambda lang_pair: model, dictionary, tags, device, model.max_positions()
+    )
 
 
 def task_moe_engine(
@@ -122,6 +125,7 @@ def task_moe_engine(
     """Return an engine for directions of a checkpoint of transformer_task_moe.
 
     With fold, a direction's experts are folded when it is first asked for, and all else is shared.
+    Without, those of a checkpoint in half precision stay in its file.
     """
     model, dictionary = load_task_moe(checkpoint, list(tags))
     model.to(device)
@@ -130,7 +134,7 @@ def task_moe_engine(
     def model_of(lang_pair: str) -> BaseFairseqModel:
         return fold_model(model, model.task_table.task_id(lang_pair)) if fold else model
 
-    return FairseqEngine(model_of, dictionary, tags, device)
+    return FairseqEngine(model_of, dictionary, tags, device, model.max_positions())
 
 
 def batches_by_length(

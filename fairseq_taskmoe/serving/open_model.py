@@ -1,6 +1,7 @@
 """Opening what `taskmoe extract` has left, in any of its formats."""
 
 from pathlib import Path
+from typing import Tuple
 
 from ..checkpoint.manifest import Manifest, read_manifest
 from ..errors import refuse
@@ -21,12 +22,30 @@ def open_model(
     """
     manifest = read_manifest(folder)
     spm = manifest.sentencepiece_model
-    return Translator(
-        open_engine(folder, manifest, device, threads, for_throughput),
-        str(Path(folder) / spm) if spm else None,
-        manifest.max_source_pieces,
-        manifest.max_target_pieces,
-    )
+    try:
+        engine = open_engine(folder, manifest, device, threads, for_throughput)
+        source, target = _room(engine)
+        return Translator(
+            engine,
+            str(Path(folder) / spm) if spm else None,
+            min(manifest.max_source_pieces, source),
+            min(manifest.max_target_pieces, target),
+        )
+    # files that are what the manifest says may still be of no model, each library says so otherwise
+    except Exception as problem:
+        reason = f"{type(problem).__name__}: {problem}"
+        refuse(f"{folder} is broken, or too large for this machine: "
+               f"{ascii(' '.join(reason.split()))[1:-1][:300]}")
+
+
+def _room(engine: Engine) -> Tuple[int, int]:
+    """Return how many pieces of a source and of a target go with tags and end of the sentence."""
+    tags = engine.tags.values()
+    source = engine.max_positions[0] - max(len(each.source) for each in tags) - 1
+    target = engine.max_positions[1] - max(len(each.target) for each in tags) - 1
+    if min(source, target) < 1:
+        raise ValueError(f"the model has room for {source} and {target} pieces")
+    return source, target
 
 
 def open_engine(
@@ -56,7 +75,11 @@ def open_engine(
         torch.set_num_threads(threads)
     if manifest.format == "fairseq":
         return stock_engine(folder, tags, device)
-    return task_moe_engine(read_task_moe_checkpoint(f"{folder}/model.pt"), tags, device)
+    checkpoint = read_task_moe_checkpoint(f"{folder}/model.pt")
+    for name, value in checkpoint["cfg"]["model"].items():
+        if isinstance(value, str) and "${" in value:  # OmegaConf would look it up: ${oc.env:HOME}
+            refuse(f"{folder}: its setting {ascii(name)[:64]} refers to something else")
+    return task_moe_engine(checkpoint, tags, device)
 
 
 def _choose(device: str, has_gpu: bool) -> str:
