@@ -1,7 +1,10 @@
 """A sub-network computes what the full model computes for its pairs, with no expert too many."""
 
+import sys
+
 import pytest
 import torch
+from console import run
 from helpers import make_batch, make_config, make_model, make_task, random_sentences
 from omegaconf import OmegaConf
 
@@ -158,6 +161,13 @@ def test_no_dense_model_is_made_of_tasks_that_differ():
         stock_checkpoint(checkpoint, subnet)
 
 
+def in_precision(dtype, state):
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("format", ["fairseq", "taskmoe", "ctranslate2"])
 def test_checkpoints_in_half_precision_are_cut_too(dtype, format, tmp_path):
@@ -165,12 +175,41 @@ def test_checkpoints_in_half_precision_are_cut_too(dtype, format, tmp_path):
     task = make_task()
     overrides = {"encoder_moe_router": "source", "decoder_moe_router": "target"}
     checkpoint = checkpoint_of(make_model(task, **overrides), task, **overrides)
-    checkpoint["model"] = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in checkpoint["model"].items()
-    }
+    checkpoint["model"] = in_precision(dtype, checkpoint["model"])
     torch.save(checkpoint, tmp_path / "half.pt")
     manifest = extract(
         str(tmp_path / "half.pt"), ["en-de"], str(tmp_path / "out"), Extraction(format)
     )
     assert worst_difference(manifest.checks) < 1e-4
+
+
+MEASURE = """
+import re, sys
+sys.argv = ["taskmoe"]  # as in the command, fairseq is not imported
+from fairseq_taskmoe import register
+from fairseq_taskmoe.checkpoint.subnet_folder import extract
+def status(key):
+    return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+extract("small.pt", ["en-de"], "first")  # libraries are read
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
+extract("large.pt", ["en-de"], "second")
+print(status("VmHWM") - before)
+"""
+
+
+def test_experts_in_half_precision_stay_in_their_file(tmp_path):
+    """They are computed with in float32: all of them would be twice as large as the checkpoint."""
+    overrides = {
+        "encoder_moe_router": "source", "decoder_moe_router": "target",
+        "encoder_embed_dim": 128, "decoder_embed_dim": 128,
+    }
+    task = make_task()
+    for name, experts in (("small.pt", 2), ("large.pt", 64)):
+        overrides.update(moe_expert_ffn_dim=8 * experts, moe_expert_count=experts)
+        checkpoint = checkpoint_of(make_model(task, **overrides), task, **overrides)
+        checkpoint["model"] = in_precision(torch.bfloat16, checkpoint["model"])
+        torch.save(checkpoint, tmp_path / name)
+    found = run(sys.executable, "-c", MEASURE, cwd=tmp_path)
+    size, slack = (tmp_path / "large.pt").stat().st_size, 48e6  # a library's, for its products
+    assert int(found.stdout.split()[-1]) < size / 4 + slack < size

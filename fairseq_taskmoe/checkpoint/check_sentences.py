@@ -7,7 +7,7 @@ import random
 from typing import Dict, List, Optional, Sequence, Set
 
 from ..data.languages import LanguageTags, real_words
-from ..host_memory import release_pages
+from ..host_memory import release_pages, return_freed_memory
 from ..serving.engine import Engine, SearchOptions, Tags
 from ..serving.fairseq_engine import task_moe_engine
 from .manifest import Check
@@ -44,7 +44,9 @@ def full_model_checks(
         target = [piece for piece in found[0].pieces if piece in kept]
         (score,) = engine.score(pair, [source], [target])
         checks.append(Check(pair, source, target, score, None))
+    del engine
     release_pages(checkpoint["model"].values())
+    return_freed_memory()  # such as copies in float32, before the cut needs room
     return checks
 
 

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 from typing import NamedTuple, Sequence
 
-import torch
 from fairseq.data import Dictionary
 from fairseq.models import BaseFairseqModel
 from fairseq.models.transformer import TransformerModel
@@ -14,6 +13,7 @@ from ..models.transformer_task_moe import build_without_task
 from .extract_subnet import model_config
 from .reading import Checkpoint, read_checkpoint
 from .stock_settings import stock_dictionary, stock_options
+from .stored_weights import with_weights
 from .unset_weights import UnsetWeights
 
 
@@ -33,23 +33,20 @@ def load_stock(folder: str) -> Loaded:
     with UnsetWeights():
         model = TransformerModel.build_model(options, task)
     model.upgrade_state_dict(state["model"])
-    return Loaded(_with_weights(model, state), dictionary)
+    return Loaded(with_weights(model, state), dictionary)
 
 
-def load_task_moe(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> Loaded:
-    """Return the model of a checkpoint of transformer_task_moe, to serve lang_pairs."""
+def load_task_moe(
+    checkpoint: Checkpoint, lang_pairs: Sequence[str], widen_experts: bool = True
+) -> Loaded:
+    """Return the model of a checkpoint of transformer_task_moe, to serve lang_pairs.
+
+    Without widen_experts, those of --fp16 and --bf16 stay as they are in the file: on CPU each is
+    cast when it is visited. Such a model is not to be folded.
+    """
     task_state = checkpoint["task_state"]
     dictionary = make_dictionary(task_state["words"], LanguageTags.from_state(task_state["tags"]))
     table = TaskTable.from_state(task_state["task_table"]).with_pairs(lang_pairs)
     with UnsetWeights():
         model = build_without_task(model_config(checkpoint), dictionary, table)
-    return Loaded(_with_weights(model, checkpoint), dictionary)
-
-
-def _with_weights(model: BaseFairseqModel, checkpoint: Checkpoint) -> BaseFairseqModel:
-    """Make a checkpoint's weights the model's own, where they lie in the file.
-
-    Those that are not in float32 (of --fp16 and --bf16) are copied: CPUs compute in float32.
-    """
-    torch.nn.Module.load_state_dict(model, checkpoint["model"], assign=True)
-    return model.float().eval().requires_grad_(False)
+    return Loaded(with_weights(model, checkpoint, widen_experts), dictionary)

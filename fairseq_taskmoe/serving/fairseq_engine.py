@@ -127,7 +127,7 @@ def task_moe_engine(
     With fold, a direction's experts are folded when it is first asked for, and all else is shared.
     Without, those of a checkpoint in half precision stay in its file.
     """
-    model, dictionary = load_task_moe(checkpoint, list(tags))
+    model, dictionary = load_task_moe(checkpoint, list(tags), widen_experts=fold)
     model.to(device)
 
     @cache

@@ -1,0 +1,42 @@
+"""Weights of a checkpoint as those of a model, in the file where they lie."""
+
+from itertools import chain
+from typing import Dict, Iterable, Set
+
+import torch
+from fairseq.models import BaseFairseqModel
+from torch import Tensor
+
+from ..host_memory import release_pages
+from ..modules.experts import Experts
+from .reading import Checkpoint
+
+
+def with_weights(
+    model: BaseFairseqModel, checkpoint: Checkpoint, widen_experts: bool = True
+) -> BaseFairseqModel:
+    """Make a checkpoint's weights the model's own, in evaluation mode.
+
+    Those that are not in float32 (of --fp16 and --bf16) are copied: CPUs compute in float32.
+    Without widen_experts, experts are left in the file too: on CPU each is cast when it is visited.
+    """
+    torch.nn.Module.load_state_dict(model, checkpoint["model"], assign=True)
+    stay = [] if widen_experts else [
+        parameter for module in model.modules() if isinstance(module, Experts)
+        for parameter in module.parameters()
+    ]
+    _widen(chain(model.parameters(), model.buffers()), {id(parameter) for parameter in stay})
+    return model.eval().requires_grad_(False)
+
+
+def _widen(tensors: Iterable[Tensor], stay: Set[int]) -> None:
+    """Cast tensors to float32 but for some (by id); what shares its memory does so afterwards."""
+    wide: Dict[int, Tensor] = {}
+    for tensor in tensors:
+        if id(tensor) in stay or not tensor.is_floating_point() or tensor.dtype == torch.float32:
+            continue
+        stored = tensor.data
+        if stored.data_ptr() not in wide:
+            wide[stored.data_ptr()] = stored.float()
+            release_pages([stored])
+        tensor.data = wide[stored.data_ptr()]
