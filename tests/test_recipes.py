@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,17 +22,18 @@ DIRECTIONS = ["en-de", "de-en", "en-ru", "ru-en"]
 ZERO_SHOT = ["de-ru", "ru-de"]
 
 
-def environment(runs, rows):
+def environment(runs, rows, **more):
     folder = str(Path(sys.executable).parent)
     return {
         **os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "RUNS": str(runs),
-        "ROWS": " ".join(rows), "OMP_NUM_THREADS": "1",
+        "ROWS": " ".join(rows), "OMP_NUM_THREADS": "1", **more,
     }
 
 
-def run_all(runs, rows, size="smoke"):
+def run_all(runs, rows, size="smoke", **more):
     return subprocess.run(
-        [RUN_ALL, size], cwd=ROOT, env=environment(runs, rows), text=True, capture_output=True
+        [RUN_ALL, size], cwd=ROOT, env=environment(runs, rows, **more), text=True,
+        capture_output=True,
     )
 
 
@@ -121,12 +123,37 @@ def test_every_row_and_figure(tmp_path):
         assert "not run" not in results.split(section)[1].split("\n## ")[0]
 
 
-@pytest.mark.parametrize("size, rows, named", [
-    ("huge", [], "SIZE 'huge'"), ("smoke", ["dense_base", "tokn_token"], "configs/tokn_token.yaml"),
-    ("smoke", ["distilled", "token_token"], "distilled needs its teacher token_token"),
+@pytest.mark.recipes
+def test_a_corpus_in_shards(tmp_path):
+    runs = tmp_path / "smoke"
+    subprocess.run(["examples/software15/prepare.sh", "smoke", runs], cwd=ROOT, check=True,
+                   env=environment(runs, []), capture_output=True)
+    data = runs / "data-bin"
+    whole = data.rename(runs / "whole")
+    shutil.copytree(whole, data / "shard00")
+    shutil.copytree(whole, data / "shard01", ignore=shutil.ignore_patterns("valid.*", "test.*"))
+    rows = ["token_token", "distilled_sequence"]
+    done = run_all(runs, rows, SEEDS="3")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for shard in ("shard00", "shard01"):
+        assert (runs / "distilled-data.seed3" / shard / "distillation.json").exists()
+    told = rows_of((runs / "results.md").read_text(encoding="utf-8"))
+    assert [row for row in ROWS if told[row]["BLEU, ours"] != "not run"] == sorted(rows)
+    student = (runs / "distilled_sequence.seed3" / "trained").read_text()
+    assert f"{runs}/token_token.seed3/checkpoint_best.pt" in student
+    assert f"{runs}/distilled-data.seed3/shard00:{runs}/distilled-data.seed3/shard01" in student
+
+
+@pytest.mark.parametrize("size, rows, more, named", [
+    ("huge", [], {}, "SIZE 'huge'"),
+    ("smoke", ["dense_base", "tokn_token"], {}, "configs/tokn_token.yaml"),
+    ("smoke", ["distilled", "token_token"], {}, "distilled needs its teacher token_token"),
+    ("smoke", ["token_token"], {"SEEDS": "1 two"}, "SEEDS: 'two'"),
+    ("smoke", ["token_token"], {"BASELINE": "dense"}, "BASELINE: 'dense'"),
+    ("smoke", ["bilingual"], {"BASELINE": "bilingual"}, "BASELINE: 'bilingual'"),
 ])
-def test_mistakes_are_told_in_one_line(size, rows, named, tmp_path):
-    done = run_all(tmp_path / "runs", rows, size)
+def test_mistakes_are_told_in_one_line(size, rows, more, named, tmp_path):
+    done = run_all(tmp_path / "runs", rows, size, **more)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and named in done.stderr
     assert not (tmp_path / "runs").exists()

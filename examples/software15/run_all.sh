@@ -252,10 +252,16 @@ if [ "$DEVICE" = cpu ] || [ "$(python -c 'import torch; print(torch.cuda.device_
 else
   echo "== $RUNS/communication.json: not measured, for want of $PROCESSES GPUs (PROCESSES)"
 fi
-# of the rows with one model for all directions
+# a folder for each system: of one model for all directions, or of its models for one each
 evaluations=$(find "$RUNS" -mindepth 3 -maxdepth 3 -path '*/evaluation/results.json' \
   -not -path "$RUNS/$BASELINE/*" | sort | xargs -r -n 1 dirname)
-if [ -e "$RUNS/$BASELINE/evaluation" ] && [ -n "$evaluations" ]; then
+for folder in "$RUNS/bilingual" "$RUNS"/bilingual.seed*; do
+  if compgen -G "$folder/*/evaluation/results.json" > /dev/null; then evaluations+=" $folder"; fi
+done
+rm -f "$RUNS/significance.json"  # of another baseline, it may be
+if [ ! -e "$RUNS/$BASELINE/evaluation" ]; then
+  echo "== no floors and no paired bootstrap: BASELINE $BASELINE was not run"
+elif [ -n "$evaluations" ]; then
   # shellcheck disable=SC2086
   taskmoe compare "$RUNS/$BASELINE/evaluation" $evaluations --samples "$samples" \
     --out "$RUNS/significance.json" > /dev/null
