@@ -1,7 +1,8 @@
 """Encode parallel text with SentencePiece and binarize it with fairseq-preprocess.
 
-TEXT holds `{train,valid,test}.en-de.{en,de}`; DATA gets fairseq's files and one dictionary, the
-same under every language's name. One binarization of a pair serves both of its directions.
+TEXT holds `{train,valid,test}.en-de.{en,de}`, or `{valid,test}/en-de.{en,de}` as preprocess.fetch
+leaves them; DATA gets fairseq's files and one dictionary, the same under every language's name. One
+binarization of a pair serves both of its directions.
 
 With --shards N the training text is dealt out to DATA/shard00, DATA/shard01, ...; fairseq is given
 them all, joined by colons, and loads one an epoch. Validation and test data is in the first.
@@ -19,7 +20,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from fairseq_taskmoe.errors import refuse
 from preprocess.chunks import Way
-from preprocess.corpus import SPLITS, text_files
+from preprocess.corpus import SPLITS, given_files, text_files
 from preprocess.encode import encode_text
 from preprocess.pool import worker_pool
 from preprocess.stages import run_stage
@@ -70,7 +71,7 @@ def present_splits(text: Path, pair: str) -> List[str]:
     """Name the splits that TEXT has of pair, refusing a half or a missing one."""
     found = []
     for split in SPLITS:
-        sides = text_files(text, split, pair)
+        sides = given_files(text, split, pair)
         if all(side.exists() for side in sides):
             found.append(split)
         elif any(side.exists() for side in sides):
@@ -83,7 +84,7 @@ def present_splits(text: Path, pair: str) -> List[str]:
 def encode_pair(task: Task, pair: str, way: Way) -> None:
     """Write all text of a pair in pieces: training text to all shards, the rest to the first."""
     for split in present_splits(task.text, pair):
-        sides = text_files(task.text, split, pair)
+        sides = given_files(task.text, split, pair)
         num_lines = refuse_unequal_lengths(sides[0], sides[1])
         shards = [shard for shard in task.shards() if split in task.splits(pair, shard)]
         if num_lines < len(shards):

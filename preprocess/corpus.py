@@ -82,5 +82,15 @@ def find_text(path: Path) -> Path:
     return path if path.exists() else zipped
 
 
+def given_files(folder: Path, split: str, pair: str) -> List[Path]:
+    """Return the two files of a text, whose validation and test sets may be as fetch leaves them.
+
+    It leaves valid/en-de.{en,de} in RAW, where OUT/text has valid.en-de.{en,de}.
+    """
+    if split in EVAL_SPLITS and (folder / split).is_dir():
+        return [folder / split / f"{pair}.{language}" for language in pair.split("-")]
+    return text_files(folder, split, pair)
+
+
 def text_files(folder: Path, split: str, pair: str) -> List[Path]:
     return [folder / f"{split}.{pair}.{language}" for language in pair.split("-")]

@@ -12,7 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import yaml
+from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 
 pytest.importorskip("mtdata", reason="the extra [data]")
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,9 +25,11 @@ if str(ROOT) not in sys.path:  # preprocess and examples are not installed
 import miniature_mirror as miniature  # noqa: E402
 
 from examples.wmt30 import prepare  # noqa: E402
+from preprocess import binarize, fetch, sentencepiece_model  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.manifest import language_classes  # noqa: E402
 from preprocess.sources import Archive, read_sources  # noqa: E402
+from preprocess.text_files import read_lines, write_lines  # noqa: E402
 
 WMT30 = ROOT / "examples" / "wmt30"
 SMALL = {"vocab_size": 2000, "sample_lines": 20000, "sentencepiece_threads": 1, "shards": 1,
@@ -72,6 +77,34 @@ def test_every_data_set_has_a_licence_and_every_checksum_a_data_set(sources):
     assert set(sources.checksums) <= archives
     assert {part.dataset for part in sources.parts} == set(sources.licences)
     assert all(len(known["sha256"]) == 64 for known in sources.checksums.values())
+
+
+def test_the_multi_parallel_set_is_encoded_as_the_corpus_is(tmp_path):
+    """The same sentences for all pairs, in pieces of the model and dictionary that there are."""
+    config, raw, data = WMT30 / "multi_parallel.yaml", tmp_path / "raw", tmp_path / "data-bin"
+    pairs = load_config(WMT30 / "corpus.yaml").pairs
+    miniature.build(config, tmp_path / "mirror")
+    with miniature.serve(tmp_path / "mirror") as address:
+        fetch.main([str(config), "--raw", str(raw), "--mirror", address])
+    english = read_lines(raw / "test" / "en-cs.en")
+    text = tmp_path / "some.txt"
+    write_lines(text, [line for row in miniature.read_rows()[:300] for line in row.values()])
+    sentencepiece_model.main([f"all={text}", "--out", str(tmp_path), "--vocab-size", "3000"])
+    model, dictionary = tmp_path / "spm.model", tmp_path / "dict.txt"
+    binarize.main([str(raw), "--pairs", *pairs, "--out", str(data), "--dict", str(dictionary),
+                   "--sentencepiece-model", str(model)])
+    words = Dictionary.load(str(dictionary))
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for pair in pairs:
+        assert read_lines(raw / "test" / f"{pair}.en") == english and len(english) == 25
+        assert (data / f"valid.{pair}.en.bin").exists()
+        for language in pair.split("-"):
+            stored = MMapIndexedDataset(str(data / f"test.{pair}.{language}"))
+            lines = read_lines(raw / "test" / f"{pair}.{language}")
+            for line, tokens in zip(lines, stored, strict=True):
+                encoded = words.encode_line(" ".join(pieces.encode_as_pieces(line)),
+                                            add_if_not_exist=False)
+                assert tokens.equal(encoded.to(tokens.dtype))
 
 
 def test_a_dry_run_lists_all_that_would_be_downloaded(sources, tmp_path, capsys, monkeypatch):
