@@ -172,8 +172,8 @@ def report(runs: Path, size: str) -> str:
         *run_rows(runs, size, tables, rows), "", *floor_lines(tables["table1-chrf"]), "",
         "BLEU and chrF are means over a row's directions, zero-shot ones included, as in the paper "
         "(signatures: below table 1). The paper's are of WMT, 32 directions, and stand here "
-        "for the order of the rows; that of `distilled`, over 8 directions, stands in table 2. Hours "
-        "are those of training steps, whatever else ran meanwhile.\n",
+        "for the order of the rows; that of `distilled`, over 8 directions, stands in table 2. "
+        "Hours are those of training steps, whatever else ran meanwhile.\n",
         "## Extraction\n", *extraction_rows(runs), "",
         "## Routing (figures 5 to 11)\n", *(list(routing_lines(runs)) or [NOT_RUN]), "",
         "## Figures 2 to 4\n",
