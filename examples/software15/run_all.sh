@@ -182,6 +182,11 @@ if [ -e "$data/shard00" ]; then
   shards=("$data"/shard*)
   data=$data/shard00
 fi
+routed=$data                      # sentences whose routing is looked at
+if [ -e "$RUNS/flores200/data-bin" ]; then  # examples/wmt30/README.md makes it
+  routed=$RUNS/flores200/data-bin
+  parallel=(--multi-parallel)
+fi
 directions=$(python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["task"]["lang_pairs"])' \
   "configs/size/$SIZE.yaml")
 if [ "$ZERO_SHOT" = all ]; then
@@ -225,7 +230,7 @@ for seed in $SEEDS; do
     case $row in
       dense_* | distilled*) ;;
       *)
-        stage "$folder/routing" taskmoe routing "$data" --path "$folder/checkpoint_best.pt" \
+        stage "$folder/routing" taskmoe routing "$routed" --path "$folder/checkpoint_best.pt" \
           --out "$folder/routing" --decode --beam "$BEAM" "${parallel[@]}"
         ;;
     esac
