@@ -1,10 +1,16 @@
-"""`taskmoe serve` as a process of its own, real HTTP to it, and the models that it serves."""
+"""`taskmoe serve` as a process of its own, real HTTP to it, and the models that it serves.
 
+Or in a thread: a service that is real but for its engine, which reverses sentences, stops when told
+to, and for its clock.
+"""
+
+import asyncio
 import http.client
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +18,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import pytest
 from console import ROOT, run, stir
+
+from fairseq_taskmoe.serving.engine import Hypothesis, Tags
+from fairseq_taskmoe.serving.translator import Translator
 
 PAIRS = ("en-de", "de-en")
 JSON = {"Content-Type": "application/json"}
@@ -70,9 +79,13 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> List[Any]:
 class Service:
     """A process; what it says goes into a file."""
 
-    def __init__(self, folder: Path, log: Path, *flags: Any, port: int = 0):
+    def __init__(
+        self, folder: Path, log: Path, *flags: Any, port: int = 0, files: Optional[int] = None
+    ):
         self.log = log
-        words = [Path(sys.executable).parent / "taskmoe", "serve", folder, "--port", port, *flags]
+        few = ["bash", "-c", f'ulimit -n {files} && exec "$@"', "-"] if files else []
+        command = [Path(sys.executable).parent / "taskmoe", "serve", folder, "--port", port]
+        words = [*few, *command, *flags]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         with open(log, "w") as file:
             self.process = subprocess.Popen(
@@ -119,3 +132,108 @@ def served(share, train):
     """Folder with the checkpoint stirred.pt, and its PAIRS in CTranslate2."""
     trained = train("for-evaluate", "--max-update", 5)
     return share("served-models", lambda folder: make_models(trained, folder))
+
+
+class Reverser:
+    """An engine: `stop` holds it until go is set, `fail` in a batch is an error."""
+
+    def __init__(self, lang_pair):
+        self.tags = {lang_pair: Tags([], [])}
+        self.batches = []
+        self.go = threading.Event()
+
+    def translate(self, lang_pair, sources, options, max_batch_tokens=0):
+        self.batches.append([" ".join(source) for source in sources])
+        if ["stop"] in sources:
+            assert self.go.wait(300)
+        if ["fail"] in sources:
+            raise RuntimeError("secret of the engine room")
+        return [[Hypothesis(source[::-1], -1.0)] * options.n_best for source in sources]
+
+
+class Clock:
+    """The time of an event loop, which a test moves on."""
+
+    def __init__(self):
+        self.ahead = 0.0
+
+    def drive(self, loop):
+        real = loop.time
+        self.loop = loop
+        loop.time = lambda: real() + self.ahead
+
+    def advance(self, seconds):
+        def jump():
+            self.ahead += seconds
+
+        self.loop.call_soon_threadsafe(jump)
+
+
+async def running(server, clock):
+    if clock is not None:
+        clock.drive(asyncio.get_running_loop())
+    await server.serve()
+
+
+@pytest.fixture
+def serving():
+    """Start a service in a thread: serving(limits, clock) -> engine for en-de, port."""
+    import uvicorn
+
+    from fairseq_taskmoe.serving.app import create_app
+    from fairseq_taskmoe.serving.service import server_config
+
+    started = []
+
+    def start(limits, clock=None):
+        engines = [Reverser("en-de"), Reverser("de-en")]
+        app = create_app([Translator(engine, None, 20, 20) for engine in engines], limits, None)
+        config = server_config(app, limits)
+        config.port = 0
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=asyncio.run, args=[running(server, clock)])
+        thread.start()
+        started.append((server, thread, engines))
+        wait_until(lambda: server.started)
+        return engines[0], server.servers[0].sockets[0].getsockname()[1]
+
+    yield start
+    for server, thread, engines in started:
+        for engine in engines:
+            engine.go.set()
+        server.should_exit = True
+        thread.join(300)
+        assert not thread.is_alive()
+
+
+class Stopped:
+    """A client whose request holds the engine until the block ends."""
+
+    def __init__(self, engine, port):
+        self.engine = engine
+        self.answers = []
+        self.thread = threading.Thread(
+            target=lambda: self.answers.append(translate(port, "en-de", "stop"))
+        )
+
+    def __enter__(self):
+        self.thread.start()
+        wait_until(lambda: ["stop"] in self.engine.batches)
+        return self
+
+    def __exit__(self, *problem):
+        self.engine.go.set()
+        self.thread.join()
+
+
+def num_waiting(port):
+    lines = dict(line.rsplit(" ", 1) for line in ask(port, "/metrics").text.splitlines())
+    return float(lines["taskmoe_waiting_sentences"])
+
+
+def later(calls):
+    """Start calls; return a function that waits for their results."""
+    results = []
+    thread = threading.Thread(target=lambda: results.extend(at_once(calls)))
+    thread.start()
+    return lambda: (thread.join(), results)[1]

@@ -1,5 +1,6 @@
 """`taskmoe serve` translates as its models do, for many clients at once, and answers mistakes."""
 
+import os
 import random
 import signal
 import socket
@@ -7,6 +8,8 @@ import threading
 
 import pytest
 from console import refused, run
+from hypothesis import example, given
+from hypothesis import strategies as st
 from services import JSON, Service, ask, at_once, translate, wait_until
 
 from fairseq_taskmoe.serving.engine import SearchOptions
@@ -15,6 +18,7 @@ from fairseq_taskmoe.serving.open_model import open_model
 pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
+is_json = pytest.importorskip("fairseq_taskmoe.serving.guards").is_json
 OK = {"source": "en", "target": "de", "text": "Good day!", "max_length": 20}
 MAX_BODY = 100_000
 FEW = ("--max-batch-sentences", 4)
@@ -113,7 +117,16 @@ def changed(**fields):
     (changed(source="../../etc"), JSON, 404, "there are: de-en, en-de"),
     (OK, {"Content-Type": "text/plain"}, 415, "application/json"),
     (OK, {"Content-Type": "application/json; charset=latin-1"}, 415, "UTF-8"),
+    (OK, {"Content-Type": "application/json; charset*0=utf-8; charset*=x"}, 415, "UTF-8"),
+    (OK, {"Content-Type": "application/json; charset=\"\xfc\""}, 415, "UTF-8"),
+    (OK, {"Content-Type": "application/json; charset"}, 415, "UTF-8"),
+    (OK, {"Content-Type": "application/json, application/json"}, 415, "UTF-8"),
     (OK, {}, 415, "application/json"),
+    (changed(source="en\n\x1b[31m"), JSON, 404, r"no model for en\n\x1b[31m-de; there are: de-en"),
+    (changed(target="\u2028" * 64), JSON, 404, r"en-\u2028"),
+    (changed(**{"a\nb\x1b" + "c" * 100: 1}), JSON, 422, r"a\nb\x1bccc"),
+    (changed(beam=10**3000), JSON, 422, "beam"),
+    (changed(text="a" * 50_000), JSON, 422, "text: 50000 characters, and the model reads at most"),
     (b" " * (MAX_BODY + 1), JSON, 413, f"more than {MAX_BODY} bytes"),
     ([b" " * 50_000] * 20, JSON, 413, f"more than {MAX_BODY} bytes"),
     (OK, {**JSON, "Host": "rebound.example"}, 400, "Host"),
@@ -123,6 +136,32 @@ def test_mistakes_are_answered_in_one_line(service, body, headers, status, words
                  headers)
     assert (answer.status, words in answer.error) == (status, True), answer.text
     assert translate(service.port, "en-de", "Good day!", max_length=20).status == 200
+
+
+@pytest.mark.parametrize("content_type", [
+    "application/json", "Application/JSON; charset=UTF-8", 'application/json ;charset="utf8" ',
+])
+def test_json_in_utf8_is_known(service, content_type):
+    assert ask(service.port, "/translate", OK, {"Content-Type": content_type}).status == 200
+
+
+PARTS = st.sampled_from(["application/json", "charset", "utf-8", "UTF8", "latin-1", "*0", "*", "=",
+                         ";", '"', "'", " ", "\t", "%", "x", "\xfc", "\u017f", "\n", ","])
+
+
+@given(st.lists(PARTS, max_size=12).map("".join) | st.text())
+@example('application/json; charset="utf-8')
+def test_only_what_says_nothing_but_json_in_utf8_passes(content_type):
+    if is_json(content_type):
+        plain = "".join(content_type.lower().split()).replace('"', "").replace("-", "")
+        assert plain in ("application/json", "application/json;charset=utf8")
+
+
+def test_a_text_of_spaces_is_short(service):
+    spaces = translate(service.port, "en-de", ["Good" + " " * 90_000 + "day!", "Good day!"])
+    assert spaces.status == 200
+    first, second = spaces.json["translations"]
+    assert [each["text"] for each in first] == [each["text"] for each in second]
 
 
 def test_a_body_in_chunks_is_read_whole(service):
@@ -189,15 +228,31 @@ def test_sigterm_finishes_what_is_in_flight(served, tmp_path, sentences):
             ask(service.port, "/health")
 
 
-def test_killed_it_can_be_started_again(served, tmp_path, sentences):
-    with Service(served / "en-de", tmp_path / "log", *FEW, "--threads", 1) as service:
+@pytest.fixture
+def own_port():
+    """Give a port that this test may use more than once: others get no port of those when free."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as holder:
+            try:
+                holder.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            # from now on another may bind it that does the same, as the service
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            yield port
+            return
+
+
+def test_killed_it_can_be_started_again(served, tmp_path, sentences, own_port):
+    flags = (*FEW, "--threads", 1)
+    with Service(served / "en-de", tmp_path / "log", *flags, port=own_port) as service:
         answers = []
         thread = in_flight(service, sentences("en")[:60], answers)
         service.process.kill()
         thread.join()
         assert len(answers) == 1 and issubclass(answers[0], ConnectionError)
     flags = ("--threads", 1, "--allowed-hosts", "translate.example")
-    with Service(served / "en-de", tmp_path / "log", *flags, port=service.port) as service:
+    with Service(served / "en-de", tmp_path / "log", *flags, port=own_port) as service:
         assert translate(service.port, "en-de", "Good day!", max_length=9).status == 200
         assert ask(service.port, "/health", headers={"Host": "translate.example"}).status == 200
         assert ask(service.port, "/health", headers={"Host": "other.example"}).status == 400
@@ -220,3 +275,5 @@ def test_what_cannot_be_served_is_refused(served, tmp_path):
     assert "--max-texts 9" in refused(small)
     port = run("taskmoe", "serve", served, "--port", 70_000, check=False)
     assert "--port 70000" in refused(port)
+    assert "--host: give a value" in refused(run("taskmoe", "serve", served, "--host", "",
+                                                 check=False))

@@ -6,94 +6,15 @@ The models are real but for an engine that reverses sentences, and stops or fail
 import http.client
 import json
 import logging
-import threading
 
 import pytest
-from services import JSON, ask, at_once, translate, wait_until
+from services import JSON, Stopped, ask, later, num_waiting, translate, wait_until
 
-from fairseq_taskmoe.serving.engine import Hypothesis, Tags
 from fairseq_taskmoe.serving.limits import Limits
 from fairseq_taskmoe.serving.translator import Translator
 
-uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
-
-
-class Reverser:
-    """An engine: `stop` holds it until go is set, `fail` in a batch is an error."""
-
-    def __init__(self, lang_pair):
-        self.tags = {lang_pair: Tags([], [])}
-        self.batches = []
-        self.go = threading.Event()
-
-    def translate(self, lang_pair, sources, options, max_batch_tokens=0):
-        self.batches.append([" ".join(source) for source in sources])
-        if ["stop"] in sources:
-            assert self.go.wait(30)
-        if ["fail"] in sources:
-            raise RuntimeError("secret of the engine room")
-        return [[Hypothesis(source[::-1], -1.0)] * options.n_best for source in sources]
-
-
-@pytest.fixture
-def serving():
-    """Start a service in a thread: serving(limits) -> engine for en-de, port."""
-    from fairseq_taskmoe.serving.app import create_app
-
-    started = []
-
-    def start(limits):
-        engines = [Reverser("en-de"), Reverser("de-en")]
-        app = create_app([Translator(engine, None, 20, 20) for engine in engines], limits, None)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="on", log_config=None))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        started.append((server, thread, engines))
-        wait_until(lambda: server.started)
-        return engines[0], server.servers[0].sockets[0].getsockname()[1]
-
-    yield start
-    for server, thread, engines in started:
-        for engine in engines:
-            engine.go.set()
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-class Stopped:
-    """A client whose request holds the engine until the block ends."""
-
-    def __init__(self, engine, port):
-        self.engine = engine
-        self.answers = []
-        self.thread = threading.Thread(
-            target=lambda: self.answers.append(translate(port, "en-de", "stop"))
-        )
-
-    def __enter__(self):
-        self.thread.start()
-        wait_until(lambda: ["stop"] in self.engine.batches)
-        return self
-
-    def __exit__(self, *problem):
-        self.engine.go.set()
-        self.thread.join()
-
-
-def num_waiting(port):
-    lines = dict(line.rsplit(" ", 1) for line in ask(port, "/metrics").text.splitlines())
-    return float(lines["taskmoe_waiting_sentences"])
-
-
-def later(calls):
-    """Start calls; return a function that waits for their results."""
-    results = []
-    thread = threading.Thread(target=lambda: results.extend(at_once(calls)))
-    thread.start()
-    return lambda: (thread.join(), results)[1]
 
 
 def texts_of(answer):
@@ -171,23 +92,19 @@ def test_what_would_wait_too_long_is_turned_away(serving):
     assert translate(port, "en-de", ["c", "d"]).status == 200
 
 
+def test_no_text_of_a_request_without_room_is_read(serving, monkeypatch):
+    engine, port = serving(Limits(max_waiting=3, max_texts=3))
+    with Stopped(engine, port):
+        others = later([lambda: translate(port, "en-de", ["a", "b"])])
+        wait_until(lambda: num_waiting(port) == 2)
+        monkeypatch.setattr(Translator, "encode_all", lambda *given: 1 / 0)
+        assert translate(port, "en-de", ["c", "d"]).status == 503
+    assert others()[0].status == 200
+
+
 def test_requests_at_once_are_bounded(serving):
     engine, port = serving(Limits(max_requests=1))
     with Stopped(engine, port):
         assert translate(port, "de-en", "a").status == 503
         assert ask(port, "/health").status == 200
     assert translate(port, "de-en", "a").status == 200
-
-
-def test_time_runs_out_and_the_service_goes_on(serving):
-    engine, port = serving(Limits(timeout=0.3))
-    with Stopped(engine, port) as first:
-        late = translate(port, "en-de", "late")
-        assert (late.status, late.error) == (504, "gave up after 0.3 seconds")
-        slow = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        slow.request("POST", "/translate", b"{", {**JSON, "Content-Length": "2"})
-        assert slow.getresponse().status == 408
-        slow.close()
-    assert first.answers[0].status == 504
-    assert texts_of(translate(port, "en-de", "in time")) == ["time in"]
-    assert ["late"] not in engine.batches

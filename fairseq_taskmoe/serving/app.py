@@ -22,6 +22,7 @@ from .messages import (
     TranslationRequest,
     error,
     parse,
+    shown,
 )
 from .metrics import CLIENT_LEFT, CountAnswers, Metrics
 from .page import page
@@ -64,7 +65,9 @@ class Service:
         batcher = self.directions.get(asked.lang_pair)
         if batcher is None:
             there_are = ", ".join(sorted(self.directions))
-            raise HTTPException(404, f"no model for {asked.lang_pair}; there are: {there_are}")
+            raise HTTPException(
+                404, f"no model for {shown(asked.lang_pair)}; there are: {there_are}"
+            )
         try:
             found = await batcher.translate(asked.lang_pair, asked.texts, asked.options)
         except TooLong as problem:
@@ -123,7 +126,7 @@ def add_translate(app: FastAPI, service: Service) -> None:
         asked = parse(await request.body(), service.limits)
         try:
             answer = await while_connected(
-                request, service.translate(asked), service.limits.timeout
+                request, service.translate(asked), request.state.deadline
             )
         except TooBusy:
             return busy()
@@ -133,12 +136,13 @@ def add_translate(app: FastAPI, service: Service) -> None:
 
 
 async def while_connected(
-    request: Request, work: Coroutine[Any, Any, Result], seconds: float
+    request: Request, work: Coroutine[Any, Any, Result], deadline: float
 ) -> Optional[Result]:
     """Return the result of work, or None if the client leaves before it is done.
 
-    Work is cancelled then, and when it takes too long, which raises TimeoutError.
+    Work is cancelled then, and at the deadline (of the loop's clock), which raises TimeoutError.
     """
+    seconds = max(0.0, deadline - asyncio.get_running_loop().time())
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(request.receive())  # nothing else comes after the body
     try:

@@ -9,7 +9,7 @@ from typing import Deque, List, NamedTuple, Sequence
 from .engine import SearchOptions
 from .limits import Limits
 from .metrics import Metrics
-from .translator import TooLong, Translation, Translator
+from .translator import Translation, Translator
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,7 @@ class TooBusy(Exception):
 class Sentence(NamedTuple):
     """A text that waits, and where its translations will be."""
 
-    text: str
-    num_pieces: int
+    pieces: List[str]
     lang_pair: str
     options: SearchOptions
     translations: "asyncio.Future[List[Translation]]"  # cancelled: nobody wants them any more
@@ -39,6 +38,7 @@ class Batcher:
         self.limits = limits
         self.metrics = metrics
         self.waiting: Deque[Sentence] = deque()
+        self.num_coming = 0  # sentences that are about to wait
         self.arrived = asyncio.Event()
         self.thread = ThreadPoolExecutor(1)
 
@@ -50,13 +50,16 @@ class Batcher:
         Raises TooLong or TooBusy before any of the texts waits. Cancelled, it takes those that
         wait out of the queue.
         """
-        nums_pieces = await asyncio.to_thread(self.nums_pieces, texts)
-        if len(self.waiting) + len(texts) > self.limits.max_waiting:
+        if len(self.waiting) + self.num_coming + len(texts) > self.limits.max_waiting:
             raise TooBusy
+        self.num_coming += len(texts)
+        try:
+            sources = await asyncio.to_thread(self.translator.encode_all, texts)
+        finally:
+            self.num_coming -= len(texts)
         loop = asyncio.get_running_loop()
         sentences = [
-            Sentence(text, num_pieces, lang_pair, options, loop.create_future())
-            for text, num_pieces in zip(texts, nums_pieces, strict=True)
+            Sentence(source, lang_pair, options, loop.create_future()) for source in sources
         ]
         self.waiting.extend(sentences)
         self.arrived.set()
@@ -67,16 +70,6 @@ class Batcher:
                 sentence.translations.cancel()
             self.waiting = deque(each for each in self.waiting if not each.translations.done())
             raise
-
-    def nums_pieces(self, texts: Sequence[str]) -> List[int]:
-        """Return the length of each text. Raises TooLong."""
-        limit = self.translator.max_source_pieces
-        nums_pieces = []
-        for index, text in enumerate(texts):
-            nums_pieces.append(len(self.translator.encode(text)))
-            if nums_pieces[index] > limit:
-                raise TooLong(index, nums_pieces[index], limit)
-        return nums_pieces
 
     async def run(self) -> None:
         """Translate what arrives, until cancelled."""
@@ -101,7 +94,7 @@ class Batcher:
             if batch and not sentence.goes_with(batch[0]):
                 others.append(sentence)
                 continue
-            longest = max(longest, sentence.num_pieces)
+            longest = max(longest, len(sentence.pieces))
             if batch and longest * (len(batch) + 1) > self.limits.max_batch_tokens:
                 self.waiting.appendleft(sentence)
                 break
@@ -117,8 +110,9 @@ class Batcher:
         first = batch[0]
         try:
             found = await asyncio.get_running_loop().run_in_executor(
-                self.thread, self.translator.translate, first.lang_pair,
-                [sentence.text for sentence in batch], first.options, self.limits.max_batch_tokens,
+                self.thread, self.translator.translate_pieces, first.lang_pair,
+                [sentence.pieces for sentence in batch], first.options,
+                self.limits.max_batch_tokens,
             )
             pairs = list(zip(batch, found, strict=True))
         except Exception as problem:
@@ -136,5 +130,5 @@ class Batcher:
         self.metrics.batch_sentences.observe(len(batch))
         self.metrics.sentences.labels(first.lang_pair).inc(len(batch))
         self.metrics.source_pieces.labels(first.lang_pair).inc(
-            sum(sentence.num_pieces for sentence in batch)
+            sum(len(sentence.pieces) for sentence in batch)
         )

@@ -48,7 +48,7 @@ def _shapes(file: BinaryIO) -> Shapes:
         (rank,) = _numbers(file, "B")
         shapes[name] = _numbers(file, f"{rank}I")
         _numbers(file, "B")  # type
-        file.seek(*_numbers(file, "I"), 1)
+        file.seek(_numbers(file, "I")[0], 1)
     for _ in range(*_numbers(file, "I")):
         alias, name = _text(file), _text(file)
         shapes[alias] = shapes[name]

@@ -18,7 +18,11 @@ class Limits:
     max_body_bytes: int = limit(1_000_000, "of a request")
     max_texts: int = limit(128, "texts of a request")
     max_beam: int = limit(16, "beam that a request may ask for, and so its n_best")
-    timeout: float = limit(60.0, "seconds until a request is given up")
+    timeout: float = limit(60.0, "seconds from a request's head until it is given up")
+    max_connections: int = limit(
+        900, "connections; one more closes the one that has been idle longest"
+    )
+    head_timeout: float = limit(10.0, "seconds in which the head of a request has to arrive")
     max_requests: int = limit(512, "requests that are read or waited for at once")
     max_waiting: int = limit(2000, "sentences that wait for a model")
     max_batch_sentences: int = limit(64, "sentences of one or more requests in a batch")

@@ -81,6 +81,11 @@ class Error(BaseModel):
     error: str = Field(description="what is wrong, in one line")
 
 
+def shown(given: object) -> str:
+    """Return what a client has sent as a short part of one line."""
+    return ascii(str(given))[1:-1][:64]
+
+
 def error(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": message}, status)
 
@@ -93,12 +98,14 @@ def parse(body: bytes, limits: Limits) -> TranslationRequest:
         mistakes = problem.errors(include_url=False, include_input=False, include_context=False)
         if mistakes[0]["type"] == "json_invalid":
             raise HTTPException(400, mistakes[0]["msg"]) from None
-        named = [f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in mistakes]
+        named = [f"{'.'.join(map(shown, each['loc'])) or 'body'}: {each['msg']}"
+                 for each in mistakes]
         raise HTTPException(422, "; ".join(named)[:500]) from None  # they name unknown fields
     if asked.beam > limits.max_beam:
-        raise HTTPException(422, f"beam: {asked.beam}, and at most {limits.max_beam} is allowed")
+        beam = shown(asked.beam)
+        raise HTTPException(422, f"beam: {beam}, and at most {limits.max_beam} is allowed")
     if asked.n_best > asked.beam:
-        raise HTTPException(422, f"n_best: {asked.n_best}, and the beam has {asked.beam}")
+        raise HTTPException(422, f"n_best: {shown(asked.n_best)}, and the beam has {asked.beam}")
     if len(asked.texts) > limits.max_texts:
         raise HTTPException(422, f"text: {len(asked.texts)}, and at most {limits.max_texts} go in")
     return asked

@@ -60,14 +60,15 @@ def _translate(
     translator: Translator, lang_pair: str, texts: List[str], search: SearchOptions,
     options: PipeOptions, before: int,
 ) -> List[List[Translation]]:
-    if options.skip_long:
-        limit = translator.max_source_pieces
-        texts = [text if len(translator.encode(text)) <= limit else "" for text in texts]
-    try:
-        return translator.translate(lang_pair, texts, search, options.max_batch_tokens)
-    except TooLong as long:
-        refuse(f"line {before + long.index + 1} has {long}; --skip-long translates such lines to "
-               "empty ones")
+    sources: List[List[str]] = []
+    for number, text in enumerate(texts, before + 1):
+        try:
+            sources.append(translator.encode(text))
+        except TooLong as long:
+            if not options.skip_long:
+                refuse(f"line {number} has {long}; --skip-long translates such lines to empty ones")
+            sources.append([])
+    return translator.translate_pieces(lang_pair, sources, search, options.max_batch_tokens)
 
 
 def _line(

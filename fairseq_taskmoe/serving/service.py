@@ -1,17 +1,21 @@
 """From a folder to a running service: which models, on which socket, and how it ends."""
 
+import logging
 import signal
 import socket
 import sys
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, cast
 
 import uvicorn
+from fastapi import FastAPI
 
 from ..checkpoint.manifest import MANIFEST
 from ..errors import refuse
 from .app import create_app
+from .connections import ACCEPTED_AT_ONCE, QUEUE, Connection, make_room
 from .limits import Limits
 from .open_model import open_model
 from .translator import Translator
@@ -29,6 +33,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
         await super().startup(sockets)
+        for listening in sockets or []:
+            listening.listen(QUEUE)
         print(self.ready, file=sys.stderr, flush=True)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -40,9 +46,15 @@ def serve(
     folder: str, host: str, port: int, allowed_hosts: Optional[List[str]], limits: Limits,
     device: str = "cpu", threads: int = 0,
 ) -> None:
-    """Serve the models in a folder until SIGTERM (status 0) or SIGINT."""
+    """Serve the models in a folder until SIGTERM (status 0; 143 before it serves) or SIGINT."""
     limits.check()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again at its end
+    make_room(limits.max_connections)
+    running: List[Server] = []
+    # uvicorn raises it again at its end
+    signal.signal(
+        signal.SIGTERM,
+        lambda *_: sys.exit(0 if running and running[0].started else 128 + signal.SIGTERM),
+    )
     folders = model_folders(Path(folder))
     with bind(host, port) as bound:  # a busy port is found before models are loaded
         address, port = bound.getsockname()[:2]
@@ -50,12 +62,20 @@ def serve(
         pairs = sorted(lang_pair for model in models for lang_pair in model.lang_pairs)
         shown = f"[{address}]" if ":" in address else address
         app = create_app(models, limits, host_names(host, address, allowed_hosts))
-        config = uvicorn.Config(
-            app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False,
-            server_header=False, proxy_headers=False, backlog=2048,
-            timeout_graceful_shutdown=int(limits.timeout + FAREWELL_SECONDS),
-        )
-        Server(config, f"serving {', '.join(pairs)} on http://{shown}:{port}/").run([bound])
+        ready = f"serving {', '.join(pairs)} on http://{shown}:{port}/"
+        running.append(Server(server_config(app, limits), ready))
+        running[0].run([bound])
+
+
+def server_config(app: FastAPI, limits: Limits) -> uvicorn.Config:
+    # or any nonsense that arrives becomes a line of the log
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    return uvicorn.Config(
+        app, http=cast(Any, partial(Connection, limits=limits)), ws="none", lifespan="on",
+        log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        backlog=ACCEPTED_AT_ONCE,
+        timeout_graceful_shutdown=int(limits.timeout + FAREWELL_SECONDS),
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,11 +1,14 @@
 """Text in, text out: an engine, and the pieces of SentencePiece."""
 
+import sys
 from typing import List, NamedTuple, Optional, Sequence
 
 import sentencepiece
 
 from .engine import MAX_BATCH_TOKENS, Engine, SearchOptions
 
+# at most, when SentencePiece normalises: a letter and its accents
+CHARACTERS_BECOME_ONE = 4
 
 class Translation(NamedTuple):
     """One translation of a text."""
@@ -17,9 +20,9 @@ class Translation(NamedTuple):
 class TooLong(ValueError):
     """A text has more pieces than the model can read."""
 
-    def __init__(self, index: int, num_pieces: int, limit: int):
-        super().__init__(f"{num_pieces} pieces, and the model reads at most {limit}")
-        self.index = index  # of the text among those given
+    def __init__(self, size: str, limit: int):
+        super().__init__(f"{size}, and the model reads at most {limit} pieces")
+        self.index = 0  # of the text among those given
 
 
 class Translator:
@@ -36,10 +39,33 @@ class Translator:
         self.pieces = sentencepiece_model and sentencepiece.SentencePieceProcessor(
             model_file=sentencepiece_model
         )
+        self.max_characters = sys.maxsize
+        if self.pieces:
+            numbers = range(self.pieces.get_piece_size())
+            longest = max(len(self.pieces.id_to_piece(number)) for number in numbers)
+            self.max_characters = max_source_pieces * longest * CHARACTERS_BECOME_ONE
 
     def encode(self, text: str) -> List[str]:
-        """Return the pieces of a text."""
-        return self.pieces.encode(text, out_type=str) if self.pieces else text.split()
+        """Return the pieces of a text. Raises TooLong, at once where no counting is needed."""
+        if len(text) > self.max_characters:
+            text = " ".join(text.split())  # which is one piece, however many there are
+        if len(text) > self.max_characters:
+            raise TooLong(f"{len(text)} characters", self.max_source_pieces)
+        pieces = self.pieces.encode(text, out_type=str) if self.pieces else text.split()
+        if len(pieces) > self.max_source_pieces:
+            raise TooLong(f"{len(pieces)} pieces", self.max_source_pieces)
+        return pieces
+
+    def encode_all(self, texts: Sequence[str]) -> List[List[str]]:
+        """Return the pieces of each text. Raises TooLong, with the index of the first such text."""
+        sources = []
+        for index, text in enumerate(texts):
+            try:
+                sources.append(self.encode(text))
+            except TooLong as problem:
+                problem.index = index
+                raise
+        return sources
 
     def decode(self, pieces: List[str]) -> str:
         """Return the text of pieces."""
@@ -53,12 +79,15 @@ class Translator:
 
         An empty text has the empty translation. Raises TooLong, before anything is translated.
         """
-        sources = [self.encode(text) for text in texts]
-        for index, source in enumerate(sources):
-            if len(source) > self.max_source_pieces:
-                raise TooLong(index, len(source), self.max_source_pieces)
+        return self.translate_pieces(lang_pair, self.encode_all(texts), options, max_batch_tokens)
+
+    def translate_pieces(
+        self, lang_pair: str, sources: Sequence[List[str]], options: SearchOptions,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+    ) -> List[List[Translation]]:
+        """As translate, for what encode_all has made of texts."""
         options = options._replace(max_length=min(options.max_length, self.max_target_pieces))
-        translations = [[Translation("", 0.0)] for _ in texts]
+        translations = [[Translation("", 0.0)] for _ in sources]
         full = [i for i, source in enumerate(sources) if source]
         found = self.engine.translate(
             lang_pair, [sources[i] for i in full], options, max_batch_tokens

@@ -10,6 +10,7 @@ from typing import List
 from ..errors import refuse
 from ..files import clean_up_when_terminated
 from ..host_cores import share_cores
+from .flags import refuse_empty
 
 PRUNING = ("keep", "scope", "balance")
 
@@ -109,9 +110,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that have no use beside the others, or no value."""
-    for name, value in vars(args).items():
-        if value == "":  # as of a variable of the shell that is not set
-            refuse(f"--{name.replace('_', '-')}: give a value")
+    refuse_empty(args)
     for name in ("quantization", "device"):
         if getattr(args, name) is not None and args.format != "ctranslate2":
             refuse(f"--{name} {getattr(args, name)}: for --format ctranslate2 alone")

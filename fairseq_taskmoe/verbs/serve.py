@@ -14,6 +14,7 @@ from dataclasses import fields
 
 from ..host_cores import share_cores
 from ..serving.limits import Limits, flag
+from .flags import refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=["cpu", "cuda", "auto"], default="cpu", help="default: cpu"
     )
     parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="of each model; default: its engine's"
+        "--threads", type=int, default=0, metavar="N",
+        help="of each model, and models that are asked at once share the cores: with many, give "
+        "the cores over how many are busy at a time; default: one for each core",
     )
     limits = parser.add_argument_group("limits")
     for each in fields(Limits):
@@ -42,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     share_cores()
 
     from ..errors import refuse

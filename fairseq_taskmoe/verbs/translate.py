@@ -9,6 +9,7 @@ import math
 from ..errors import refuse
 from ..files import clean_up_when_terminated
 from ..host_cores import share_cores
+from .flags import refuse_empty
 
 DEFAULT_MAX_TOKENS = 4000
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     for name in ("beam", "n_best", "max_len", "max_tokens", "buffer"):
         if getattr(args, name) < 1:
             refuse(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
