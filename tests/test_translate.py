@@ -95,11 +95,29 @@ def test_every_line_has_the_full_models_translation(format, folders, text, gener
     odd = [text for _, text in found[NUM_TEST:]]
     assert odd[0] and odd == [odd[0], "", "", "", odd[0], odd[0], odd[0]]
     assert len({score for score, _ in generated}) > NUM_TEST / 2  # mixed-up lines would show
-    if format != "ctranslate2":  # which counts no end of those that reach --max-len
+    if format != "ctranslate2":  # which searches by other rules
         assert_same(found[:NUM_TEST], generated)
     else:
         texts = ([text for _, text in side[:NUM_TEST]] for side in (found, generated))
         assert num_same(*texts) >= 0.95 * NUM_TEST
+
+
+@pytest.mark.parametrize("format", ["fairseq", "ctranslate2"])
+def test_scores_count_the_end_where_max_len_cuts(format, folders, text):
+    model = open_model(str(folders[format]), threads=1)
+    options = SearchOptions(beam=4, n_best=3, length_penalty=0.7, max_length=3)
+    sources = [model.encode(line) for line in text.splitlines()[:9]]
+    num_cut = 0
+    for source, found in zip(
+        sources, model.engine.translate("en-de", sources, options), strict=True
+    ):
+        scores = [each.score for each in found]
+        assert scores == sorted(scores, reverse=True)
+        for pieces, score in found:
+            num_cut += len(pieces) == 3
+            (log_prob,) = model.engine.score("en-de", [source], [pieces])
+            assert score == pytest.approx(log_prob / (len(pieces) + 1) ** 0.7, abs=1e-2)
+    assert num_cut > 9
 
 
 def test_batches_change_nothing(fast, text):
@@ -229,7 +247,8 @@ def test_long_lines_are_refused_or_empty(fast, text):
     "flags",
     [["--beam", 0], ["--n-best", 0], ["--n-best", 5], ["--max-len", 0], ["--max-tokens", -1],
      ["--buffer", 0], ["--lenpen", "nan"], ["--lenpen", "inf"], ["--threads", -1],
-     ["--lang-pair", "de-en"], ["--input", "missing.txt"], ["--beam", "many"], ["--no-such-flag"],
+     ["--lang-pair", ""], ["--input", ""], ["--output", ""], ["--lang-pair", "de-en"],
+     ["--input", "missing.txt"], ["--beam", "many"], ["--no-such-flag"],
      pytest.param(["--device", "cuda"], marks=pytest.mark.skipif(
          torch.cuda.is_available(), reason="needs a machine without GPU"))],
 )
@@ -237,4 +256,4 @@ def test_flags_without_sense(flags, fast):
     result = fast("Good day.\n", *flags, check=False)
     assert result.returncode == 2 and result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert " error: " in line and str(flags[-1]) in line
+    assert " error: " in line and str(flags[-1] or flags[0]) in line

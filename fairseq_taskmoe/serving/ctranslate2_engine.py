@@ -79,13 +79,33 @@ class Ctranslate2Engine:
             suppress_sequences=NEVER,
             return_scores=True,
         )
-        return [
+        found = [
             [
                 Hypothesis(pieces[len(tags.target):], score)
                 for pieces, score in zip(result.hypotheses, result.scores, strict=True)
             ]
             for result in results
         ]
+        return self._with_ends(lang_pair, sources, found, options)
+
+    def _with_ends(
+        self, lang_pair: str, sources: Sequence[Sentence], found: List[List[Hypothesis]],
+        options: SearchOptions,
+    ) -> List[List[Hypothesis]]:
+        """Count the end of hypotheses that max_length has cut off: CTranslate2 does not."""
+        cut = [
+            (i, j) for i, hypotheses in enumerate(found)
+            for j, each in enumerate(hypotheses) if len(each.pieces) == options.max_length
+        ]
+        if not cut:
+            return found
+        scores = self.score(
+            lang_pair, [sources[i] for i, _ in cut], [found[i][j].pieces for i, j in cut]
+        )
+        for (i, j), score in zip(cut, scores, strict=True):
+            length = options.max_length + 1
+            found[i][j] = found[i][j]._replace(score=score / length**options.length_penalty)
+        return [sorted(hypotheses, key=lambda each: -each.score) for hypotheses in found]
 
     def score(
         self, lang_pair: str, sources: Sequence[Sentence], targets: Sequence[Sentence]
@@ -95,6 +115,8 @@ class Ctranslate2Engine:
             [[*tags.source, *source] for source in sources],
             [[*tags.target, *target] for target in targets],
             max_input_length=0,
+            max_batch_size=min(MAX_BATCH_TOKENS, self.part_tokens),
+            batch_type="tokens",
         )
         return [sum(result.log_probs[len(tags.target):]) for result in results]
 
