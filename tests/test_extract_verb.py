@@ -196,3 +196,52 @@ def test_python_of_the_readme_translates_text(served, extract, tmp_path):
     words = ("taskmoe", "translate", ".", "--max-len", 256)
     found = run(*words, cwd=tmp_path / "model", stdin="Good day.\n").stdout
     assert run_snippet(tmp_path / "model", "Good day.") == found != "\n"
+
+
+def no_tags(saved):
+    del saved["task_state"]["tags"]
+
+
+def words_of_no_list(saved):
+    saved["task_state"]["words"] = "w0"
+
+
+def no_task(saved):
+    del saved["cfg"]["task"]
+
+
+def no_weight(saved):
+    del saved["model"]["encoder.layers.0.self_attn.q_proj.weight"]
+
+
+def another_shape(saved):
+    saved["model"]["encoder.layers.0.self_attn.q_proj.weight"] = torch.zeros(3, 3)
+
+
+def fewer_words(saved):
+    saved["task_state"]["words"] = saved["task_state"]["words"][:10]
+
+
+def not_a_number(saved):
+    saved["model"]["encoder.layers.1.self_attn.v_proj.weight"].fill_(float("nan"))
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (no_tags, "damaged, its task has no tags"),
+        (words_of_no_list, "damaged, its task has no words"),
+        (no_task, "damaged, it has no configuration of its task"),
+        (no_weight, "not the weights of its model: Missing key.*encoder.layers.0.self_attn.q_proj"),
+        (another_shape, "not the weights of its model: size mismatch for encoder.layers.0.self_at"),
+        (fewer_words, "not the weights of its model: size mismatch for encoder.embed_tokens"),
+        (not_a_number, "diverged: its log-probabilities are no numbers"),
+    ],
+)
+def test_damaged_and_diverged_checkpoints_are_refused(damage, words, checkpoints, extract):
+    saved = torch.load(checkpoints / "target.pt", weights_only=False)
+    damage(saved)
+    torch.save(saved, checkpoints / "damaged.pt")
+    status, said = extract("damaged.pt")
+    (line,) = said.err.splitlines()
+    assert status == 2 and re.search(f"damaged.pt: {words}", line), line

@@ -3,6 +3,7 @@
 They go into the manifest of an extracted model, which has to give the same scores.
 """
 
+import math
 import random
 from typing import Dict, List, Optional, Sequence, Set
 
@@ -11,7 +12,7 @@ from ..host_memory import release_pages, return_freed_memory
 from ..serving.engine import Engine, SearchOptions, Tags
 from ..serving.fairseq_engine import task_moe_engine
 from .manifest import Check
-from .reading import Checkpoint
+from .reading import Checkpoint, Unreadable
 
 NUM_SENTENCES = 8
 MIN_PIECES, MAX_PIECES = 3, 12
@@ -25,7 +26,7 @@ def full_model_checks(
     """Return check sentences of some pairs, translated and scored by the model of a checkpoint.
 
     Experts are not folded there: the router of each layer decides. With used, sentences are of
-    those words.
+    those words. Raises Unreadable for a checkpoint that does not hold the weights of a model.
     """
     task_state = checkpoint["task_state"]
     tags = tags_of(LanguageTags.from_state(task_state["tags"]), lang_pairs)
@@ -38,16 +39,23 @@ def full_model_checks(
     for number in range(max(NUM_SENTENCES, len(lang_pairs))):
         pair = lang_pairs[number % len(lang_pairs)]
         source = draw.choices(words, k=draw.randint(MIN_PIECES, MAX_PIECES))
+        _check_finite(engine.score(pair, [source], [[]]))  # which the search does not stand
         search = SearchOptions(beam=1, max_length=MAX_PIECES)
         (found,) = engine.translate(pair, [source], search)
         # words that are trimmed away have no place in a sentence that checks the rest
         target = [piece for piece in found[0].pieces if piece in kept]
         (score,) = engine.score(pair, [source], [target])
+        _check_finite([score])
         checks.append(Check(pair, source, target, score, None))
     del engine
     release_pages(checkpoint["model"].values())
     return_freed_memory()  # such as copies in float32, before the cut needs room
     return checks
+
+
+def _check_finite(scores: Sequence[float]) -> None:
+    if not all(map(math.isfinite, scores)):
+        raise Unreadable("diverged: its log-probabilities are no numbers")
 
 
 def with_scores(checks: Sequence[Check], engine: Engine) -> List[Check]:

@@ -12,10 +12,11 @@ from ..errors import refuse
 Checkpoint = Dict[str, Any]
 EXPERTS = ".moe.experts."  # in the names of all their parameters, and of no others
 SHARD = "expert_shard"  # key of task_state: rank, world_size, size, run
+TASK_STATE = {"task_table": dict, "tags": dict, "words": list, "word_counts": list}  # types
 
 
 class Unreadable(Exception):
-    """A file is no whole checkpoint; the text says why."""
+    """A file is no whole checkpoint, or not that of a model; the text says why."""
 
 
 def read_checkpoint(path: str) -> Checkpoint:
@@ -69,4 +70,15 @@ def read_whole_checkpoint(path: str) -> Checkpoint:
     checkpoint = read_task_moe_checkpoint(path)
     if SHARD in checkpoint["task_state"]:
         refuse(f"{path}: one of several shards; `taskmoe consolidate` makes one file of them")
+    return checkpoint
+
+
+def read_servable_checkpoint(path: str) -> Checkpoint:
+    """As read_whole_checkpoint, refusing one that lacks what translation needs beside weights."""
+    checkpoint = read_whole_checkpoint(path)
+    for name, kind in TASK_STATE.items():
+        if not isinstance(checkpoint["task_state"].get(name), kind):
+            refuse(f"{path}: damaged, its task has no {name.replace('_', ' ')}")
+    if not isinstance(checkpoint["cfg"].get("task"), dict):
+        refuse(f"{path}: damaged, it has no configuration of its task")
     return checkpoint

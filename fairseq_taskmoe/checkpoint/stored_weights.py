@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..host_memory import release_pages
 from ..modules.experts import Experts
-from .reading import Checkpoint
+from .reading import Checkpoint, Unreadable
 
 
 def with_weights(
@@ -19,8 +19,13 @@ def with_weights(
 
     Those that are not in float32 (of --fp16 and --bf16) are copied: CPUs compute in float32.
     Without widen_experts, experts are left in the file too: on CPU each is cast when it is visited.
+    Raises Unreadable for weights of another model.
     """
-    torch.nn.Module.load_state_dict(model, checkpoint["model"], assign=True)
+    try:
+        torch.nn.Module.load_state_dict(model, checkpoint["model"], assign=True)
+    except RuntimeError as error:  # its first line names the class alone
+        reason = " ".join(str(error).split("\n")[1:2]) or str(error)
+        raise Unreadable(f"not the weights of its model: {reason.strip()[:200]}") from error
     stay = [] if widen_experts else [
         parameter for module in model.modules() if isinstance(module, Experts)
         for parameter in module.parameters()

@@ -31,7 +31,7 @@ from .extract_subnet import (
 )
 from .manifest import README, Check, Manifest, describe_files, sha256, versions
 from .prune import Pruning, choose_kept_experts
-from .reading import Checkpoint, read_whole_checkpoint
+from .reading import Checkpoint, Unreadable, read_servable_checkpoint
 from .sentencepiece_files import choose_sentencepiece, write_sentencepiece
 from .subnet_readme import readme
 from .trim_vocabulary import trim_vocabulary, used_words
@@ -83,7 +83,7 @@ def extract(
 
 def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) -> Manifest:
     """Write all but the manifest to folder; return it without the facts about the files."""
-    checkpoint = read_whole_checkpoint(path)
+    checkpoint = read_servable_checkpoint(path)
     pairs = servable_pairs(checkpoint, lang_pairs)
     kept = choose_kept_experts(checkpoint, pairs, what.pruning) if what.pruning else None
     cfg = model_config(checkpoint)
@@ -97,7 +97,10 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
         words, processor = checkpoint["task_state"]["words"], spm.processor if spm else None
         used = used_words(what.trim_vocabulary, pairs, words, processor, what.trim_min_count)
     # before anything is cut: then less is in memory at once
-    checks = full_model_checks(checkpoint, pairs, used)
+    try:
+        checks = full_model_checks(checkpoint, pairs, used)
+    except Unreadable as reason:
+        refuse(f"{path}: {reason}")
     subnet = _cut(checkpoint, pairs, kept, used)
     if spm is not None:
         write_sentencepiece(spm.path, folder / SENTENCEPIECE, used)
