@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Tuple, Type, TypeVar
 
 from fairseq_taskmoe.errors import refuse
 from preprocess.rules import Limits
-from preprocess.sentencepiece_model import MIN_TEMPERATURE
+from preprocess.sentencepiece_model import COVERAGES, MIN_TEMPERATURE
 from preprocess.yaml_settings import is_pair, read_mapping, refuse_type
 
 Settings = TypeVar("Settings")
@@ -18,7 +18,7 @@ COUNT = (1, MOST_INT)
 SHARE = (0, 1)
 BOUNDS: Dict[str, Tuple[float, float]] = {
     "vocab_size": COUNT,
-    "character_coverage": (0.98, 1),  # SentencePiece's, which would say so hours later
+    "character_coverage": COVERAGES,
     "temperature": (MIN_TEMPERATURE, math.inf),
     "sample_lines": COUNT,
     "sentencepiece_threads": (1, 1024),

@@ -13,17 +13,23 @@ from typing import Dict, Iterable, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+import preprocess.sentence_keys
 from preprocess.chunks import Made, Way, process_texts
 from preprocess.corpus import Dataset
 from preprocess.counts import Counts, summed
 from preprocess.sentence_keys import Keys, first_occurrences, folded, pair_keys, sentence_keys
-from preprocess.stages import file_hash
+from preprocess.stages import code_of, file_hash, fingerprint
 from preprocess.text_files import Chunk, atomic_output, iterate_lines
 
 Pair = Tuple[str, str]
 Sides = Tuple[Path, Path]  # of the source, of the target
 Verdicts = NDArray[np.uint8]  # (N,), of what follows
 KEPT, HELD_OUT, DUPLICATE = range(3)
+
+
+def code_hash() -> str:
+    """Hash the code that says which sentences are the same."""
+    return fingerprint({}, [Path(__file__), *code_of(preprocess.sentence_keys)])
 
 
 def write_held_out_keys(texts: Iterable[Tuple[str, Path]], path: Path) -> int:
@@ -71,7 +77,11 @@ def dedup_pair(
     work gets a file of the keys, uint64 (N,), and one of what is held out, uint8 (N,).
     """
     texts = [(dataset.source, dataset.target) for dataset in datasets]
-    settings = {"languages": languages, "datasets": [dataset.name for dataset in datasets]}
+    settings = {
+        "languages": languages,
+        "datasets": [dataset.name for dataset in datasets],
+        "code": code_hash(),
+    }
     key_files = (work / "keys", work / "held_out")
     process_texts(
         texts,

@@ -115,7 +115,7 @@ def dedup_step(run: Run) -> None:
     run_stage(
         corpus.stamp("held_out"),
         partial(dedup.write_held_out_keys, texts, held_out_keys),
-        settings={"languages": [language for language, _ in texts]},
+        settings={"languages": [language for language, _ in texts], "code": dedup.code_hash()},
         inputs=[path for _, path in texts],
         outputs=[held_out_keys],
     )
@@ -136,7 +136,10 @@ def dedup_step(run: Run) -> None:
                     corpus.work("dedup", pair),
                     Way(pool, config.chunk_lines),
                 ),
-                settings={"datasets": [dataset.name for dataset in datasets]},
+                settings={
+                    "datasets": [dataset.name for dataset in datasets],
+                    "code": dedup.code_hash(),
+                },
                 inputs=[held_out_keys, *inputs],
                 outputs=outputs,
             )

@@ -26,6 +26,7 @@ from preprocess.text_files import (
 
 # fairseq's dictionary adds these itself, under the same names
 SPECIAL_PIECES = {"<unk>", "<s>", "</s>"}
+COVERAGES = (0.98, 1)  # that SentencePiece takes
 MIN_TEMPERATURE = 0.1  # below, n ** (1 / T) is too large for a float
 
 
@@ -171,6 +172,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args(argv)
+    for flag in ("vocab_size", "sample_lines", "threads"):
+        if getattr(args, flag) < 1:
+            refuse(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must be 1 or more")
+    if not COVERAGES[0] <= args.character_coverage <= COVERAGES[1]:
+        refuse(f"--character-coverage {args.character_coverage}: must be from 0.98 to 1")
     if not MIN_TEMPERATURE <= args.temperature < math.inf:
         refuse(f"--temperature {args.temperature}: must be {MIN_TEMPERATURE} or more")
     files: Dict[str, List[Path]] = {}

@@ -114,6 +114,16 @@ def test_an_impossible_vocabulary_is_refused(text, tmp_path, capsys):
     assert not (tmp_path / "spm.model").exists()
 
 
+@pytest.mark.parametrize("flag, value", [
+    ("vocab-size", "0"), ("sample-lines", "0"), ("threads", "0"), ("character-coverage", "0.5"),
+    ("temperature", "nan"), ("temperature", "0.0001"),
+])  # fmt: skip
+def test_impossible_settings_of_sentencepiece_are_refused(text, tmp_path, capsys, flag, value):
+    line = refused(capsys, lambda: train_sentencepiece(text, tmp_path, f"--{flag}", value))
+    assert f"--{flag} {value}: must be" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_binarized_text_comes_back(text, tmp_path):
     """All lines, both sides, in order, from fairseq's files; one dictionary for all languages."""
     import sentencepiece

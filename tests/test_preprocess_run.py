@@ -23,7 +23,7 @@ if str(ROOT) not in sys.path:  # preprocess and examples are not installed
     sys.path.insert(0, str(ROOT))
 
 from examples.demo import prepare as demo  # noqa: E402
-from preprocess import chunks, language_id, rules, scripts  # noqa: E402
+from preprocess import chunks, language_id, rules, scripts, sentence_keys  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.run import STEPS, main, prepare  # noqa: E402
 from preprocess.text_files import read_lines, write_lines  # noqa: E402
@@ -161,10 +161,14 @@ def test_a_second_run_does_nothing(prepared, raw, config, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*.bin")}
 
 
-@pytest.mark.parametrize("module", [language_id, rules, scripts])
-def test_a_changed_rule_cleans_anew(raw, config, tmp_path, capsys, monkeypatch, module):
-    """Journals hold the code too: what a killed run cleaned with the old rules is not taken up."""
-    arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps", "clean"]
+@pytest.mark.parametrize(
+    "module, step", [(language_id, "clean"), (rules, "clean"), (scripts, "clean"),
+                     (sentence_keys, "dedup")],
+)  # fmt: skip
+def test_changed_code_decides_anew(raw, config, tmp_path, capsys, monkeypatch, module, step):
+    """Journals hold the code too: what a killed run left of the old rules is not taken up."""
+    arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out")]
+    arguments += ["--steps", "clean,dedup"]
     main(arguments)
     changed = tmp_path / "changed.py"
     changed.write_bytes(Path(module.__file__).read_bytes() + b"# more\n")
@@ -177,8 +181,9 @@ def test_a_changed_rule_cleans_anew(raw, config, tmp_path, capsys, monkeypatch, 
     capsys.readouterr()
     main(arguments)
     said = capsys.readouterr().err
-    assert "clean.en-ru.second ...\n" in said and "copy.test.en-ru: done already\n" in said
-    assert "clean.en-ru.second: done already" not in said and len(made) > 20
+    dataset = ".second" if step == "clean" else ""
+    assert f"{step}.en-ru{dataset} ...\n" in said and "copy.test.en-ru: done already\n" in said
+    assert f"{step}.en-ru{dataset}: done already" not in said and len(made) > 20
 
 
 def noted(results, made):
