@@ -1,11 +1,14 @@
 """Writing results so that nobody ever finds half of them."""
 
+import fcntl
+import glob
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from contextlib import contextmanager
+import zlib
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List
 
@@ -16,20 +19,82 @@ from .errors import refuse
 def new_folder(out: str) -> Iterator[Path]:
     """Give a folder to fill, which becomes the new folder out when all went well.
 
-    An out that exists is refused before anything is done, unless it is an empty folder.
+    An out that exists is refused before anything is done, unless it is an empty folder. What
+    killed processes have left of the same out is removed.
     """
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         refuse(f"--out {out} exists; nothing was overwritten")
     target = Path(out).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    with _folders(target.parent):
+        _remove_abandoned(target)
+        part = Path(tempfile.mkdtemp(prefix=f"{_prefix(target)}{os.getpid()}.", dir=target.parent))
+        try:
+            with _held(part):
+                yield part
+                part.chmod(0o755)
+                part.rename(target)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _folders(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents; those that were made go again when anything goes wrong."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield part
-        part.chmod(0o755)
-        part.rename(target)
+        yield
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # others have put something there
+            for each in made:
+                each.rmdir()
         raise
+
+
+def _prefix(target: Path) -> str:
+    """Return how the names of this machine's unfinished folders begin; a process id follows."""
+    return f".{target.name}.{zlib.crc32(os.uname().nodename.encode()):08x}."
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which ends with this process however that ends."""
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems have no locks; nothing is removed there
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the unfinished folders of processes that were killed: models are large.
+
+    A process is gone if no process of this machine has its id, and nobody holds its folder: those
+    of another container have ids of their own.
+    """
+    for part in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
+        pid = part.name.removeprefix(_prefix(target)).partition(".")[0]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            with suppress(OSError):
+                descriptor = os.open(part, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(part, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no id at all
+        return True
+    return True
 
 
 def write_atomically(path: Path, text: str) -> None:

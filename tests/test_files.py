@@ -1,0 +1,78 @@
+"""New folders: whole, or as if nothing had been tried."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from fairseq_taskmoe.errors import Refusal, refuse
+from fairseq_taskmoe.files import new_folder
+
+FILL = """
+import sys
+from fairseq_taskmoe.files import new_folder
+with new_folder(sys.argv[1]) as folder:
+    (folder / "large").write_text("half")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_refusal_leaves_no_folder(tmp_path):
+    (tmp_path / "old").mkdir()
+    for out in ("new/a/b", "old/a/b"):
+        with pytest.raises(Refusal), new_folder(str(tmp_path / out)) as folder:
+            (folder / "file").touch()
+            refuse("no")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+def test_what_others_have_put_there_stays(tmp_path):
+    with pytest.raises(Refusal), new_folder(str(tmp_path / "new/a/b")):
+        (tmp_path / "new" / "theirs").touch()
+        refuse("no")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["theirs"]
+
+
+@pytest.fixture
+def fill():
+    """Give a function that starts a process which is filling a folder, and returns both."""
+    processes = []
+
+    def start(out):
+        process = subprocess.Popen([sys.executable, "-c", FILL, str(out)], text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        processes.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in processes:
+        process.communicate()
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next(fill, tmp_path):
+    killed, left = fill(tmp_path / "model")
+    living, filled = fill(tmp_path / "model")
+    other, others = fill(tmp_path / "model2")
+    for process in (killed, other):
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with new_folder(str(tmp_path / "model")) as folder:
+        here = {str(path) for path in tmp_path.iterdir()}
+        assert here == {str(folder), filled, others} and left not in here
+        (folder / "file").touch()
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"file"}
+
+
+def test_a_folder_that_is_held_is_left_alone(fill, tmp_path):
+    """As by a process of another container, whose id means nothing here."""
+    _, filled = fill(tmp_path / "model")
+    name, _, rest = filled.rpartition("/")[2].rpartition(".")
+    host = name.rpartition(".")[0]
+    unknown = tmp_path / f"{host}.{2**31 - 1}.{rest}"
+    (tmp_path / filled).rename(unknown)
+    with new_folder(str(tmp_path / "model")):
+        assert unknown.is_dir()
+    (tmp_path / "model").rmdir()
+    unknown.rename(tmp_path / filled)
