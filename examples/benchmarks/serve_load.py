@@ -4,8 +4,10 @@
     python examples/benchmarks/serve_load.py --port 8000 --clients 200 --seconds 60
 
 Each client has sentences of its own and asks for one after the other. What must come out is asked
-for before, one sentence at a time. Prints JSON; ends with status 1 after an error or a wrong
-answer. All traffic stays on this machine.
+for before, one sentence at a time. Rounding depends on what a sentence is translated with, and may
+decide between two translations that are nearly as good: an answer that differs is compared with
+the alternatives of its text, alone and among others in batches of several sizes. Prints JSON; ends
+with status 1 after an error, or an answer that is none of those. All traffic stays on this machine.
 """
 
 import argparse
@@ -30,8 +32,12 @@ CORPUS = Path(__file__).resolve().parents[1] / "demo" / "corpus" / "demo.tsv.xz"
 SENTENCES_PER_CLIENT = 3
 HEADERS = {"Content-Type": "application/json"}
 Asked = Tuple[str, str]  # direction and text
-Expected = Dict[Asked, Dict[str, Any]]
-TOLERANCE = 1e-3  # of scores: rounding depends on what a sentence is translated with
+Answer = Dict[str, Any]  # text and score
+Expected = Dict[Asked, Answer]
+TOLERANCE = 1e-3  # of scores
+ROUNDING = 0.05  # of scores with int8, where a translation is the same
+BATCHES = (1, 2, 3, 5, 8, 16, 32, 64)
+ALTERNATIVES = 4
 
 
 class Client:
@@ -44,16 +50,22 @@ class Client:
         self.connection.request("GET", path)
         return json.load(self.connection.getresponse())
 
-    def translate(self, lang_pair: str, text: str) -> Dict[str, Any]:
-        """Return the best translation: text and score. Raises RuntimeError if there is none."""
+    def translate(self, lang_pair: str, text: str) -> Answer:
+        """Return the best translation. Raises RuntimeError if there is none."""
+        return self.translate_all(lang_pair, [text], 1)[0][0]
+
+    def translate_all(
+        self, lang_pair: str, texts: List[str], n_best: int
+    ) -> List[List[Answer]]:
+        """Return the best translations of texts of one request. Raises RuntimeError."""
         source, target = lang_pair.split("-")
-        body = json.dumps({"source": source, "target": target, "text": text})
+        body = json.dumps({"source": source, "target": target, "text": texts, "n_best": n_best})
         self.connection.request("POST", "/translate", body, HEADERS)
         answer = self.connection.getresponse()
         said = answer.read()
         if answer.status != 200:
             raise RuntimeError(f"{answer.status} {said.decode()}")
-        return json.loads(said)["translations"][0][0]
+        return json.loads(said)["translations"]
 
 
 class Outcome(NamedTuple):
@@ -61,8 +73,7 @@ class Outcome(NamedTuple):
 
     seconds: List[float]
     errors: List[str]
-    mixed_up: int  # answers to what another client asked
-    wrong: int  # any other answers that are not the expected ones
+    different: List[Tuple[Asked, Answer]]  # answers that are not the expected ones
 
 
 def sentences(lang: str, count: int) -> List[str]:
@@ -74,14 +85,26 @@ def sentences(lang: str, count: int) -> List[str]:
     return texts[:count]
 
 
-def same(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
-    return one["text"] == other["text"] and abs(one["score"] - other["score"]) <= TOLERANCE
+def same(one: Answer, other: Answer, tolerance: float = TOLERANCE) -> bool:
+    return one["text"] == other["text"] and abs(one["score"] - other["score"]) <= tolerance
+
+
+def explain(client: Client, asked: Asked, answer: Answer, expected: Expected) -> str:
+    """Say what an answer that differs from the expected one is: rounding, mixed_up or wrong."""
+    lang_pair, text = asked
+    others = [other for pair, other in expected if pair == lang_pair and other != text]
+    for size in BATCHES:
+        batch = [text, *random.Random(size).sample(others, min(size - 1, len(others)))]
+        references = client.translate_all(lang_pair, batch, ALTERNATIVES)[0]
+        if any(same(answer, each, ROUNDING) for each in references):
+            return "rounding"
+    return "mixed_up" if any(same(answer, each) for each in expected.values()) else "wrong"
 
 
 def ask_until(port: int, own: List[Asked], expected: Expected, end: float) -> Outcome:
     """Ask for own sentences in turn until a time, and compare the answers."""
     client = Client(port)
-    outcome = Outcome([], [], 0, 0)
+    outcome = Outcome([], [], [])
     for asked in cycle(own):
         started = time.monotonic()
         if started >= end:
@@ -95,9 +118,7 @@ def ask_until(port: int, own: List[Asked], expected: Expected, end: float) -> Ou
             continue
         outcome.seconds.append(time.monotonic() - started)
         if not same(answer, expected[asked]):
-            of_another = any(same(answer, each) for each in expected.values())
-            field = "mixed_up" if of_another else "wrong"
-            outcome = outcome._replace(**{field: getattr(outcome, field) + 1})
+            outcome.different.append((asked, answer))
     raise AssertionError("no sentences")
 
 
@@ -116,6 +137,11 @@ def load(port: int, lang_pairs: List[str], num_clients: int, seconds: float) -> 
         ]
         outcomes = [each.result() for each in waiting]
     took = time.monotonic() - started
+    client = Client(port)  # the one before may have been idle for too long
+    reasons = Counter(
+        explain(client, asked, answer, expected)
+        for outcome in outcomes for asked, answer in outcome.different
+    )
     latencies = [second for outcome in outcomes for second in outcome.seconds]
     percent = quantiles(latencies, n=100) if len(latencies) > 1 else [0.0] * 99
     return {
@@ -125,8 +151,7 @@ def load(port: int, lang_pairs: List[str], num_clients: int, seconds: float) -> 
         "requests": len(latencies) + sum(len(outcome.errors) for outcome in outcomes),
         "fewest_answers_of_a_client": min(len(outcome.seconds) for outcome in outcomes),
         "errors": dict(Counter(error for outcome in outcomes for error in outcome.errors)),
-        "mixed_up": sum(outcome.mixed_up for outcome in outcomes),
-        "wrong": sum(outcome.wrong for outcome in outcomes),
+        **{reason: reasons[reason] for reason in ("rounding", "mixed_up", "wrong")},
         "sentences": len(expected),
         "different_translations": len({each["text"] for each in expected.values()}),
         "latency_p50": round(percent[49], 3),
