@@ -55,7 +55,10 @@ class TranslationRequest(BaseModel):
 
 class ScoredText(BaseModel):
     text: str
-    score: float = Field(description="log-probability over length ** length_penalty; 0: no text")
+    score: float = Field(
+        description="log-probability of the pieces and the end, over their number ** "
+        "length_penalty; 0: no text"
+    )
 
 
 class TranslationAnswer(BaseModel):
