@@ -115,7 +115,7 @@ def test_random_models(tmp_path):
     assert rows["full"]["bytes"] > rows["float32"]["bytes"] > rows["int8"]["bytes"]
     assert rows["int8"]["bytes"] > rows["int8_trimmed"]["bytes"] > 0
     assert rows["full"]["parameters"] > rows["fairseq"]["parameters"]
-    assert rows["fairseq"]["parameters"] == rows["int8"]["parameters"]
+    assert rows["fairseq"]["parameters"] > rows["int8"]["parameters"]  # padding included
     assert 300 < rows["int8_trimmed"]["vocabulary"] < rows["int8"]["vocabulary"] == 2004
     # no torch in there
     assert 2e7 < rows["int8"]["peak_bytes"] < rows["full"]["peak_bytes"] / 3

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from fairseq_taskmoe.checkpoint.check_sentences import worst_difference
 from fairseq_taskmoe.checkpoint.export_fairseq import stock_checkpoint, taskmoe_checkpoint
-from fairseq_taskmoe.checkpoint.extract_subnet import extract_subnet
+from fairseq_taskmoe.checkpoint.extract_subnet import count_parameters, extract_subnet
 from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.models.config import TransformerTaskMoeConfig
@@ -213,3 +213,22 @@ def test_experts_in_half_precision_stay_in_their_file(tmp_path):
     found = run(sys.executable, "-c", MEASURE, cwd=tmp_path)
     size, slack = (tmp_path / "large.pt").stat().st_size, 48e6  # a library's, for its products
     assert int(found.stdout.split()[-1]) < size / 4 + slack < size
+
+
+@pytest.mark.parametrize("format", ["fairseq", "taskmoe"])
+def test_parameters_are_those_that_were_written(format, tmp_path):
+    """fairseq's transformer has one width for all layers: narrower ones are filled up."""
+    overrides = {
+        "encoder_moe_router": "source", "decoder_moe_router": "target", "moe_expert_ffn_dim": 40,
+        "encoder_layers": 4, "moe_freq": 2,
+    }
+    task = make_task()
+    checkpoint = checkpoint_of(make_model(task, **overrides), task, **overrides)
+    torch.save(checkpoint, tmp_path / "full.pt")
+    out = str(tmp_path / "out")
+    manifest = extract(str(tmp_path / "full.pt"), ["en-de"], out, Extraction(format))
+    written = torch.load(tmp_path / "out" / "model.pt", weights_only=False)["model"]
+    assert manifest.parameters == count_parameters(written)
+    padding = 3 * (2 * 40 - 24) * (2 * 16 + 1)  # three dense layers, of width 24
+    own = extract_subnet(checkpoint, ["en-de"]).num_parameters
+    assert manifest.parameters == own + (padding if format == "fairseq" else 0)

@@ -104,8 +104,8 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
     subnet = _cut(checkpoint, pairs, kept, used)
     if spm is not None:
         write_sentencepiece(spm.path, folder / SENTENCEPIECE, used)
-    manifest = _manifest(path, checkpoint, subnet, what, spm is not None)
-    _write_model(checkpoint, subnet, what, folder)
+    parameters = _write_model(checkpoint, subnet, what, folder)
+    manifest = _manifest(path, checkpoint, subnet, what, parameters, spm is not None)
     (folder / README).write_text(readme(manifest, subnet), encoding="utf-8")
     return manifest._replace(checks=checks)
 
@@ -124,17 +124,21 @@ def _cut(
 
 def _write_model(
     checkpoint: Checkpoint, subnet: Subnet, what: Extraction, folder: Path
-) -> None:
+) -> int:
+    """Write the model, and return how many parameters it has there, padding included."""
     if what.format == "ctranslate2":
         from .export_ctranslate2 import write_ctranslate2
 
+        parameters = subnet.num_parameters  # before the weights are taken out
         write_ctranslate2(subnet, what.quantization, folder)
-        return
+        return parameters
     make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[what.format]
-    write(make(checkpoint, subnet), str(folder / MODEL))
+    written = make(checkpoint, subnet)
+    write(written, str(folder / MODEL))
     for lang in languages_of(subnet.lang_pairs):
         with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
             file.writelines(dictionary_lines(subnet))
+    return count_parameters(written["model"])
 
 
 def dictionary_lines(subnet: Subnet) -> List[str]:
@@ -144,7 +148,8 @@ def dictionary_lines(subnet: Subnet) -> List[str]:
 
 
 def _manifest(
-    path: str, checkpoint: Checkpoint, subnet: Subnet, what: Extraction, has_pieces: bool
+    path: str, checkpoint: Checkpoint, subnet: Subnet, what: Extraction, parameters: int,
+    has_pieces: bool,
 ) -> Manifest:
     tags = tags_of(subnet.tags, subnet.lang_pairs)
     history: Dict[str, Any] = (checkpoint.get("optimizer_history") or [{}])[-1]
@@ -157,7 +162,7 @@ def _manifest(
         max_source_pieces=subnet.model_cfg["max_source_positions"] - source_tag - 1,
         max_target_pieces=subnet.model_cfg["max_target_positions"] - target_tag - 1,
         sentencepiece_model=SENTENCEPIECE if has_pieces else None,
-        parameters=subnet.num_parameters,
+        parameters=parameters,
         vocabulary=len(subnet.words),
         quantization=what.quantization if what.format == "ctranslate2" else None,
         source_checkpoint={
