@@ -10,7 +10,9 @@ from console import run
 from helpers import make_config, make_model, make_task
 from omegaconf import OmegaConf
 
+from fairseq_taskmoe.checkpoint.extract_subnet import extract_subnet
 from fairseq_taskmoe.checkpoint.manifest import read_manifest
+from fairseq_taskmoe.checkpoint.reading import read_whole_checkpoint
 from fairseq_taskmoe.cli import main
 
 ctranslate2 = pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
@@ -82,6 +84,7 @@ def extract(checkpoints, tmp_path, monkeypatch, capsys):
         ("target", "--lang-pairs en-de,en-", "--lang-pairs en-:"),
         ("target", "--lang-pair en-xx", "unknown language xx.* de, en, fr, zh"),
         ("target", "--lang-pair en-zh", "en-zh was never trained.*language zh"),
+        ("target", "--lang-pair en-en", "en-en: source and target are the same language"),
         ("target", "-t zh", "no trained pair has the target language zh"),
         ("target", "-s xx", "no trained pair has the source language xx"),
         ("target", "-s en", "en-de and en-fr take different experts.*--format fairseq needs"),
@@ -144,7 +147,7 @@ def test_what_is_there_stays(extract, tmp_path):
     [
         ("-s en -t de", ["en-de"]), ("--lang-pairs en-de", ["en-de"]),
         ("-t de", ["en-de", "fr-de"]), ("--lang-pairs fr-de,en-de,fr-de", ["en-de", "fr-de"]),
-        ("-s en --format taskmoe", ["en-de", "en-fr"]), ("--lang-pairs zh-de", ["zh-de"]),
+        ("-s en --format taskmoe", ["en-de", "en-fr"]),
     ],
 )
 def test_directions_are_named_in_several_ways(flags, pairs, extract, tmp_path):
@@ -152,6 +155,31 @@ def test_directions_are_named_in_several_ways(flags, pairs, extract, tmp_path):
     assert status == 0 and said.err == ""
     assert list(read_manifest(str(tmp_path / "model")).directions) == pairs
     assert said.out.startswith(f"{tmp_path}/model: {', '.join(pairs)}, ")
+
+
+@pytest.mark.parametrize(
+    "router, flags, routes",
+    [
+        ("target", "--lang-pair zh-de", {"zh-de": {"encoder": "en-de", "decoder": "en-de"}}),
+        ("source", "--lang-pairs fr-en,fr-de --format taskmoe",
+         {"fr-en": {"encoder": "fr-de", "decoder": "de-en"}}),
+        ("token", "--lang-pair de-fr --format taskmoe", {"de-fr": {"decoder": "en-fr"}}),
+    ],
+)
+def test_pairs_that_were_never_trained_are_told_apart(router, flags, routes, extract, tmp_path):
+    status, said = extract(f"{router}.pt", flags)
+    assert status == 0
+    (line,) = said.err.splitlines()
+    ((pair, by_half),) = routes.items()
+    assert line.startswith(f"taskmoe: warning: {pair} was never trained, the ")
+    assert all(f"the {half} takes the experts of {other}" in line
+               for half, other in by_half.items())
+    manifest = read_manifest(str(tmp_path / "model"))
+    assert manifest.zero_shot == {pair: {"trained": False, "routed_as": by_half}}
+    if "taskmoe" in flags:  # what is cut out of that knows it still
+        saved = tmp_path / "model" / "model.pt"
+        again = extract_subnet(read_whole_checkpoint(str(saved)), [pair])
+        assert again.zero_shot == routes
 
 
 @pytest.mark.parametrize("format", ["fairseq", "taskmoe", "ctranslate2"])

@@ -80,7 +80,7 @@ def test_what_is_no_manifest(folder):
         (folder / "manifest.json").write_text(broken, encoding="utf-8")
         assert "manifest.json" in refusal(folder)
     entries = json.loads(text)
-    for key in entries:  # each is needed
+    for key in set(entries) - {"zero_shot"}:  # each is needed, but for what earlier ones lack
         write(folder, {name: entry for name, entry in entries.items() if name != key})
         assert "manifest.json" in refusal(folder)
 

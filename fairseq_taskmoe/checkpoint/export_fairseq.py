@@ -53,6 +53,7 @@ def taskmoe_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
         "words": subnet.words,
         "word_counts": subnet.word_counts,
         "served_only": subnet.lang_pairs,
+        "zero_shot": subnet.zero_shot,
     }
     return _assemble(checkpoint, subnet.state, model, checkpoint["cfg"]["task"], task_state)
 

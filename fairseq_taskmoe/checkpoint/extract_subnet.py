@@ -17,7 +17,7 @@ from ..data.languages import LanguageTags
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.build_layers import build_router, is_moe_position
-from ..models.config import TEXT_ROUTERS, TransformerTaskMoeConfig
+from ..models.config import TASK_ROUTERS, TEXT_ROUTERS, TransformerTaskMoeConfig
 from ..modules.folding import TaskRoute, task_route
 from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
 from .reading import EXPERTS, Checkpoint, pairs_of
@@ -37,6 +37,7 @@ class Subnet(NamedTuple):
     word_counts: List[int]
     tags: LanguageTags
     routed: Dict[str, str]  # halves that are not dense, and why
+    zero_shot: Dict[str, Dict[str, str]]  # pair never trained -> half -> pair whose route it takes
 
     @property
     def num_parameters(self) -> int:
@@ -73,7 +74,7 @@ def extract_subnet(
             routed[half] = reason
     return Subnet(
         pairs, model_cfg, state, task_state["words"], task_state["word_counts"],
-        LanguageTags.from_state(task_state["tags"]), routed,
+        LanguageTags.from_state(task_state["tags"]), routed, zero_shot_routes(checkpoint, pairs),
     )
 
 
@@ -88,7 +89,31 @@ def servable_pairs(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> List[st
                 refuse(f"unknown language {lang}: the checkpoint has {', '.join(langs)}")
         if pair not in only:
             refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
+        if len(set(pair.split("-"))) == 1 and pair not in pairs_of(checkpoint):
+            refuse(f"{pair}: source and target are the same language, and it was never trained")
     return pairs
+
+
+def zero_shot_routes(checkpoint: Checkpoint, pairs: Sequence[str]) -> Dict[str, Dict[str, str]]:
+    """Return for each pair that was never trained, by half, the trained pair whose route it takes.
+
+    Refuses a pair that no trained one can stand for. Halves that route by the text have no say.
+    """
+    task_state, cfg = checkpoint["task_state"], model_config(checkpoint)
+    table = TaskTable.from_state(task_state["task_table"])
+    kinds = {}
+    for half in HALVES:
+        router = str(getattr(cfg, f"{half}_moe_router"))
+        layers = range(getattr(cfg, f"{half}_layers"))
+        if any(is_moe_position(cfg, half, i) for i in layers):
+            kinds[half] = {"static": "pair", "table": "pair"}.get(router, router)
+    found = dict(task_state.get("zero_shot") or {})  # of the model that this was cut out of
+    for pair in set(pairs) - set(table.trained):
+        found[pair] = {
+            half: table.routed_as(pair, kind) for half, kind in kinds.items()
+            if kind in TASK_ROUTERS
+        }
+    return {pair: found[pair] for pair in pairs if pair in found}
 
 
 def text_routing(cfg: Any) -> Dict[str, str]:

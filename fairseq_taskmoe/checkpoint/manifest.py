@@ -47,6 +47,8 @@ class Manifest(NamedTuple):
     versions: Dict[str, str]
     checks: List[Check]
     files: Dict[str, Dict[str, Any]]  # name -> bytes, sha256
+    # pair that was never trained -> trained: false, routed_as: half -> pair whose experts it takes
+    zero_shot: Dict[str, Dict[str, Any]] = {}
 
     def write(self, folder: Path) -> None:
         """Write the manifest of a folder whose files are all there."""
@@ -89,6 +91,7 @@ def _is_usable(manifest: Manifest) -> bool:
     return (
         manifest.format in FORMATS
         and len(manifest.directions) > 0
+        and isinstance(manifest.zero_shot, dict)
         and all(re.fullmatch(r"[^\s-]+-[^\s-]+", pair) and pair.isprintable()
                 for pair in manifest.directions)
         and all(set(both) == {"source", "target"} for both in manifest.directions.values())

@@ -1,6 +1,7 @@
 """The folder that an extraction leaves: model, dictionary, SentencePiece model, manifest."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
 
@@ -28,6 +29,7 @@ from .extract_subnet import (
     model_config,
     servable_pairs,
     text_routing,
+    zero_shot_routes,
 )
 from .manifest import README, Check, Manifest, describe_files, sha256, versions
 from .prune import Pruning, choose_kept_experts
@@ -85,6 +87,7 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
     """Write all but the manifest to folder; return it without the facts about the files."""
     checkpoint = read_servable_checkpoint(path)
     pairs = servable_pairs(checkpoint, lang_pairs)
+    _warn_of(zero_shot_routes(checkpoint, pairs))
     kept = choose_kept_experts(checkpoint, pairs, what.pruning) if what.pruning else None
     cfg = model_config(checkpoint)
     if what.format != "taskmoe":
@@ -108,6 +111,13 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
     manifest = _manifest(path, checkpoint, subnet, what, parameters, spm is not None)
     (folder / README).write_text(readme(manifest, subnet), encoding="utf-8")
     return manifest._replace(checks=checks)
+
+
+def _warn_of(zero_shot: Dict[str, Dict[str, str]]) -> None:
+    """Say which pairs were never trained, on stderr: their translations may be worth little."""
+    for pair, routes in zero_shot.items():
+        taken = [f", the {half} takes the experts of {other}" for half, other in routes.items()]
+        print(f"taskmoe: warning: {pair} was never trained{''.join(taken)}", file=sys.stderr)
 
 
 def _cut(
@@ -175,6 +185,10 @@ def _manifest(
         versions=versions(*PACKAGES),
         checks=[],
         files={},
+        zero_shot={
+            pair: {"trained": False, "routed_as": routes}
+            for pair, routes in subnet.zero_shot.items()
+        },
     )
 
 
