@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from tqdm import tqdm
 
@@ -13,53 +13,89 @@ from fairseq_taskmoe.evaluation.scoring import score_direction
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.open_model import open_model
 
-QUANTIZATIONS = ("float32", "int8")
+VARIANTS = ("float32", "int8", "trimmed")  # the last has the words of the training data, in float32
 MODEL = "model.bin"
+LEAST_SAME = 0.95  # of each direction's translations in float32: the two search by different rules
+MOST_CHRF_CHANGE = 1.0  # of int8, on average over the directions
+Comparisons = Dict[str, Dict[str, Dict[str, float]]]  # variant -> direction -> figures
 
 
-def folder_of(out: Path, quantization: str, lang_pair: str) -> Path:
+def folder_of(out: Path, variant: str, lang_pair: str) -> Path:
     """Return the folder of a direction's model."""
-    return out / "ctranslate2" / quantization / lang_pair
+    return out / "ctranslate2" / variant / lang_pair
 
 
-def export_directions(checkpoint: Path, out: Path) -> None:
-    """Cut out the sub-network of each direction for CTranslate2, exact and quantized."""
+def export_directions(data: Path, checkpoint: Path, out: Path) -> None:
+    """Cut out the sub-network of each direction for CTranslate2: exact, quantized and trimmed."""
     shutil.rmtree(out / "ctranslate2", ignore_errors=True)
-    spm = str(out / "spm.model")
+    plain = Extraction("ctranslate2", str(out / "spm.model"))
+    variants = dict(zip(VARIANTS, (
+        plain, plain._replace(quantization="int8"), plain._replace(trim_vocabulary=str(data))
+    ), strict=True))
     for pair in tqdm(DIRECTIONS, desc="CTranslate2", leave=False, disable=None):
-        for quantization in QUANTIZATIONS:
-            what = Extraction("ctranslate2", spm, quantization)
-            extract(str(checkpoint), [pair], str(folder_of(out, quantization, pair)), what)
+        for variant, what in variants.items():
+            extract(str(checkpoint), [pair], str(folder_of(out, variant, pair)), what)
 
 
 def check_exports(out: Path, beam: int) -> Dict[str, Any]:
     """Translate the test set with them; compare with the translations of the full model."""
-    same, total = dict.fromkeys(QUANTIZATIONS, 0), 0
-    chrf: Dict[str, List[float]] = {name: [] for name in ("full", *QUANTIZATIONS)}
+    found: Comparisons = {variant: {} for variant in VARIANTS}
     for pair in tqdm(DIRECTIONS, desc="translate", leave=False, disable=None):
         source, target = pair.split("-")
         text = out / "text" / f"test.en-{source if target == 'en' else target}"
-        references = read_lines(f"{text}.{target}")
         full = read_lines(str(out / "evaluation" / "hypotheses" / f"test.{pair}.{target}"))
-        total += len(full)
-        chrf["full"].append(score_direction(pair, full, references).chrf)
-        for quantization in QUANTIZATIONS:
-            translator = open_model(str(folder_of(out, quantization, pair)))
-            found = translator.translate(
+        for variant in VARIANTS:
+            folder = folder_of(out, variant, pair)
+            translations = open_model(str(folder)).translate(
                 pair, read_lines(f"{text}.{source}"), SearchOptions(beam=beam)
             )
-            texts = [ranked[0].text for ranked in found]
-            same[quantization] += sum(a == b for a, b in zip(texts, full, strict=True))
-            chrf[quantization].append(score_direction(pair, texts, references).chrf)
-    facts: Dict[str, Any] = {}
-    for quantization in QUANTIZATIONS:
-        changes = [a - b for a, b in zip(chrf[quantization], chrf["full"], strict=True)]
-        facts[f"ctranslate2_{quantization}_same"] = round(same[quantization] / total, 4)
-        facts[f"ctranslate2_{quantization}_chrf_change"] = round(mean(changes), 3)
-        files = [folder_of(out, quantization, pair) / MODEL for pair in DIRECTIONS]
-        facts[f"ctranslate2_{quantization}_bytes"] = max(file.stat().st_size for file in files)
+            found[variant][pair] = {
+                **compare(
+                    pair, [ranked[0].text for ranked in translations], full,
+                    read_lines(f"{text}.{target}"),
+                ),
+                "bytes": (folder / MODEL).stat().st_size,
+            }
+    return {"ctranslate2": found, **overall(found)}
+
+
+def compare(
+    lang_pair: str, texts: Sequence[str], full: Sequence[str], references: Sequence[str]
+) -> Dict[str, float]:
+    """Compare translations with those of the full model."""
+    own, other = (score_direction(lang_pair, side, references).chrf for side in (texts, full))
+    same = sum(a == b for a, b in zip(texts, full, strict=True))
+    return {"same": round(same / len(full), 4), "chrf_change": round(own - other, 3)}
+
+
+def overall(found: Comparisons) -> Dict[str, float]:
+    """Return means over the directions (of equally many sentences), and the largest files."""
+    facts: Dict[str, float] = {}
+    for variant, by_pair in found.items():
+        of: Dict[str, List[float]] = {
+            name: [figures[name] for figures in by_pair.values()]
+            for name in ("same", "chrf_change", "bytes")
+        }
+        facts[f"ctranslate2_{variant}_same"] = round(mean(of["same"]), 4)
+        facts[f"ctranslate2_{variant}_chrf_change"] = round(mean(of["chrf_change"]), 3)
+        facts[f"ctranslate2_{variant}_bytes"] = max(of["bytes"])
     return facts
 
 
-def mean(values: List[float]) -> float:
+def failures(facts: Dict[str, Any]) -> List[str]:
+    """Return how the exported models fall short of what they must be."""
+    found = [
+        f"{pair}: CTranslate2 in float32 makes {figures['same']:.1%} of the full model's "
+        f"translations, less than {LEAST_SAME:.0%}"
+        for pair, figures in facts["ctranslate2"]["float32"].items()
+        if not figures["same"] >= LEAST_SAME
+    ]
+    change = facts["ctranslate2_int8_chrf_change"]
+    if not abs(change) <= MOST_CHRF_CHANGE:
+        found.append(f"CTranslate2 in int8 changes chrF by {change:+.2f} on average, by more than "
+                     f"{MOST_CHRF_CHANGE:g}")
+    return found
+
+
+def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

@@ -52,7 +52,7 @@ def main() -> None:
     from examples.demo import deploy, report
 
     after_training: Dict[str, Any] = {
-        "settings": {"beam": report.BEAM},
+        "settings": {"beam": report.SEARCH.beam},
         "inputs": [best, *prepared],
     }
     run_stage(
@@ -69,12 +69,12 @@ def main() -> None:
         **after_training,
     )
     exports = [
-        deploy.folder_of(out, quantization, pair) / deploy.MODEL
-        for quantization in deploy.QUANTIZATIONS for pair in DIRECTIONS
+        deploy.folder_of(out, variant, pair) / deploy.MODEL
+        for variant in deploy.VARIANTS for pair in DIRECTIONS
     ]
     run_stage(
         stages / "ctranslate2.txt",
-        lambda: deploy.export_directions(best, out),
+        lambda: deploy.export_directions(data, best, out),
         outputs=exports,
         **after_training,
     )
@@ -87,10 +87,13 @@ def main() -> None:
 
     def check() -> None:
         facts = report.check_subnets(data, best, out)
-        facts.update(deploy.check_exports(out, report.BEAM))
+        facts.update(deploy.check_exports(out, report.SEARCH.beam))
         facts["wall_seconds"] = round(spent + time.monotonic() - started, 1)
         facts["peak_memory_mb"] = peak_memory_mb()
         facts_file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        failures = [*report.failures(facts), *deploy.failures(facts)]
+        if failures:
+            sys.exit("\n".join(failures))
 
     after_training["inputs"] = [best, *prepared, *exports]
     run_stage(stages / "check.txt", check, outputs=[facts_file], **after_training)
@@ -140,7 +143,9 @@ def summary(facts: Dict[str, Any], out: Path) -> str:
         "CTranslate2": f"{facts['ctranslate2_float32_same']:.1%} of the translations are the full "
         f"model's; int8: {facts['ctranslate2_int8_same']:.1%}, chrF "
         f"{facts['ctranslate2_int8_chrf_change']:+.2f}, a file of "
-        f"{facts['ctranslate2_int8_bytes'] / 1e6:.1f} MB",
+        f"{facts['ctranslate2_int8_bytes'] / 1e6:.1f} MB; "
+        f"with the training data's words alone: {facts['ctranslate2_trimmed_same']:.1%}, chrF "
+        f"{facts['ctranslate2_trimmed_chrf_change']:+.2f}",
         "routing": shown("routing.png"),
         "results": f"{shown('results.md')}, {shown('results.json')}",
         "try one": "echo 'Open the file' | .venv/bin/taskmoe translate "
