@@ -147,7 +147,7 @@ class _Export:
         done = self.tables.get(table.data_ptr())
         if done is None:
             # integers are made in place, which the checkpoint's own memory is not for
-            spec.weight = table.float().clone().numpy()
+            spec.weight = table.to(torch.float32, copy=True).numpy()
             self._quantize(spec, [table])
             self.tables[table.data_ptr()] = spec
         else:
