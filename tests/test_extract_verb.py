@@ -1,6 +1,8 @@
 """`taskmoe extract`: what it refuses leaves nothing, and what it leaves runs as it says."""
 
+import importlib
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -10,6 +12,7 @@ from console import run
 from helpers import make_config, make_model, make_task
 from omegaconf import OmegaConf
 
+from fairseq_taskmoe.checkpoint import subnet_folder
 from fairseq_taskmoe.checkpoint.extract_subnet import extract_subnet
 from fairseq_taskmoe.checkpoint.manifest import read_manifest
 from fairseq_taskmoe.checkpoint.reading import read_whole_checkpoint
@@ -207,6 +210,44 @@ def test_what_is_left_runs(format, extract, tmp_path):
     if format == "ctranslate2":
         first = found.stdout.split()[0]  # it may make padding too, which this model finds likely
         assert run_snippet(folder, "w0 w2 w0").startswith(f"['{first}', ")
+
+
+@pytest.mark.parametrize(
+    "flags, checkpoint",
+    [
+        ("--format fairseq --trim-vocabulary counts:words", "target"),
+        ("--format taskmoe --trim-vocabulary counts:words", "target"),
+        ("--format ctranslate2 --trim-vocabulary counts:words", "target"),
+        ("--format taskmoe --prune stats.npz --prune-keep 0.6", "token"),
+    ],
+)
+def test_trimmed_and_pruned_models_are_verified_too(
+    flags, checkpoint, extract, tmp_path, monkeypatch
+):
+    """They need not score as the full model does, but as what was cut out does in fairseq."""
+    status, said = extract(f"{checkpoint}.pt", flags)
+    assert status == 0 and said.err == ""
+    checks = read_manifest(str(tmp_path / "model")).checks
+    assert max(abs(check.full_score - check.score) for check in checks) > 1e-3
+    shutil.rmtree(tmp_path / "model")
+
+    def mixed_up(state):
+        name = "decoder.output_projection.weight"
+        return {**state, name: state[name].roll(1, dims=0)}
+
+    export_ctranslate2 = importlib.import_module("fairseq_taskmoe.checkpoint.export_ctranslate2")
+    write, write_ctranslate2 = subnet_folder.write, export_ctranslate2.write_ctranslate2
+    monkeypatch.setattr(subnet_folder, "write", lambda saved, path: write(
+        {**saved, "model": mixed_up(saved["model"])}, path
+    ))
+    monkeypatch.setattr(
+        export_ctranslate2, "write_ctranslate2", lambda subnet, *to: write_ctranslate2(
+            subnet._replace(state=mixed_up(subnet.state)), *to
+        )
+    )
+    status, said = extract(f"{checkpoint}.pt", flags)
+    assert status == 2 and list(tmp_path.iterdir()) == []
+    assert "the extracted model is not the sub-network: log-probabilities differ by" in said.err
 
 
 def run_snippet(folder, text):

@@ -48,9 +48,14 @@ def full_model_checks(
         _check_finite([score])
         checks.append(Check(pair, source, target, score, None))
     del engine
-    release_pages(checkpoint["model"].values())
-    return_freed_memory()  # such as copies in float32, before the cut needs room
+    _give_back(checkpoint)
     return checks
+
+
+def _give_back(checkpoint: Checkpoint) -> None:
+    """Give back the memory that scoring took, copies in float32 too, before others need it."""
+    release_pages(checkpoint["model"].values())
+    return_freed_memory()
 
 
 def _check_finite(scores: Sequence[float]) -> None:
@@ -61,8 +66,23 @@ def _check_finite(scores: Sequence[float]) -> None:
 def with_scores(checks: Sequence[Check], engine: Engine) -> List[Check]:
     """Return check sentences with the scores of an extracted model."""
     return [
-        check._replace(score=engine.score(check.lang_pair, [check.source], [check.target])[0])
-        for check in checks
+        check._replace(score=score)
+        for check, score in zip(checks, _scores(engine, checks), strict=True)
+    ]
+
+
+def scores_of(checkpoint: Checkpoint, checks: Sequence[Check]) -> List[float]:
+    """Return the scores that the model of a checkpoint gives to check sentences, in fairseq."""
+    pairs = sorted({check.lang_pair for check in checks})
+    tags = tags_of(LanguageTags.from_state(checkpoint["task_state"]["tags"]), pairs)
+    scores = _scores(task_moe_engine(checkpoint, tags, "cpu", fold=False), checks)
+    _give_back(checkpoint)
+    return scores
+
+
+def _scores(engine: Engine, checks: Sequence[Check]) -> List[float]:
+    return [
+        engine.score(check.lang_pair, [check.source], [check.target])[0] for check in checks
     ]
 
 

@@ -1,9 +1,8 @@
 """The folder that an extraction leaves: model, dictionary, SentencePiece model, manifest."""
 
-import math
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..data.languages import NUM_SPECIAL, languages_of
 from ..errors import refuse
@@ -14,6 +13,7 @@ from .check_sentences import (
     QUANTIZED_TOLERANCE,
     TOLERANCE,
     full_model_checks,
+    scores_of,
     tags_of,
     with_scores,
     worst_difference,
@@ -29,7 +29,6 @@ from .extract_subnet import (
     model_config,
     servable_pairs,
     text_routing,
-    zero_shot_routes,
 )
 from .manifest import README, Check, Manifest, describe_files, sha256, versions
 from .prune import Pruning, choose_kept_experts
@@ -56,9 +55,7 @@ class Extraction(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """Return how far the model's log-probability of a piece may be from the full one's."""
-        if self.trim_vocabulary or self.pruning:  # another model, on purpose
-            return math.inf
+        """Return how far the model's log-probability of a piece may be from what it is to be."""
         return TOLERANCE if self.quantization == "float32" else QUANTIZED_TOLERANCE
 
 
@@ -67,27 +64,36 @@ def extract(
 ) -> Manifest:
     """Write the sub-network of lang_pairs to the new folder out, whole or not at all.
 
-    The extracted model is opened, and scores the check sentences of its manifest.
+    The extracted model is opened, and has to score the check sentences of its manifest as the full
+    model does; one that is trimmed or pruned, as the sub-network does in fairseq.
     """
     if what.format == "ctranslate2":
         from .export_ctranslate2 import check_quantization
 
         check_quantization(what.quantization, what.device)
     with new_folder(out) as folder:
-        manifest = _fill(path, lang_pairs, what, folder)
+        manifest, expected = _fill(path, lang_pairs, what, folder)
         return_freed_memory()  # nothing of the checkpoint is needed any more
         manifest = manifest._replace(
-            checks=_checked(str(folder), manifest, what), files=describe_files(folder)
+            checks=_checked(str(folder), manifest, expected, what), files=describe_files(folder)
         )
         manifest.write(folder)
+    for pair, facts in manifest.zero_shot.items():
+        taken = [f", the {half} takes the experts of {other}"
+                 for half, other in facts["routed_as"].items()]
+        print(f"taskmoe: warning: {pair} was never trained{''.join(taken)}", file=sys.stderr)
     return manifest
 
 
-def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) -> Manifest:
-    """Write all but the manifest to folder; return it without the facts about the files."""
+def _fill(
+    path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path
+) -> Tuple[Manifest, List[float]]:
+    """Write all but the manifest to folder; return it without the facts about the files.
+
+    With it come the scores of its check sentences that the model is to give.
+    """
     checkpoint = read_servable_checkpoint(path)
     pairs = servable_pairs(checkpoint, lang_pairs)
-    _warn_of(zero_shot_routes(checkpoint, pairs))
     kept = choose_kept_experts(checkpoint, pairs, what.pruning) if what.pruning else None
     cfg = model_config(checkpoint)
     if what.format != "taskmoe":
@@ -105,19 +111,15 @@ def _fill(path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path) 
     except Unreadable as reason:
         refuse(f"{path}: {reason}")
     subnet = _cut(checkpoint, pairs, kept, used)
+    expected = [check.full_score for check in checks]
+    if kept or used:  # another model, on purpose
+        expected = scores_of(taskmoe_checkpoint(checkpoint, subnet), checks)
     if spm is not None:
         write_sentencepiece(spm.path, folder / SENTENCEPIECE, used)
     parameters = _write_model(checkpoint, subnet, what, folder)
     manifest = _manifest(path, checkpoint, subnet, what, parameters, spm is not None)
     (folder / README).write_text(readme(manifest, subnet), encoding="utf-8")
-    return manifest._replace(checks=checks)
-
-
-def _warn_of(zero_shot: Dict[str, Dict[str, str]]) -> None:
-    """Say which pairs were never trained, on stderr: their translations may be worth little."""
-    for pair, routes in zero_shot.items():
-        taken = [f", the {half} takes the experts of {other}" for half, other in routes.items()]
-        print(f"taskmoe: warning: {pair} was never trained{''.join(taken)}", file=sys.stderr)
+    return manifest._replace(checks=checks), expected
 
 
 def _cut(
@@ -192,17 +194,24 @@ def _manifest(
     )
 
 
-def _checked(folder: str, manifest: Manifest, what: Extraction) -> List[Check]:
+def _checked(
+    folder: str, manifest: Manifest, expected: Sequence[float], what: Extraction
+) -> List[Check]:
     """Return the checks with the scores of the model in folder, refusing one that is another.
 
-    One that is meant to be another is taken, as is one that cannot be run on this machine.
+    One that cannot be run on this machine is taken.
     """
     if not _can_run(what):
         return manifest.checks
     checks = with_scores(manifest.checks, open_engine(folder, manifest, what.device))
-    if not worst_difference(checks) <= what.tolerance:  # not a number is far, too
-        refuse(f"the extracted model is not the full one: log-probabilities differ by "
-               f"{worst_difference(checks):.1e} a piece; nothing was written")
+    compared = [
+        check._replace(full_score=score) for check, score in zip(checks, expected, strict=True)
+    ]
+    worst = worst_difference(compared)
+    if not worst <= what.tolerance:  # not a number is far, too
+        meant = "sub-network" if what.trim_vocabulary or what.pruning else "full one"
+        refuse(f"the extracted model is not the {meant}: log-probabilities differ by {worst:.1e} a "
+               "piece; nothing was written")
     return checks
 
 
