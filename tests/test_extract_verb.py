@@ -137,6 +137,19 @@ def test_is_refused_and_leaves_nothing(router, flags, words, extract, tmp_path):
     assert line.startswith("taskmoe") and " error: " in line and re.search(words, line), line
 
 
+def test_a_broken_sentencepiece_model_beside_the_checkpoint_is_passed_over(
+    checkpoints, extract, tmp_path, caplog
+):
+    """Nobody has named it, so that no flag is to blame."""
+    (checkpoints / "beside").mkdir()
+    shutil.copy(checkpoints / "target.pt", checkpoints / "beside")
+    (checkpoints / "beside" / "spm.model").write_text("text")
+    status, said = extract("beside/target.pt")
+    assert status == 0 and said.err == ""
+    assert f"{checkpoints}/beside/spm.model is no SentencePiece model" in caplog.text
+    assert read_manifest(str(tmp_path / "model")).sentencepiece_model is None
+
+
 def test_what_is_there_stays(extract, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()

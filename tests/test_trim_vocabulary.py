@@ -94,9 +94,22 @@ def test_the_softmax_is_over_fewer_words_and_their_order_stays():
         [engine.score(PAIR, [source], [[word]])[0] for word in KEPT] for engine in (full, trimmed)
     ]
     assert all(few > many for many, few in zip(*scores, strict=True))
-    orders = [sorted(KEPT, key=dict(zip(KEPT, row, strict=True)).get) for row in scores]
-    first = [engine_order[-1] for engine_order in orders]
-    assert first[0] == first[1]
+    # of the first word and of the end after it, each a softmax of its own: here the former alone
+    many, few = (
+        first_log_probs(engine, source, [engine.dictionary.index(word) for word in KEPT])
+        for engine in (full, trimmed)
+    )
+    assert many.argsort().tolist() == few.argsort().tolist()
+    torch.testing.assert_close(few - many, (few - many)[:1].expand(len(KEPT)))  # one factor for all
+
+
+def first_log_probs(engine, source, words):
+    """Return the log-probabilities of some words as the first one of a translation."""
+    model, inputs = engine.model_of(PAIR), engine._inputs(PAIR, [source])
+    tag = engine.dictionary.index("__de__")
+    inputs["prev_output_tokens"] = torch.tensor([[engine.dictionary.eos(), tag]])
+    with torch.no_grad():
+        return model.get_normalized_probs(model(**inputs), log_probs=True)[0, -1, words]
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -119,6 +132,9 @@ def test_words_of_a_counts_file(tmp_path):
     subnet = extract_subnet(make_checkpoint(), [PAIR])
     file = tmp_path / "counts"
     file.write_text("w1 5\nw2\t1\nw3 2\n", encoding="utf-8")
+    found = used_words(f"counts:{file}", [PAIR], subnet.words, None, 2)
+    assert {"w1", "w3"} <= found and "w2" not in found
+    file.write_text("w1 1\nw2 1\nw1 1\nw3 2\nw3 0\n", encoding="utf-8")  # they add up
     found = used_words(f"counts:{file}", [PAIR], subnet.words, None, 2)
     assert {"w1", "w3"} <= found and "w2" not in found
     file.write_text("w1 five\n")

@@ -32,11 +32,15 @@ def choose_sentencepiece(
 
     It is looked for in the run's --sentencepiece-model, beside the checkpoint, which is where an
     extraction puts it, beside the data, and in the folder that holds the data. One that does not
-    fit is passed over, and refused where it was named.
+    fit, or cannot be read, is passed over, and refused where it was named.
     """
     words = real_words(checkpoint["task_state"]["words"])
     for file in [named] if named else _candidates(path, checkpoint):
-        found = SentencePieceFile(file, open_sentencepiece(file))
+        processor = open_sentencepiece(file) if named else _read(file)
+        if processor is None:
+            logger.warning("%s is no SentencePiece model", file)
+            continue
+        found = SentencePieceFile(file, processor)
         if _fits(found.processor, words):
             return found
         if named:
@@ -65,13 +69,21 @@ def _fits(processor: sentencepiece.SentencePieceProcessor, words: Sequence[str])
 
 
 def open_sentencepiece(path: str) -> sentencepiece.SentencePieceProcessor:
-    """Return the SentencePiece model of a file."""
+    """Return the SentencePiece model of a file that a flag names."""
     if not os.path.isfile(path):
         refuse(f"--sentencepiece-model {path}: no such file")
+    processor = _read(path)
+    if processor is None:
+        refuse(f"--sentencepiece-model {path}: no SentencePiece model")
+    return processor
+
+
+def _read(path: str) -> Optional[sentencepiece.SentencePieceProcessor]:
+    """Return the SentencePiece model of a file, None if it has none."""
     try:
         return sentencepiece.SentencePieceProcessor(model_file=path)
     except (RuntimeError, OSError):
-        refuse(f"--sentencepiece-model {path}: no SentencePiece model")
+        return None
 
 
 def write_sentencepiece(path: str, out: Path, kept: Optional[Set[str]]) -> None:

@@ -87,12 +87,12 @@ def used_words(
 
 
 def _read_counts(path: str) -> Dict[str, int]:
-    counts = {}
+    counts: Dict[str, int] = Counter()  # counts of several texts may stand one below the other
     for number, line in enumerate(_lines(path), 1):
         word, _, count = line.rpartition("\t" if "\t" in line else " ")
         if not word or not re.fullmatch("[0-9]{1,18}", count):
             refuse(f"--trim-vocabulary {path}: line {number} is no word with its count")
-        counts[word] = int(count)
+        counts[word] += int(count)
     return counts
 
 
