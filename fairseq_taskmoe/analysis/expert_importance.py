@@ -11,11 +11,10 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
+from ..checkpoint.extract_subnet import HALVES
 from ..errors import refuse
-from .routing_plot import read_arrays
+from .routing_plot import LayerName, read_arrays
 
-LayerName = Tuple[str, int]  # half, and index of the layer from 0
-HALVES = ("encoder", "decoder")
 SCOPES = ("layer", "global")
 ARRAY_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d{1,4})(?:\.first|\.first_prob)?")
 
