@@ -8,6 +8,7 @@ import asyncio
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,8 @@ from fairseq_taskmoe.serving.translator import Translator
 
 PAIRS = ("en-de", "de-en")
 JSON = {"Content-Type": "application/json"}
+PATIENCE = {"timeout": 6000.0, "head_timeout": 6000.0}  # of limits: a busy machine fails no test
+PATIENT = ("--threads", 1, "--timeout", 6000, "--head-timeout", 6000)
 
 
 class Answer(NamedTuple):
@@ -54,7 +57,7 @@ def ask(
     """
     if isinstance(body, dict):
         body = json.dumps(body).encode()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     try:
         connection.request(method or ("GET" if body is None else "POST"), path, body,
                            JSON if headers is None else headers)
@@ -111,11 +114,35 @@ class Service:
         return float(lines.get(name, 0))
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Say whether the other side has closed a connection that it has sent nothing on."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def half_sent(port: int, body: bytes, sent: int = 1) -> socket.socket:
+    """Return a connection on which the service reads a request; all but the first bytes lack."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=300)
+    head = (
+        "POST /translate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    connection.sendall(head.encode())
+    assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.sendall(body[:sent])
+    return connection
 
 
 def make_models(checkpoint: Path, folder: Path) -> None:
@@ -191,6 +218,7 @@ def serving():
         config = server_config(app, limits)
         config.port = 0
         server = uvicorn.Server(config)
+        engines[0].connections = server.server_state.connections
         thread = threading.Thread(target=asyncio.run, args=[running(server, clock)])
         thread.start()
         started.append((server, thread, engines))

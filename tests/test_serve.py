@@ -1,16 +1,26 @@
 """`taskmoe serve` translates as its models do, for many clients at once, and answers mistakes."""
 
+import json
 import os
 import random
 import signal
 import socket
-import threading
 
 import pytest
 from console import refused, run
 from hypothesis import example, given
 from hypothesis import strategies as st
-from services import JSON, Service, ask, at_once, translate, wait_until
+from services import (
+    JSON,
+    PATIENT,
+    Service,
+    ask,
+    at_once,
+    half_sent,
+    has_ended,
+    translate,
+    wait_until,
+)
 
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.open_model import open_model
@@ -21,13 +31,12 @@ pytest.importorskip("prometheus_client", reason="the extra `serve` is not instal
 is_json = pytest.importorskip("fairseq_taskmoe.serving.guards").is_json
 OK = {"source": "en", "target": "de", "text": "Good day!", "max_length": 20}
 MAX_BODY = 100_000
-FEW = ("--max-batch-sentences", 4)
 
 
 @pytest.fixture(scope="module")
 def service(served, tmp_path_factory):
     log = tmp_path_factory.mktemp("serve") / "log"
-    with Service(served, log, "--max-body-bytes", MAX_BODY, "--threads", 1) as running:
+    with Service(served, log, "--max-body-bytes", MAX_BODY, *PATIENT) as running:
         yield running
 
 
@@ -201,31 +210,26 @@ def test_metrics_count_what_was_asked(service):
     assert service.metric("taskmoe_waiting_sentences") == 0
 
 
-def in_flight(service, text, answers):
-    """Start a long request, and return its thread when the request is being worked on."""
-    def client():
-        try:
-            answers.append(translate(service.port, "en-de", text, beam=16, max_length=100).status)
-        except OSError as problem:
-            answers.append(type(problem))
-
-    thread = threading.Thread(target=client)
-    thread.start()
-    wait_until(lambda: service.metric("taskmoe_waiting_sentences") > 0)
-    return thread
+def is_refused(port):
+    try:
+        ask(port, "/health")
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # it was taken before, and closed
+        return False
+    return False
 
 
-def test_sigterm_finishes_what_is_in_flight(served, tmp_path, sentences):
-    with Service(served / "en-de", tmp_path / "log", *FEW, "--threads", 1) as service:
-        answers = []
-        thread = in_flight(service, sentences("en")[:60], answers)
-        service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(60) == 0
-        thread.join()
-        assert answers == [200]
+def test_sigterm_finishes_what_is_in_flight(served, tmp_path):
+    with Service(served / "en-de", tmp_path / "log", *PATIENT) as service:
+        body = json.dumps(OK).encode()
+        with half_sent(service.port, body) as connection:
+            service.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: is_refused(service.port))
+            connection.sendall(body[1:])
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert service.process.wait(300) == 0
         assert service.said() == f"serving en-de on http://127.0.0.1:{service.port}/\n"
-        with pytest.raises(ConnectionRefusedError):
-            ask(service.port, "/health")
 
 
 @pytest.fixture
@@ -243,15 +247,12 @@ def own_port():
             return
 
 
-def test_killed_it_can_be_started_again(served, tmp_path, sentences, own_port):
-    flags = (*FEW, "--threads", 1)
-    with Service(served / "en-de", tmp_path / "log", *flags, port=own_port) as service:
-        answers = []
-        thread = in_flight(service, sentences("en")[:60], answers)
-        service.process.kill()
-        thread.join()
-        assert len(answers) == 1 and issubclass(answers[0], ConnectionError)
-    flags = ("--threads", 1, "--allowed-hosts", "translate.example")
+def test_killed_it_can_be_started_again(served, tmp_path, own_port):
+    with Service(served / "en-de", tmp_path / "log", *PATIENT, port=own_port) as service:
+        with half_sent(service.port, json.dumps(OK).encode()) as connection:
+            service.process.kill()
+            wait_until(lambda: has_ended(connection))
+    flags = (*PATIENT, "--allowed-hosts", "translate.example")
     with Service(served / "en-de", tmp_path / "log", *flags, port=own_port) as service:
         assert translate(service.port, "en-de", "Good day!", max_length=9).status == 200
         assert ask(service.port, "/health", headers={"Host": "translate.example"}).status == 200

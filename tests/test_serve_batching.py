@@ -8,7 +8,7 @@ import json
 import logging
 
 import pytest
-from services import JSON, Stopped, ask, later, num_waiting, translate, wait_until
+from services import JSON, PATIENCE, Stopped, ask, later, num_waiting, translate, wait_until
 
 from fairseq_taskmoe.serving.limits import Limits
 from fairseq_taskmoe.serving.translator import Translator
@@ -17,12 +17,16 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
 
 
+def patient(**limits):
+    return Limits(**PATIENCE, **limits)
+
+
 def texts_of(answer):
     return [found[0]["text"] for found in answer.json["translations"]]
 
 
 def test_requests_of_one_kind_are_translated_together(serving):
-    engine, port = serving(Limits(max_batch_sentences=5))
+    engine, port = serving(patient(max_batch_sentences=5))
     with Stopped(engine, port) as first:
         others = later([
             *[lambda i=i: translate(port, "en-de", [f"a{i} b", f"c{i}"]) for i in range(4)],
@@ -39,7 +43,7 @@ def test_requests_of_one_kind_are_translated_together(serving):
 
 
 def test_a_batch_is_bounded_in_tokens(serving):
-    engine, port = serving(Limits(max_batch_tokens=12))
+    engine, port = serving(patient(max_batch_tokens=12))
     with Stopped(engine, port):
         others = later([lambda: translate(port, "en-de", ["a b c d"] * 5 + ["e f"] * 4)])
         wait_until(lambda: num_waiting(port) == 9)
@@ -49,7 +53,7 @@ def test_a_batch_is_bounded_in_tokens(serving):
 
 
 def test_a_failing_sentence_fails_alone(serving, caplog):
-    engine, port = serving(Limits())
+    engine, port = serving(patient())
     with caplog.at_level(logging.ERROR), Stopped(engine, port):
         others = later([
             lambda: translate(port, "en-de", "one two"),
@@ -65,7 +69,7 @@ def test_a_failing_sentence_fails_alone(serving, caplog):
 
 
 def test_nothing_is_translated_for_a_client_that_has_left(serving):
-    engine, port = serving(Limits())
+    engine, port = serving(patient())
     with Stopped(engine, port):
         leaving = http.client.HTTPConnection("127.0.0.1", port)
         body = {"source": "en", "target": "de", "text": ["unwanted", "neither"]}
@@ -80,7 +84,7 @@ def test_nothing_is_translated_for_a_client_that_has_left(serving):
 
 
 def test_what_would_wait_too_long_is_turned_away(serving):
-    engine, port = serving(Limits(max_waiting=3, max_texts=3))
+    engine, port = serving(patient(max_waiting=3, max_texts=3))
     with Stopped(engine, port):
         others = later([lambda: translate(port, "en-de", ["a", "b"])])
         wait_until(lambda: num_waiting(port) == 2)
@@ -93,7 +97,7 @@ def test_what_would_wait_too_long_is_turned_away(serving):
 
 
 def test_no_text_of_a_request_without_room_is_read(serving, monkeypatch):
-    engine, port = serving(Limits(max_waiting=3, max_texts=3))
+    engine, port = serving(patient(max_waiting=3, max_texts=3))
     with Stopped(engine, port):
         others = later([lambda: translate(port, "en-de", ["a", "b"])])
         wait_until(lambda: num_waiting(port) == 2)
@@ -103,7 +107,7 @@ def test_no_text_of_a_request_without_room_is_read(serving, monkeypatch):
 
 
 def test_requests_at_once_are_bounded(serving):
-    engine, port = serving(Limits(max_requests=1))
+    engine, port = serving(patient(max_requests=1))
     with Stopped(engine, port):
         assert translate(port, "de-en", "a").status == 503
         assert ask(port, "/health").status == 200

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from services import Service, translate
+from services import PATIENT, Service, translate
 
 pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 @pytest.fixture(scope="module")
 def service(served, tmp_path_factory):
     log = tmp_path_factory.mktemp("page") / "log"
-    with Service(served, log, "--threads", 1, "--max-texts", 3) as running:
+    with Service(served, log, *PATIENT, "--max-texts", 3) as running:
         yield running
 
 

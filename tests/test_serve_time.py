@@ -8,7 +8,20 @@ import sys
 
 import pytest
 from console import ROOT, refused, run
-from services import Clock, Service, Stopped, ask, later, num_waiting, translate, wait_until
+from services import (
+    PATIENCE,
+    PATIENT,
+    Clock,
+    Service,
+    Stopped,
+    ask,
+    half_sent,
+    has_ended,
+    later,
+    num_waiting,
+    translate,
+    wait_until,
+)
 
 from fairseq_taskmoe.serving.limits import Limits
 
@@ -16,29 +29,14 @@ pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
 BODY = json.dumps({"source": "en", "target": "de", "text": "slow body"}).encode()
-HEAD = (
-    "POST /translate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    f"Content-Length: {len(BODY)}\r\nExpect: 100-continue\r\n\r\n"
-).encode()
 
 
 def connect(port):
     return socket.create_connection(("127.0.0.1", port), timeout=300)
 
 
-def has_ended(connection):
-    """Say whether the other side has closed a connection that it has sent nothing on."""
-    connection.setblocking(False)
-    try:
-        return connection.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        return True
-
-
 def test_idle_connections_give_way(served, tmp_path):
-    flags = ("--max-connections", 16, "--threads", 1)
+    flags = ("--max-connections", 16, *PATIENT)
     with Service(served / "en-de", tmp_path / "log", *flags, files=64) as service:
         idle = [connect(service.port) for _ in range(200)]
         assert ask(service.port, "/health").status == 200
@@ -59,33 +57,46 @@ def test_more_connections_than_files_are_refused(served):
 
 def test_a_head_that_does_not_come_ends_the_connection(serving):
     clock = Clock()
-    engine, port = serving(Limits(timeout=1e9), clock)
+    engine, port = serving(Limits(timeout=1e9, head_timeout=6000), clock)
     with Stopped(engine, port) as working, connect(port) as silent, connect(port) as slow:
-        slow.sendall(HEAD[:20])
+        slow.sendall(b"POST /translate HTTP")
         for connection in (silent, slow):
-            wait_until(lambda connection=connection: clock.advance(11) or has_ended(connection))
+            wait_until(lambda connection=connection: clock.advance(6001) or has_ended(connection))
     assert working.answers[0].status == 200
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])
+def test_an_answer_that_is_not_read_ends_the_connection(last, serving):
+    clock = Clock()
+    engine, port = serving(Limits(**PATIENCE), clock)
+    asked = {"source": "en", "target": "de", "text": "x" * 900_000, "beam": 16, "n_best": 16}
+    body = json.dumps(asked).encode()
+    with connect(port) as deaf:
+        deaf.sendall(
+            b"POST /translate HTTP/1.1\r\nHost: localhost\r\n" + last
+            + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        assert deaf.recv(12) == b"HTTP/1.1 200"
+        assert engine.connections
+        wait_until(lambda: clock.advance(6001) or not engine.connections)
+    assert translate(port, "en-de", "still there").status == 200
 
 
 def test_a_request_has_one_deadline(serving):
     clock = Clock()
-    engine, port = serving(Limits(timeout=60), clock)
+    engine, port = serving(Limits(**PATIENCE), clock)
     with Stopped(engine, port) as first:
         others = later([lambda: translate(port, "en-de", "late")])
         wait_until(lambda: num_waiting(port) == 1)
-        with connect(port) as slow, connect(port) as slower:
-            for connection in (slow, slower):
-                connection.sendall(HEAD)
-                assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
-            clock.advance(40)
-            slow.sendall(BODY)
-            slower.sendall(BODY[:5])
+        with half_sent(port, BODY) as slow, half_sent(port, BODY) as slower:
+            clock.advance(4000)
+            slow.sendall(BODY[1:])
             wait_until(lambda: num_waiting(port) == 2)
-            clock.advance(30)
+            clock.advance(3000)
             assert slow.recv(1000).startswith(b"HTTP/1.1 504 ")
             assert slower.recv(1000).startswith(b"HTTP/1.1 408 ")
         (late,) = others()
-        assert (late.status, late.error) == (504, "gave up after 60 seconds")
+        assert (late.status, late.error) == (504, "gave up after 6000 seconds")
     assert first.answers[0].status == 504
     assert translate(port, "en-de", "in time").status == 200
     assert engine.batches == [["stop"], ["in time"]]

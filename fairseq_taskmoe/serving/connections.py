@@ -23,6 +23,7 @@ class Connection(H11Protocol):
         self.limits = limits
         self.idle_since = self.loop.time()
         self.head_deadline: Optional[asyncio.TimerHandle] = None
+        self.given_up = False
 
     @property
     def is_idle(self) -> bool:
@@ -33,16 +34,19 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self.await_head()
         connections: Set[Any] = self.connections
-        there = [each for each in connections if not each.transport.is_closing()]
+        there = [each for each in connections if not each.given_up]
         if len(there) > self.limits.max_connections:
             idle: List[Connection] = [each for each in there if each.is_idle]
-            min(idle, key=lambda each: each.idle_since).transport.abort()
+            min(idle, key=lambda each: each.idle_since).give_up()
+
+    def give_up(self) -> None:
+        """Close the connection at once, whatever is still to be sent."""
+        self.given_up = True
+        self.transport.abort()
 
     def await_head(self) -> None:
         if self.head_deadline is None:
-            self.head_deadline = self.loop.call_later(
-                self.limits.head_timeout, self.transport.abort
-            )
+            self.head_deadline = self.loop.call_later(self.limits.head_timeout, self.give_up)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -59,6 +63,16 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
         super().on_response_complete()
+        self.end_in_time()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.end_in_time()
+
+    def end_in_time(self) -> None:
+        """See that a client that does not read its answer does not keep it open for ever."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self.loop.call_later(self.limits.timeout, self.give_up)
 
     def connection_lost(self, problem: Optional[Exception]) -> None:
         self.forget_deadline()
