@@ -13,6 +13,7 @@ from examples.demo.train import DIRECTIONS
 from fairseq_taskmoe import register  # noqa: F401
 from fairseq_taskmoe.analysis.routing_statistics import write_routing
 from fairseq_taskmoe.checkpoint.load_models import load_stock
+from fairseq_taskmoe.checkpoint.manifest import read_manifest
 from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
 from fairseq_taskmoe.evaluation.compare import compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
@@ -61,14 +62,15 @@ def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
     for pair in DIRECTIONS:
         subnet = load_stock(str(out / "subnets" / pair)).model
         checks.append(compare(full, subnet, task, pair, "test", generation, BATCHING))
+    manifest = read_manifest(str(out / "subnets" / DIRECTIONS[-1]))
     facts = {
         "subnet_max_abs_logprob_diff": max(check.max_abs_logprob_diff for check in checks),
         "subnet_hypotheses": sum(check.hypotheses for check in checks),
         "subnet_hypotheses_different": sum(check.different for check in checks),
         "of_which_ties": sum(check.ties for check in checks),
         "without_plugin_different": translate_without_plugin(data, out),
-        "params_full": sum(parameter.numel() for parameter in full.parameters()),
-        "params_subnet": sum(parameter.numel() for parameter in subnet.parameters()),
+        "params_full": manifest.source_checkpoint["parameters"],
+        "params_subnet": manifest.parameters,
     }
     print(json.dumps(facts, indent=2), file=sys.stderr)
     return facts
