@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List
 
@@ -110,19 +110,20 @@ def write_atomically(path: Path, text: str) -> None:
 @contextmanager
 def written_together(files: List[str]) -> Iterator[List[str]]:
     """Give a temporary name beside each of the new files, renamed to them when all went well."""
-    parts = []
-    for file in files:
-        folder, name = os.path.split(file)
-        os.makedirs(folder or ".", exist_ok=True)
-        parts.append(os.path.join(folder, f".{name}.{os.getpid()}.tmp"))
-    try:
-        yield parts
-        for part, file in zip(parts, files, strict=True):
-            os.replace(part, file)
-    finally:
-        for part in parts:
-            if os.path.exists(part):
-                os.unlink(part)
+    with ExitStack() as folders:
+        parts = []
+        for file in files:
+            folder, name = os.path.split(file)
+            folders.enter_context(_folders(Path(folder or ".")))
+            parts.append(os.path.join(folder, f".{name}.{os.getpid()}.tmp"))
+        try:
+            yield parts
+            for part, file in zip(parts, files, strict=True):
+                os.replace(part, file)
+        finally:
+            for part in parts:
+                if os.path.exists(part):
+                    os.unlink(part)
 
 
 def clean_up_when_terminated() -> None:

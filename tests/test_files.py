@@ -1,13 +1,14 @@
-"""New folders: whole, or as if nothing had been tried."""
+"""New folders and files: whole, or as if nothing had been tried."""
 
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fairseq_taskmoe.errors import Refusal, refuse
-from fairseq_taskmoe.files import new_folder
+from fairseq_taskmoe.files import new_folder, written_together
 
 FILL = """
 import sys
@@ -26,6 +27,19 @@ def test_a_refusal_leaves_no_folder(tmp_path):
             (folder / "file").touch()
             refuse("no")
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+def test_a_refusal_leaves_no_files(tmp_path):
+    names = [str(tmp_path / name) for name in ("new/a/one", "new/two", "three")]
+    with pytest.raises(Refusal), written_together(names) as parts:
+        for part in parts[:2]:
+            Path(part).touch()
+        refuse("no")
+    assert not list(tmp_path.iterdir())
+    with written_together(names) as parts:
+        for part in parts:
+            Path(part).touch()
+    assert sorted(filter(Path.is_file, tmp_path.rglob("*"))) == sorted(map(Path, names))
 
 
 def test_what_others_have_put_there_stays(tmp_path):
