@@ -69,6 +69,7 @@ def join_launcher(args: argparse.Namespace) -> None:
             f"--distributed-world-size {asked} contradicts WORLD_SIZE={launcher.world_size} of the "
             "launcher; leave the flag out"
         )
+    check_restarts()  # now: in a restart the ranks may wait for each other for ever
     args.distributed_init_method = "env://"
     args.distributed_world_size = launcher.world_size
     args.distributed_rank = launcher.rank
