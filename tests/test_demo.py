@@ -30,9 +30,11 @@ def test_means_and_the_largest_file():
     [
         ({}, []),
         ({"trimmed": {"same": 0.1, "chrf_change": 9.0}, "int8": {"same": 0.1}}, []),
-        # of each direction, also where the mean is above
-        ({"float32": {"same": 0.9499}}, ["de-en: CTranslate2 in float32 makes 95.0% of"]),
-        ({"float32": {"same": float("nan")}}, ["de-en: CTranslate2 in float32 makes nan% of"]),
+        ({"float32": {"same": 0.9499}}, ["all directions: CTranslate2 in float32 makes 95.0% of"]),
+        ({"float32": {"same": 0.8999}}, ["all directions: CTranslate2 in float32 makes 92.5% of",
+                                         "de-en: CTranslate2 in float32 makes 90.0% of"]),
+        ({"float32": {"same": float("nan")}}, ["all directions: CTranslate2 in float32 makes nan%",
+                                               "de-en: CTranslate2 in float32 makes nan% of"]),
         ({"int8": {"chrf_change": -3.0}}, []),  # 1 and -3: -1 on average
         ({"int8": {"chrf_change": -3.1}}, ["int8 changes chrF by -1.05 on average"]),
         ({"int8": {"chrf_change": 1.1}}, ["int8 changes chrF by +1.05 on average"]),

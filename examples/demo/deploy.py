@@ -15,7 +15,9 @@ from fairseq_taskmoe.serving.open_model import open_model
 
 VARIANTS = ("float32", "int8", "trimmed")  # the last has the words of the training data, in float32
 MODEL = "model.bin"
-LEAST_SAME = 0.95  # of each direction's translations in float32: the two search by different rules
+# Of the translations in float32, as the two search by different rules: on average over the
+# directions, and of one, whose 250 sentences say less and whose model is another on each machine
+LEAST_SAME, LEAST_SAME_OF_ONE = 0.95, 0.9
 MOST_CHRF_CHANGE = 1.0  # of int8, on average over the directions
 Comparisons = Dict[str, Dict[str, Dict[str, float]]]  # variant -> direction -> figures
 
@@ -84,11 +86,15 @@ def overall(found: Comparisons) -> Dict[str, float]:
 
 def failures(facts: Dict[str, Any]) -> List[str]:
     """Return how the exported models fall short of what they must be."""
+    shares = {pair: figures["same"] for pair, figures in facts["ctranslate2"]["float32"].items()}
     found = [
-        f"{pair}: CTranslate2 in float32 makes {figures['same']:.1%} of the full model's "
-        f"translations, less than {LEAST_SAME:.0%}"
-        for pair, figures in facts["ctranslate2"]["float32"].items()
-        if not figures["same"] >= LEAST_SAME
+        f"{name}: CTranslate2 in float32 makes {share:.1%} of the full model's translations, less "
+        f"than {least:.0%}"
+        for name, share, least in (
+            ("all directions", facts["ctranslate2_float32_same"], LEAST_SAME),
+            *((pair, share, LEAST_SAME_OF_ONE) for pair, share in shares.items()),
+        )
+        if not share >= least
     ]
     change = facts["ctranslate2_int8_chrf_change"]
     if not abs(change) <= MOST_CHRF_CHANGE:
