@@ -15,9 +15,9 @@ from fairseq_taskmoe.serving.open_model import open_model
 
 VARIANTS = ("float32", "int8", "trimmed")  # the last has the words of the training data, in float32
 MODEL = "model.bin"
-# Of the translations in float32, as the two search by different rules: on average over the
-# directions, and of one, whose 250 sentences say less and whose model is another on each machine
-LEAST_SAME, LEAST_SAME_OF_ONE = 0.95, 0.9
+# Of the translations in float32: less is no matter of search by different rules any more. On average
+# over the directions, and of one; how many it is depends on how far a machine's training came
+LEAST_SAME, LEAST_SAME_OF_ONE = 0.9, 0.8
 MOST_CHRF_CHANGE = 1.0  # of int8, on average over the directions
 Comparisons = Dict[str, Dict[str, Dict[str, float]]]  # variant -> direction -> figures
 
