@@ -15,8 +15,8 @@ from fairseq_taskmoe.serving.open_model import open_model
 
 VARIANTS = ("float32", "int8", "trimmed")  # the last has the words of the training data, in float32
 MODEL = "model.bin"
-# Of the translations in float32, on average over the directions and of one. It differs from training
-# to training; less is no matter of searching by different rules any more
+# Of the translations in float32, on average over the directions and of one. Trainings differ in it;
+# less is no matter of searching by different rules any more
 LEAST_SAME, LEAST_SAME_OF_ONE = 0.9, 0.8
 MOST_CHRF_CHANGE = 1.0  # of int8, on average over the directions
 Comparisons = Dict[str, Dict[str, Dict[str, float]]]  # variant -> direction -> figures
