@@ -80,20 +80,23 @@ class Downloads:
 
     def require_by_hand(self, archives: Iterable[Archive]) -> None:
         """Refuse, in one line, all archives that a person was to bring and that are missing."""
-        missing = {archive.file: archive.url for archive in archives if self.lacks(archive)}
+        missing = {
+            archive.file: archive.url for archive in archives
+            if self.is_brought(archive) and not (self.by_hand / archive.file).is_file()
+        }
         if missing:
             places = ", ".join(f"{file} (from {url})" for file, url in missing.items())
             refuse(f"{self.by_hand} lacks what only a person can get: {places}")
 
-    def lacks(self, archive: Archive) -> bool:
-        path = self.by_hand / archive.file
-        return archive.by_hand and not self.mirror.address and not path.is_file()
+    def is_brought(self, archive: Archive) -> bool:
+        """Say whether a person brings the archive: mirrors have those too."""
+        return archive.by_hand and not self.mirror.address
 
     def get(self, archive: Archive) -> Path:
         """Return an archive's local path, refusing what cannot be had or is not the right thing."""
         key = key_of(archive)
         if key not in self.checked:
-            if archive.by_hand and not self.mirror.address:
+            if self.is_brought(archive):
                 path, shown = self.by_hand / archive.file, str(self.by_hand / archive.file)
             else:
                 shown = self.mirror.url_of(key)
