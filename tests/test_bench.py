@@ -194,7 +194,9 @@ def test_a_full_step_is_fairseq_s_update(name):
         apart.phases["forward_backward"]()
         for parameter in expected.parameters():
             if parameter.grad is not None:
-                parameter.grad /= text["ntokens"]
+                # as the trainer does: a division rounds otherwise, and Adam magnifies the noise in
+                # gradients that are 0 but for rounding, those of the bias of keys
+                parameter.grad *= 1 / text["ntokens"]
         norm = clip_grad_norm_(expected.parameters(), 1.0)
         optimizer.step()
     assert norm > 1.0  # clipping has changed something
