@@ -13,7 +13,7 @@ import warnings
 from importlib import import_module
 from typing import List, NamedTuple, NoReturn
 
-from .errors import refuse
+from .errors import Refusal, command, end_command, refuse
 from .version import __version__
 
 
@@ -93,7 +93,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # where there is no GPU
     try:
         try:
-            run_verb(sys.argv[1:])
+            with command():
+                run_verb(sys.argv[1:])
         finally:
             print(end="", flush=True)  # a closed pipe shows here, not when Python shuts down
     except KeyboardInterrupt:
@@ -103,4 +104,4 @@ def main() -> None:
         sys.exit(141)
     except OSError as problem:  # missing file, no permission, full disk
         named = f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem)
-        refuse(named)
+        end_command(Refusal(named))

@@ -1,38 +1,94 @@
-"""The one way in which this project turns a user's mistake away."""
+"""How a user's mistake is turned away: by an exception, and where a command ends by one line.
+
+A command that ends with a refusal prints `taskmoe: error: MESSAGE` to stderr and has status 2.
+Whoever uses the package as a library catches an ordinary exception.
+"""
 
 import os
+import re
 import sys
 import time
-from typing import NoReturn
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Iterator, NoReturn, Optional, Type
 
-# Time for rank 0 to say what all ranks found; a launcher may end all as soon as one has ended
+STATUS = 2
+# Time for rank 0 to print what all ranks found; a launcher may end all as soon as one has ended
 RANK_0_FIRST_SECONDS = 3.0
 
 
-class Refusal(SystemExit):
-    """A user's mistake: one line was printed for it, and the process ends with status 2.
+class Refusal(Exception):
+    """A user's mistake, in one line that names the flag, file or language.
 
-    A SystemExit, because fairseq's commands know no other way to end without a traceback, and
-    because fairseq swallows an ordinary exception that is raised while it loads a checkpoint.
+    reported_by_rank_0 says that all ranks of a run have found it and that rank 0 prints it.
     """
 
-    def __init__(self, message: str):
-        super().__init__(2)
+    def __init__(self, message: str, reported_by_rank_0: bool = False):
+        super().__init__(message)
         self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+        self.reported_by_rank_0 = reported_by_rank_0
 
 
 def refuse(message: str) -> NoReturn:
-    """Print message as one line to stderr and raise Refusal.
-
-    Among several ranks, rank 0 speaks first: what all of them found is then said once.
-    """
-    if _rank() > 0:
-        time.sleep(RANK_0_FIRST_SECONDS)
-    print(f"taskmoe: error: {message}", file=sys.stderr, flush=True)
+    """Raise Refusal with a message of one line."""
     raise Refusal(message)
+
+
+@contextmanager
+def command() -> Iterator[None]:
+    """Let a command that is refused end with one line and status 2: for its outermost function."""
+    try:
+        yield
+    except Refusal as refusal:
+        end_command(refusal)
+
+
+def end_command(refusal: Refusal) -> NoReturn:
+    """Print a refusal and end the process; among several ranks rank 0 prints first."""
+    if not refusal.reported_by_rank_0:
+        if _rank() > 0:
+            time.sleep(RANK_0_FIRST_SECONDS)
+        print(f"taskmoe: error: {refusal.message}", file=sys.stderr, flush=True)
+    sys.exit(STATUS)
+
+
+def end_fairseq_commands() -> None:
+    """Let fairseq's own commands end with one line, too, where this package refuses something.
+
+    Called when fairseq imports the plugin. In other programs an uncaught refusal is left to Python.
+    """
+    program = Path(sys.argv[0])
+    if program.stem.startswith("fairseq-") or program.parent.name == "fairseq_cli":
+        # or fairseq-hydra-train would print a traceback of its own and end with status 1
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        otherwise = sys.excepthook
+
+        def end(
+            kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
+        ) -> None:
+            refusal = find_refusal(error)
+            if refusal is not None:
+                end_command(refusal)
+            otherwise(kind, error, trace)
+
+        sys.excepthook = end
+
+
+def find_refusal(error: BaseException) -> Optional[Refusal]:
+    """Return the refusal that an uncaught exception stems from, if any.
+
+    fairseq replaces what is raised while it loads a checkpoint by an Exception of its own, and
+    torch repeats in text what is raised in another process: a data loader's, or a spawned rank's.
+    """
+    while type(error) is Exception and error.__context__ is not None:
+        error = error.__context__
+    if isinstance(error, Refusal) and "\n" not in error.message:
+        return error
+    if isinstance(error, Refusal) or type(error).__module__.startswith("torch.multiprocessing"):
+        lines = re.findall(rf"^{re.escape(__name__)}\.Refusal: (.*)$", str(error), re.MULTILINE)
+        return Refusal(lines[-1]) if lines else None
+    return None
 
 
 def _rank() -> int:

@@ -6,7 +6,9 @@ from .compat import (
     let_nan_detector_see_encoders,
     put_checkpoints_in_place_atomically,
 )
+from .errors import end_fairseq_commands
 
+end_fairseq_commands()
 allow_checkpoint_types()
 let_nan_detector_see_encoders()
 put_checkpoints_in_place_atomically()

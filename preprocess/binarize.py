@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.errors import command, refuse
 from preprocess.chunks import Way
 from preprocess.corpus import SPLITS, given_files, text_files
 from preprocess.encode import encode_text
@@ -246,4 +246,5 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

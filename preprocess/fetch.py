@@ -12,7 +12,7 @@ from typing import Iterator, Optional, Sequence, Tuple
 
 from tqdm import tqdm
 
-from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.errors import command, refuse
 from preprocess.download import Downloads, Mirror
 from preprocess.held_out import held_out_pairs
 from preprocess.mtdata_library import quietly
@@ -124,4 +124,5 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

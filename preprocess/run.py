@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.errors import command, refuse
 from preprocess import binarize, clean, dedup, manifest, sentencepiece_model
 from preprocess.chunks import Way
 from preprocess.config import Config, load_config
@@ -283,4 +283,5 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

@@ -15,7 +15,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import sentencepiece
 from tqdm import tqdm
 
-from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.errors import command, refuse
 from preprocess.text_files import (
     atomic_output,
     decoded_lines,
@@ -203,4 +203,5 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

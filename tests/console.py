@@ -64,7 +64,6 @@ def run(*command: Any, stdin: str = "", cwd: Optional[Path] = None, check: bool 
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",
-        "HYDRA_FULL_ERROR": "1",
     }
     words = [str(word) for word in command]
     ended = subprocess.run(

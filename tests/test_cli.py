@@ -88,7 +88,8 @@ def test_a_reader_that_left_is_no_error():
     "raised, status, line",
     [
         ("KeyboardInterrupt()", 130, ""),
-        ("Refusal('no such pair')", 2, ""),  # refuse() has printed before it raises
+        ("Refusal('no such pair')", 2, "taskmoe: error: no such pair\n"),
+        ("Refusal('no such pair', reported_by_rank_0=True)", 2, ""),
         (
             "PermissionError(13, 'Permission denied', 'out/results.json')",
             2,

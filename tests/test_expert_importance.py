@@ -1,6 +1,7 @@
 """Expert importance: tables by hand, what always holds, and the counts of a real model."""
 
 import math
+import re
 import zipfile
 from collections import defaultdict
 
@@ -10,6 +11,7 @@ import torch
 from helpers import make_batch, make_model, random_sentences
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refusal
 
 from fairseq_taskmoe.analysis.expert_importance import (
     SCOPES,
@@ -143,12 +145,10 @@ def test_unmeasured_pairs_are_refused(pair, named):
         ({"halves": ["encoder", "decoder"]}, "no MoE layers of it"),
     ],
 )
-def test_mistakes_are_refused(arguments, named, capsys):
+def test_mistakes_are_refused(arguments, named):
     importance = one_pair(encoder_1=[1, 2, 3])
-    with pytest.raises(Refusal, match=named):
-        choose_experts(importance, ["en-de"],
-                       **{"keep": 0.5, "halves": ["encoder"], **arguments})
-    assert capsys.readouterr().err.count("\n") == 1
+    arguments = {"keep": 0.5, "halves": ["encoder"], **arguments}
+    assert named in refusal(choose_experts, importance, ["en-de"], **arguments)
 
 
 # -- what always holds
@@ -353,15 +353,13 @@ A_LAYER = "encoder.layers.1"
         ({f"{A_LAYER}.first_prob": PROB.astype(object)}, "is not a routing file"),
     ],
 )
-def test_other_contents_are_refused(changes, message, write, capsys):
+def test_other_contents_are_refused(changes, message, write):
     path = write(changes)
-    with pytest.raises(Refusal, match=message):
-        load_importance(path)
-    line = capsys.readouterr().err
-    assert str(path) in line and line.count("\n") == 1
+    line = refusal(load_importance, path)
+    assert str(path) in line and re.search(message, line)
 
 
-def test_other_files_are_refused(write, tmp_path, capsys):
+def test_other_files_are_refused(write, tmp_path):
     whole = write().read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.npz").write_text("de-en 0.5\n")
@@ -369,9 +367,7 @@ def test_other_files_are_refused(write, tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "zip.npz", "w") as archive:
         archive.writestr("lang_pairs", "de-en")
     for name in ("cut", "text", "empty", "zip", "missing"):
-        with pytest.raises(Refusal, match=rf"{name}\.npz"):
-            load_importance(tmp_path / f"{name}.npz")
-        assert capsys.readouterr().err.count("\n") == 1
+        assert f"{name}.npz" in refusal(load_importance, tmp_path / f"{name}.npz")
 
 
 @given(place=st.integers(0, 10**6), byte=st.integers(0, 255))

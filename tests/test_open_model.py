@@ -1,7 +1,5 @@
 """A model folder of anyone's: nothing of it is executed, and what does not fit is refused."""
 
-import contextlib
-import io
 import json
 import shutil
 
@@ -61,14 +59,11 @@ def edit(folder, change):
 
 def opening(folder):
     """Return the line that refuses a folder, or None where it is opened and translates."""
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            model = open_model(str(folder), threads=1)
-    except Refusal:
-        (line,) = said.getvalue().splitlines()
-        assert line.isprintable()
-        return line
+        model = open_model(str(folder), threads=1)
+    except Refusal as refusal:
+        assert refusal.message.isprintable()
+        return refusal.message
     model.translate(model.lang_pairs[0], ["Good day."], SearchOptions(beam=1, max_length=3))
     return None
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from console import TRAIN, logged, run
 from locks import held_by_another_process
+from refusals import refusal
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # preprocess and examples are not installed
@@ -287,16 +288,6 @@ def test_a_killed_step_goes_on_where_it_was(raw, config, tmp_path, monkeypatch):
         assert len(read_lines(cleaned / f"first.{language}")) > 280
 
 
-def refusal(capsys, action):
-    """Expect action to refuse with status 2, and return the one line of it."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_info:
-        action()
-    assert exit_info.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "taskmoe: error" in line]
-    return line
-
-
 def cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
@@ -320,12 +311,12 @@ def cut(path, size):
     ],
 )
 def test_bad_input_is_named_and_the_work_continues_after_the_repair(
-    prepared, raw, config, tmp_path, capsys, damage, message
+    prepared, raw, config, tmp_path, damage, message
 ):
     own, out = copied(raw, tmp_path / "raw"), tmp_path / "out"
     damage(own)
     arguments = [str(config), "--raw", str(own), "--out", str(out), "--steps", "clean,dedup"]
-    assert message in refusal(capsys, lambda: main(arguments))
+    assert message in refusal(lambda: main(arguments))
     copied(raw, own)
     main(arguments)
     expected = contents(prepared / "text")
@@ -334,7 +325,7 @@ def test_bad_input_is_named_and_the_work_continues_after_the_repair(
 
 @pytest.mark.parametrize("limit", [500, 5000, 9000])
 def test_a_full_disk_stops_with_a_line_and_spoils_nothing(
-    prepared, raw, config, tmp_path, capsys, limit
+    prepared, raw, config, tmp_path, limit
 ):
     """No file may grow beyond a limit: as on a full disk, a write takes a part and then fails."""
     arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out")]
@@ -342,7 +333,7 @@ def test_a_full_disk_stops_with_a_line_and_spoils_nothing(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        line = refusal(capsys, lambda: main(arguments))
+        line = refusal(lambda: main(arguments))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(tmp_path / "out") in line and "File too large" in line
@@ -351,13 +342,13 @@ def test_a_full_disk_stops_with_a_line_and_spoils_nothing(
         assert (tmp_path / "out" / name).read_bytes() == (prepared / name).read_bytes()
 
 
-def test_a_full_disk_under_fairseq_is_named_too(prepared, raw, config, tmp_path, capsys):
+def test_a_full_disk_under_fairseq_is_named_too(prepared, raw, config, tmp_path):
     arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps"]
     main([*arguments, "clean,dedup,sample,train,encode"])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
     try:
-        line = refusal(capsys, lambda: main([*arguments, "binarize"]))
+        line = refusal(lambda: main([*arguments, "binarize"]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "binarized2/shard00" in line and "File too large" in line
@@ -400,20 +391,20 @@ def test_a_full_disk_under_fairseq_is_named_too(prepared, raw, config, tmp_path,
         ),
     ],
 )
-def test_bad_settings_are_refused(raw, tmp_path, capsys, change, message):
+def test_bad_settings_are_refused(raw, tmp_path, change, message):
     path = tmp_path / "corpus.yaml"
     path.write_text(yaml.safe_dump({**CONFIG, **change}))
     arguments = [str(path), "--raw", str(raw), "--out", str(tmp_path / "out")]
     arguments += ["--steps", "clean,dedup,sample,train"]
-    line = refusal(capsys, lambda: main(arguments))
+    line = refusal(lambda: main(arguments))
     assert message in line and (str(path) in line or "no training data" in line)
 
 
 @pytest.mark.parametrize("text", ["pairs: [", "pairs: 2020-13-45", "- en-de", "", "[" * 2000])
-def test_what_is_no_configuration_is_refused(tmp_path, capsys, text):
+def test_what_is_no_configuration_is_refused(tmp_path, text):
     path = tmp_path / "corpus.yaml"
     path.write_text(text)
-    assert str(path) in refusal(capsys, lambda: main([str(path), "--raw", "raw", "--out", "out"]))
+    assert str(path) in refusal(lambda: main([str(path), "--raw", "raw", "--out", "out"]))
 
 
 @pytest.mark.parametrize(
@@ -440,19 +431,19 @@ def test_what_a_crash_leaves_of_stamps_and_journals_is_found_out(
     assert contents(out) == contents(prepared)
 
 
-def test_steps_need_those_before_them(raw, config, tmp_path, capsys):
+def test_steps_need_those_before_them(raw, config, tmp_path):
     arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps"]
     for step, before in zip(list(STEPS)[1:], STEPS, strict=False):
         assert f"run the step {before} first" in refusal(
-            capsys, lambda step=step: main([*arguments, step])
+            lambda step=step: main([*arguments, step])
         )
-    assert "--steps cleen" in refusal(capsys, lambda: main([*arguments, "cleen"]))
+    assert "--steps cleen" in refusal(lambda: main([*arguments, "cleen"]))
 
 
-def test_two_runs_at_once_are_refused(raw, config, tmp_path, capsys):
+def test_two_runs_at_once_are_refused(raw, config, tmp_path):
     arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps", "clean"]
     with held_by_another_process(tmp_path / "out" / "work" / "lock"):
-        assert "another process is at work" in refusal(capsys, lambda: main(arguments))
+        assert "another process is at work" in refusal(lambda: main(arguments))
     main(arguments)
 
 

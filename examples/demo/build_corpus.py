@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))  # examples/ is not installed
 
 from examples import interface_text  # noqa: E402
 from examples.interface_text import plain_text, read_catalog  # noqa: E402
+from fairseq_taskmoe.errors import command  # noqa: E402
 
 PLACEHOLDER = re.compile(r"%\w+|\$\w+|\$\(\w+\)|\{\w*\}|#\w+#|\[\w+\]|\\n")
 LEFTOVER_MARKUP = re.compile(r"[<>_~\\|]")
@@ -104,4 +105,5 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

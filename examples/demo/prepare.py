@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # preprocess/ is not installed
 
 from examples.demo import split  # noqa: E402
+from fairseq_taskmoe.errors import command  # noqa: E402
 from preprocess import binarize, sentencepiece_model  # noqa: E402
 from preprocess.stages import run_stage  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
@@ -138,4 +139,5 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

@@ -27,6 +27,7 @@ warnings.simplefilter("ignore")
 
 from examples.demo.prepare import prepare  # noqa: E402
 from examples.demo.train import DIRECTIONS, FLAGS, train  # noqa: E402
+from fairseq_taskmoe.errors import command  # noqa: E402
 from preprocess.stages import fingerprint, run_stage  # noqa: E402
 
 
@@ -156,4 +157,5 @@ def summary(facts: Dict[str, Any], out: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

@@ -28,7 +28,7 @@ from examples.software15 import (  # noqa: E402
 )
 from examples.software15.languages import LANGUAGES, Language  # noqa: E402
 from examples.software15.pairs import Pair  # noqa: E402
-from fairseq_taskmoe.errors import refuse  # noqa: E402
+from fairseq_taskmoe.errors import command, refuse  # noqa: E402
 from preprocess.pool import worker_pool  # noqa: E402
 from preprocess.stages import code_of, only_run, run_stage, stage_result  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
@@ -167,4 +167,5 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

@@ -21,6 +21,7 @@ from fairseq_taskmoe.checkpoint.reading import (
     read_whole_checkpoint,
 )
 from fairseq_taskmoe.checkpoint.subnet_folder import MODEL, Extraction, extract
+from fairseq_taskmoe.errors import command
 from fairseq_taskmoe.evaluation.compare import Comparison, compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
 from fairseq_taskmoe.evaluation.results import Results, load_results
@@ -100,4 +101,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

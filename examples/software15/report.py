@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.evaluation.results import commit, load_results
 from fairseq_taskmoe.evaluation.tabulate_table import NOT_RUN
 from fairseq_taskmoe.files import write_atomically
@@ -222,4 +222,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

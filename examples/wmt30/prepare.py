@@ -14,7 +14,7 @@ from typing import Dict, Iterator, List, Optional, Sequence
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # preprocess is not installed
 
-from fairseq_taskmoe.errors import refuse  # noqa: E402
+from fairseq_taskmoe.errors import command, refuse  # noqa: E402
 from preprocess import run  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.download import Mirror, SizesByHead, key_of  # noqa: E402
@@ -99,4 +99,5 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

@@ -22,6 +22,7 @@ from fairseq.trainer import Trainer
 from tqdm import tqdm
 
 from .. import register  # noqa: F401
+from ..errors import command
 from .traffic import add_counts
 from .wire_counter import counting_collectives, counting_needs
 
@@ -130,4 +131,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

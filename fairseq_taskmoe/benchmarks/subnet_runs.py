@@ -24,7 +24,9 @@ RANK = f"""
 import sys
 sys.argv[0] = "taskmoe"
 from {__package__}.subnet_rank import main
-main()
+from fairseq_taskmoe.errors import command
+with command():
+    main()
 """
 TRANSLATED = re.compile(
     r"Translated ([\d,]+) sentences \(([\d,]+) tokens\) in [\d.,]+s "

@@ -18,7 +18,7 @@ def rank() -> int:
 def on_first_rank(work: Callable[[], Any]) -> Any:
     """Do work on rank 0 and return its result on all ranks: a collective call.
 
-    A refusal on rank 0 ends them all, and is said once.
+    A refusal on rank 0 is raised on all of them, and reported once.
     """
     if num_ranks() == 1:
         return work()
@@ -31,14 +31,14 @@ def on_first_rank(work: Callable[[], Any]) -> Any:
             raise
     dist.broadcast_object_list(told, 0)
     if told[1] is not None:
-        raise Refusal(told[1])
+        raise Refusal(told[1], reported_by_rank_0=True)
     return told[0]
 
 
 def refuse_together(problem: Optional[str]) -> None:
     """Refuse on all ranks if there is a problem on any: a collective call.
 
-    Rank 0 says the first one that is not None.
+    Rank 0 reports the first one that is not None.
     """
     if num_ranks() == 1:
         if problem is not None:
@@ -50,4 +50,4 @@ def refuse_together(problem: Optional[str]) -> None:
     if found and rank() == 0:
         refuse(found[0])
     if found:
-        raise Refusal(found[0])
+        raise Refusal(found[0], reported_by_rank_0=True)

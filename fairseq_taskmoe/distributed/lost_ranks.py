@@ -50,8 +50,6 @@ def watch_ranks(advice: str = "resume from the last checkpoint") -> Optional["Ra
 
 @functools.lru_cache(maxsize=1)
 def start_monitor() -> Optional["RankMonitor"]:
-    # or hydra turns an exception into sys.exit(1), and nobody can tell what it was
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     peers = connect_ranks()
     return RankMonitor(dist.get_rank(), peers) if peers else None
 

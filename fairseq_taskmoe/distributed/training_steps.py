@@ -12,6 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..checkpoint.master_weights import KEY, has_masters, keep_master_weights
+from ..errors import Refusal
 from .agreement import num_ranks, rank
 from .expert_groups import ExpertGroups
 from .expert_state import ExpertState, prepare_loaded_moments
@@ -80,6 +81,8 @@ class TrainingSteps:
             return step()
         try:
             return step()
+        except Refusal:
+            raise
         except Exception as error:
             self._fail(error)
 

@@ -10,8 +10,7 @@ Item = TypeVar("Item")
 def read_ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     """Yield items in order, up to depth of them made ahead by a thread.
 
-    What ends the making ends the yielding, behind the items before it: a refusal too, which is a
-    SystemExit (fairseq's BufferedIterator would wait for ever, a thread ends with it in silence).
+    An exception that ends the making is raised here, behind the items before it.
     Whoever takes no more items closes the iterator, and the thread ends with the item it is at.
     """
     ready: "queue.Queue[Any]" = queue.Queue(depth)  # item and error, None at the end

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Tuple
 
 from ..checkpoint.manifest import Manifest, read_manifest
-from ..errors import refuse
+from ..errors import Refusal, refuse
 from ..host_cores import default_threads
 from .engine import Engine, Tags
 from .translator import Translator
@@ -31,6 +31,8 @@ def open_model(
             min(manifest.max_source_pieces, source),
             min(manifest.max_target_pieces, target),
         )
+    except Refusal:
+        raise
     # files that are what the manifest says may still be of no model, each library says so otherwise
     except Exception as problem:
         reason = f"{type(problem).__name__}: {problem}"
