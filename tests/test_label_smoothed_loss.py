@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_taskmoe.modules import label_smoothed_loss
-from fairseq_taskmoe.modules.label_smoothed_loss import label_smoothed_nll
+from fairseq_taskmoe.modules.label_smoothed_loss import label_smoothed_nll, row_chunks
 
 PAD = 1
 
@@ -63,3 +63,41 @@ def test_half_precision_logits_give_a_float32_loss_and_their_own_gradient():
     loss.sum().backward()
     assert loss.dtype == nll.dtype == torch.float32
     assert half.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype, rounding", [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+@pytest.mark.parametrize("margin", [6, 9, 12, 15])
+def test_gradient_in_half_precision_is_rounded_twice_and_not_more(dtype, rounding, epsilon, margin):
+    # where a prediction is nearly certain p is near to the target: their difference counts
+    logits, target = example(200, 1000, seed=1)
+    logits = logits.detach() / 3
+    logits[torch.arange(200), target] += margin
+    half = logits.to(dtype).requires_grad_()
+    weights = torch.linspace(1, 3, 200)
+    (weights * label_smoothed_nll(half, target, epsilon, PAD)[0]).sum().backward()
+    exact = half.detach().double().requires_grad_()
+    loss, _ = label_smoothed_nll_loss(
+        exact.log_softmax(-1), target.unsqueeze(1), epsilon, ignore_index=PAD, reduce=False
+    )
+    (weights * loss.squeeze(1)).sum().backward()
+    error = (half.grad.double() - exact.grad).abs()
+    # of a softmax in float32 over 1,000 words, 1 - p has an error of some roundings of 2^-24
+    smallest = (2**-24 if dtype == torch.float16 else 0) + 32 * 2**-24 * weights.unsqueeze(1)
+    assert (error <= 2.01 * rounding * exact.grad.abs() + smallest).all()
+
+
+def test_a_loss_scale_magnifies_probabilities_that_float16_cannot_hold():
+    logits = torch.tensor([[20.0, 0.0]], dtype=torch.float16, requires_grad=True)  # p = 2e-9
+    loss, _ = label_smoothed_nll(logits, torch.tensor([0]), 0.0, PAD)
+    (loss.sum() * 2**15).backward()
+    expected = 2**15 * torch.sigmoid(torch.tensor(-20.0)).item()
+    assert logits.grad[0, 1].item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("on_cpu, step", [(True, 52), (False, 70), (None, 52)])
+def test_rows_are_worked_on_in_blocks(on_cpu, step, monkeypatch):
+    monkeypatch.setattr(label_smoothed_loss, "CHUNK_ELEMENTS", 529)
+    chunks = row_chunks(torch.empty(200, 10), gpu_rows=70, on_cpu=on_cpu)
+    assert [row for rows in chunks for row in range(200)[rows]] == list(range(200))
+    assert chunks[0] == slice(0, step)

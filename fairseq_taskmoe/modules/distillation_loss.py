@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .label_smoothed_loss import row_chunks
+from .label_smoothed_loss import row_chunks, stored_scale
 
 GPU_ROWS = 2**11  # on a GPU at once: five matrices of that many rows are there beside the logits
 
@@ -44,7 +44,7 @@ class _Divergence(torch.autograd.Function):
             log_sums = _log_sum(student, p_student) - _log_sum(teacher, p_teacher)
             divergence[rows] = (p_teacher * teacher.sub_(student)).sum(dim=1) + log_sums
             if ctx.needs_input_grad[0]:
-                kept[rows] = p_student.sub_(p_teacher).to(kept.dtype)
+                kept[rows] = p_student.sub_(p_teacher).mul_(stored_scale(kept.dtype)).to(kept.dtype)
         real = target.ne(padding_idx)
         ctx.save_for_backward(kept, real)
         ctx.temperature = temperature
@@ -55,7 +55,7 @@ class _Divergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None, None, None]:
         kept, real = ctx.saved_tensors
-        weights = (grad * real / ctx.temperature).unsqueeze(1)
+        weights = (grad * real / (ctx.temperature * stored_scale(kept.dtype))).unsqueeze(1)
         for rows in row_chunks(kept, GPU_ROWS):
             kept[rows] = (kept[rows] * weights[rows]).to(kept.dtype)
         return kept, None, None, None, None

@@ -3,7 +3,7 @@
 Shapes: R rows (target positions), V words.
 """
 
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ def label_smoothed_nll(
 class _LabelSmoothedNll(torch.autograd.Function):
     """With p = softmax(logits) the gradient of the loss is p - q, q the smoothed target.
 
-    p is computed in forward and becomes the gradient in place: exp is taken once of each logit.
+    It is computed in forward, so that exp is taken once of each logit. Where p is near q little is
+    left of either: in half precision p - q is rounded, not p.
     """
 
     @staticmethod
@@ -39,6 +40,8 @@ class _LabelSmoothedNll(torch.autograd.Function):
         kept = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         log_sums = torch.empty(num_rows, device=logits.device)
         sums = torch.empty_like(log_sums)
+        scale = stored_scale(logits.dtype)
+        on_target = torch.full((num_rows, 1), epsilon + spread - 1, device=logits.device)
         for rows in row_chunks(logits):
             block = logits[rows].float()
             p = block.softmax(dim=1)
@@ -46,33 +49,41 @@ class _LabelSmoothedNll(torch.autograd.Function):
             log_sums[rows] = block.amax(dim=1) - p.amax(dim=1).log()
             torch.sum(block, dim=1, out=sums[rows])
             if kept is not None:
-                kept[rows] = p
+                p.sub_(spread).scatter_add_(1, target[rows].unsqueeze(1), on_target[rows])
+                kept[rows] = p.mul_(scale) if scale != 1 else p
         real = target.ne(padding_idx)
         chosen = logits.gather(1, target.unsqueeze(1)).squeeze(1).float()
         nll = (log_sums - chosen) * real
         smooth = (num_words * log_sums - sums) * real
-        ctx.save_for_backward(kept, target, real)
-        ctx.epsilon, ctx.spread = epsilon, spread
+        ctx.save_for_backward(kept, real)
         ctx.mark_non_differentiable(nll)
         return (1 - epsilon - spread) * nll + spread * smooth, nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Tuple[Tensor, None, None, None]:
-        p, target, real = ctx.saved_tensors
-        weights = (grad_loss * real).unsqueeze(1)
-        on_target = torch.full_like(weights, ctx.epsilon + ctx.spread - 1)
-        for rows in row_chunks(p):
-            block = p[rows].float()  # p itself where that is float32
-            block.sub_(ctx.spread).scatter_add_(
-                1, target[rows].unsqueeze(1), on_target[rows]
-            )
-            p[rows] = block.mul_(weights[rows])
-        return p, None, None, None
+        kept, real = ctx.saved_tensors
+        weights = (grad_loss * real / stored_scale(kept.dtype)).unsqueeze(1)
+        for rows in row_chunks(kept):
+            kept[rows] = kept[rows].float().mul_(weights[rows])  # in place where that is float32
+        return kept, None, None, None
 
 
-def row_chunks(logits: Tensor, gpu_rows: int = 2**14) -> List[slice]:
-    """Return the blocks of rows to work on: a GPU has no use for small ones."""
-    on_cpu = logits.device.type == "cpu"
+def stored_scale(dtype: torch.dtype) -> int:
+    """Return by what differences of probabilities are multiplied while they are stored in a type.
+
+    In float16 those below 6e-8 would become 0, before the loss scale can magnify them.
+    """
+    return 2**12 if dtype == torch.float16 else 1
+
+
+def row_chunks(
+    logits: Tensor, gpu_rows: int = 2**14, on_cpu: Optional[bool] = None
+) -> List[slice]:
+    """Return the blocks of rows to work on: a GPU has no use for small ones.
+
+    on_cpu: which of the two (default: as the device of logits (R, V) is).
+    """
+    on_cpu = logits.device.type == "cpu" if on_cpu is None else on_cpu
     step = max(1, CHUNK_ELEMENTS // logits.size(1)) if on_cpu else gpu_rows
     return [slice(start, start + step) for start in range(0, logits.size(0), step)]
