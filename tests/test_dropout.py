@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fairseq_taskmoe.modules.dropout import Dropout
+from fairseq_taskmoe.modules.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
@@ -43,3 +43,12 @@ def test_the_seed_decides_and_the_gradient_takes_the_same_mask():
 
 def test_half_precision_keeps_its_type():
     assert Dropout(0.5)(torch.ones(8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_gpu_draws_as_torch_does():
+    x = torch.randn(100, 100)
+    torch.manual_seed(3)
+    found = dropout(x, 0.3, on_cpu=False)
+    torch.manual_seed(3)
+    assert torch.equal(found, torch.nn.functional.dropout(x, 0.3))
+    assert not torch.equal(found, dropout(x, 0.3, on_cpu=True))

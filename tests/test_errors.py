@@ -125,7 +125,7 @@ def test_only_what_was_replaced_is_looked_for_behind_an_exception():
             try:
                 refuse("the checkpoint is of another model")
             except Refusal:
-                raise replacement
+                raise replacement from None
         except type(replacement) as error:
             return error
 

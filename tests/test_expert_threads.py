@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fairseq_taskmoe.modules import expert_threads, looped_products
+from fairseq_taskmoe.modules.expert_assignments import sort_by_expert
 from fairseq_taskmoe.modules.expert_threads import Block, each_expert
 from fairseq_taskmoe.modules.experts import Experts
-from fairseq_taskmoe.modules.visits import sort_by_expert
+from fairseq_taskmoe.modules.looped_products import make_loop
 
 E, C, F, ROWS, K = 12, 8, 24, 160, 2
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -24,19 +24,19 @@ def two_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
-def make_visits(gates):
+def make_assignments(gates):
     torch.manual_seed(3)
     experts = torch.rand(ROWS, E).topk(K).indices
     experts[:, 0] = torch.where(experts[:, 0] == 5, E, experts[:, 0])  # some choices are not there
-    (visits,) = sort_by_expert([experts], [gates], [E], leave_out=True)
-    return visits
+    (assignments,) = sort_by_expert([experts], [gates], [E])
+    return assignments
 
 
 def outputs_and_gradients(experts):
     torch.manual_seed(4)
     rows = torch.randn(ROWS, C, requires_grad=True)
     gates = torch.rand(ROWS, K, requires_grad=True)
-    out = experts(rows, make_visits(gates))
+    out = experts(rows, make_assignments(gates))
     inputs = [rows, gates, *experts.parameters()]
     return [out, *torch.autograd.grad((out * out.detach().cos()).sum(), inputs)]
 
@@ -66,15 +66,15 @@ def test_outputs_and_gradients_are_those_of_one_thread(two_threads, monkeypatch)
 def test_modes_of_the_caller_hold_in_the_threads(two_threads, mode):
     experts, gates = Experts(E, C, F), torch.rand(ROWS, K)
     rows = torch.randn(ROWS, C)
-    expected = experts(rows, make_visits(gates))
+    expected = experts(rows, make_assignments(gates))
     with mode():
-        torch.testing.assert_close(experts(rows, make_visits(gates)), expected.detach())
+        torch.testing.assert_close(experts(rows, make_assignments(gates)), expected.detach())
 
 
 def blocks_of(counts):
     starts = [sum(counts[:i]) for i in range(len(counts))]
-    ranges = [slice(start, start + n) for start, n in zip(starts, counts, strict=True)]
-    return [Block(i, visits, visits) for i, visits in enumerate(ranges)]
+    places = [slice(start, start + n) for start, n in zip(starts, counts, strict=True)]
+    return [Block(i, place, place) for i, place in enumerate(places)]
 
 
 def test_large_blocks_have_all_cores_and_come_first(two_threads):
@@ -83,7 +83,7 @@ def test_large_blocks_have_all_cores_and_come_first(two_threads):
     def work(block):
         return torch.get_num_threads(), threading.current_thread() is threading.main_thread()
 
-    done = list(each_expert(work, blocks_of([3, most, 5, 6, most + 1, 8]), CPU, 1))
+    done = list(each_expert(work, blocks_of([3, most, 5, 6, most + 1, 8]), 2, 1))
     assert [block.expert for block, _ in done] == [1, 4, 0, 2, 3, 5]
     assert [result for _, result in done] == [(2, True)] * 2 + [(1, False)] * 4
     assert torch.get_num_threads() == 2
@@ -94,11 +94,20 @@ def test_large_blocks_have_all_cores_and_come_first(two_threads):
     assert seen == [2]  # a thread that is made later has all cores again
 
 
+def test_a_gpu_has_one_thread(two_threads):
+    assert make_loop(make_assignments(torch.rand(ROWS, K)), on_cpu=True).threads == 2
+    loop = make_loop(make_assignments(torch.rand(ROWS, K)), on_cpu=False)
+    threads = {thread for _, thread in each_expert(
+        lambda block: threading.current_thread(), loop.blocks, loop.threads, 2**20
+    )}
+    assert threads == {threading.main_thread()}
+
+
 def test_an_error_of_one_expert_reaches_the_caller(two_threads):
     def work(block):
         if block.expert == 2:
             raise ValueError("expert 2")
 
     with pytest.raises(ValueError, match="expert 2"):
-        list(each_expert(work, blocks_of([4] * 6), CPU, 1))
+        list(each_expert(work, blocks_of([4] * 6), 2, 1))
     assert torch.get_num_threads() == 2

@@ -5,18 +5,17 @@ import torch
 import torch.nn as nn
 from helpers import make_model, make_task, ragged_batch
 
+from fairseq_taskmoe.modules.expert_assignments import sort_by_expert
 from fairseq_taskmoe.modules.experts import Experts
-from fairseq_taskmoe.modules.linear import Linear
-from fairseq_taskmoe.modules.visits import sort_by_expert
+from fairseq_taskmoe.modules.linear import Linear, use_bf16_matmul
 
-pytestmark = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(), reason="a CPU without bfloat16 keeps to float32"
-)
 CLOSE = {"rtol": 0.02, "atol": 0.02}  # of numbers around 1; bfloat16 has 8 bits
 
 
 @pytest.fixture
-def medium():
+def medium(monkeypatch):
+    """Medium precision, on a CPU that has instructions for bfloat16: others compute it slowly."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     torch.set_float32_matmul_precision("medium")
     yield
     torch.set_float32_matmul_precision("highest")
@@ -32,19 +31,32 @@ def with_gradients(module, *inputs):
 
 @pytest.mark.parametrize("shape", [(5, 16), (2, 5, 16), (16,)])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("stays_narrow", [True, False])
+@pytest.mark.parametrize("keep_bf16_output", [True, False])
 def test_narrow_products_are_close_and_parameters_keep_their_type(
-    medium, shape, bias, stays_narrow
+    medium, shape, bias, keep_bf16_output
 ):
     torch.manual_seed(0)
-    module, x = Linear(16, 12, bias, stays_narrow), torch.randn(*shape)
+    module, x = Linear(16, 12, bias, keep_bf16_output), torch.randn(*shape)
     found = with_gradients(module, x)
-    assert found[0].dtype == (torch.bfloat16 if stays_narrow else torch.float32)
+    assert found[0].dtype == (torch.bfloat16 if keep_bf16_output else torch.float32)
     assert {tensor.dtype for tensor in found[1:]} == {torch.float32}
     torch.set_float32_matmul_precision("highest")
     expected = with_gradients(module, x)
     torch.testing.assert_close([tensor.float() for tensor in found], expected, **CLOSE)
     assert not torch.equal(found[0].float(), expected[0])  # it was really rounded
+
+
+@pytest.mark.parametrize("device, dtype, precision, has_instructions, used", [
+    ("cpu", torch.float32, "medium", True, True),
+    ("cpu", torch.float32, "medium", False, False),
+    ("cpu", torch.float32, "high", True, False),
+    ("cpu", torch.bfloat16, "medium", True, False),
+    ("meta", torch.float32, "medium", True, False),  # on a GPU torch's setting is enough
+])  # fmt: skip
+def test_where_bfloat16_is_used(medium, device, dtype, precision, has_instructions, used):
+    torch.set_float32_matmul_precision(precision)
+    weight = torch.empty(2, 2, device=device, dtype=dtype)
+    assert use_bf16_matmul(weight, has_instructions) is used
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
@@ -74,19 +86,19 @@ def test_experts_are_close_with_gradients_of_the_parameters_type(medium):
     torch.manual_seed(0)
     experts, rows = Experts(4, 16, 24), torch.randn(30, 16)
     chosen, gates = torch.rand(30, 4).topk(2).indices, torch.rand(30, 2)
-    (visits,) = sort_by_expert([chosen], [gates], [4], leave_out=True)
+    (assignments,) = sort_by_expert([chosen], [gates], [4])
 
-    class Said(nn.Module):
+    class OfRows(nn.Module):
         def __init__(self):
             super().__init__()
             self.experts = experts
 
         def forward(self, rows):
-            return self.experts(rows, visits)
+            return self.experts(rows, assignments)
 
-    found = with_gradients(Said(), rows)
+    found = with_gradients(OfRows(), rows)
     torch.set_float32_matmul_precision("highest")
-    expected = with_gradients(Said(), rows)
+    expected = with_gradients(OfRows(), rows)
     assert {tensor.dtype for tensor in found} == {torch.float32}
     torch.testing.assert_close(found, expected, **CLOSE)
     assert not torch.equal(found[0], expected[0])

@@ -10,6 +10,7 @@ from helpers import ragged_mask, routing_inputs
 from torch.func import functional_call
 
 from fairseq_taskmoe.modules.dispatchers import LocalDispatcher
+from fairseq_taskmoe.modules.expert_assignments import ExpertAssignments
 from fairseq_taskmoe.modules.experts import Experts, StackedLinear
 from fairseq_taskmoe.modules.fixed_routers import RandomRouter, StaticRouter
 from fairseq_taskmoe.modules.moe_layer import MoELayer
@@ -20,7 +21,6 @@ from fairseq_taskmoe.modules.routers import (
     TaskRouter,
     TokenRouter,
 )
-from fairseq_taskmoe.modules.visits import Visits
 
 C, WIDTH, E, N = 6, 10, 5, 4
 LENGTHS = (7, 2, 4)
@@ -179,11 +179,11 @@ def test_batch_of_padding_alone_goes_through():
 # -- the stacked linear map
 
 
-def visits_of(counts, num_rows):
-    """Return visits with random gates, to rows that differ within an expert."""
+def assignments_of(counts, num_rows):
+    """Return assignments with random gates, of rows that differ within an expert."""
     rows = torch.cat([torch.randperm(num_rows)[:n].sort().values for n in counts])
     gates = torch.rand(len(rows), 1, dtype=torch.double, requires_grad=True)
-    return Visits(rows, gates, torch.tensor(counts).cumsum(0).int())
+    return ExpertAssignments(rows, gates, torch.tensor(counts).cumsum(0).int())
 
 
 def test_gradients_are_zero_where_no_row_came_and_leave_nothing_of_before():
@@ -193,7 +193,7 @@ def test_gradients_are_zero_where_no_row_came_and_leave_nothing_of_before():
         del garbage  # the allocator gives this memory out again
         experts.zero_grad()
         rows = torch.randn(6, 20, dtype=torch.double)
-        experts(rows, visits_of([0, 4, 0, 2], 6)).sum().backward()
+        experts(rows, assignments_of([0, 4, 0, 2], 6)).sum().backward()
         for parameter in experts.parameters():
             assert not parameter.grad[[0, 2]].any()
             assert parameter.grad[[1, 3]].all()
@@ -203,15 +203,15 @@ def test_gradients_are_zero_where_no_row_came_and_leave_nothing_of_before():
 @pytest.mark.parametrize("activation_fn", ["relu", "tanh"])
 def test_gradients_of_experts(counts, activation_fn):
     experts = Experts(3, 4, 2, activation_fn).double()
-    visits = visits_of(counts, num_rows=5)
+    assignments = assignments_of(counts, num_rows=5)
     rows = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
     names, parameters = zip(*experts.named_parameters(), strict=True)
 
     def forward(rows, gates, *parameters):
         named = dict(zip(names, parameters, strict=True))
-        return functional_call(experts, named, (rows, visits._replace(gates=gates)))
+        return functional_call(experts, named, (rows, assignments._replace(gates=gates)))
 
-    assert torch.autograd.gradcheck(forward, (rows, visits.gates, *parameters))
+    assert torch.autograd.gradcheck(forward, (rows, assignments.gates, *parameters))
 
 
 def test_gradients_of_planned_gates():
@@ -223,7 +223,8 @@ def test_gradients_of_planned_gates():
     def forward(gates):
         routing = RouterOutput(expert_ids, gates, torch.zeros(2, 3, 3), None)
         (plan,) = dispatcher.plan([routing], mask)
-        return plan.visits.gates * weights
+        assert not plan.assignments.gates[10:].any()  # padding
+        return plan.assignments.gates[:10] * weights
 
     gates = torch.rand(2, 3, 2, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(forward, (gates,))
@@ -288,7 +289,7 @@ def test_experts_under_autocast_compute_in_half_precision():
     experts = Experts(2, C, WIDTH)
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", torch.bfloat16):
-            out = experts(torch.randn(3, C, dtype=dtype), visits_of([1, 2], 3))
+            out = experts(torch.randn(3, C, dtype=dtype), assignments_of([1, 2], 3))
         assert out.dtype == torch.bfloat16
 
 

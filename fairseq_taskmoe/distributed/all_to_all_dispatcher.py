@@ -16,8 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..modules.expert_assignments import (
+    AddRows,
+    ExpertAssignments,
+    GatherRows,
+    sort_by_expert,
+)
 from ..modules.routers import RouterOutput
-from ..modules.visits import AddRows, GatherRows, Visits, sort_by_expert
 from .exchange import ExchangeRows
 from .expert_groups import ExpertGroups
 
@@ -29,7 +34,7 @@ class ExchangePlan(NamedTuple):
     send: List[int]  # P numbers of rows for each place; 0 for this one
     receive: List[int]
     travels: bool  # whether anybody in the group sends anything
-    visits: Visits  # by received and own rows, of the experts here
+    assignments: ExpertAssignments  # by received and own rows, of the experts here
 
 
 class Journeys(NamedTuple):
@@ -88,8 +93,8 @@ class AllToAllDispatcher:
             unit_of_row = torch.arange(len(rows), device=rows.device).repeat_interleave(rows)
             experts.append(own[:, 1 : 1 + top_k].detach().long()[unit_of_row])
             gates.append(GatherRows.apply(own[:, 1 + top_k :], unit_of_row).type_as(routing.gates))
-        visits = sort_by_expert(experts, gates, [self.per_rank] * len(experts), leave_out=True)
-        return [ExchangePlan(*way, here) for way, here in zip(ways, visits, strict=True)]
+        assignments = sort_by_expert(experts, gates, [self.per_rank] * num_layers, leave_out=True)
+        return [ExchangePlan(*way, own) for way, own in zip(ways, assignments, strict=True)]
 
     def dispatch(self, x: Tensor, plan: ExchangePlan) -> Tensor:
         """Return the rows that meet experts here: those received, then own ones."""

@@ -56,7 +56,7 @@ class MultiheadAttention(nn.Module):
         mask (B, 1, 1, S) is True where a key may be read; causal lets query t read keys 0..t.
         """
         queries = self._split(self.q_proj(x))
-        with _kernel(x.device.type):
+        with attention_kernel(x.device.type):
             read = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask,
                 dropout_p=self.dropout if self.training else 0.0, is_causal=causal,
@@ -76,17 +76,19 @@ class MultiheadAttention(nn.Module):
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
-def attention_mask(token_mask: Tensor) -> Optional[Tensor]:
+def attention_mask(token_mask: Tensor, on_cpu: Optional[bool] = None) -> Optional[Tensor]:
     """Return token_mask (B, S) as a mask (B, 1, 1, S) for attend, None where all keys are tokens.
 
-    On a GPU the mask is always there: the host would have to wait to learn what it hides.
+    On a GPU the mask is always there: the host would have to wait to learn what it hides. on_cpu
+    is by default what the device of token_mask is.
     """
-    if token_mask.device.type == "cpu" and bool(token_mask.all()):
+    on_cpu = token_mask.device.type == "cpu" if on_cpu is None else on_cpu
+    if on_cpu and bool(token_mask.all()):
         return None
     return token_mask[:, None, None, :]
 
 
-def _kernel(device_type: str) -> ContextManager[None]:
+def attention_kernel(device_type: str) -> ContextManager[None]:
     """Return the context that selects torch's attention kernel.
 
     Its fused kernel for CPUs multiplies small tiles. With --float32-matmul-precision medium each of

@@ -9,14 +9,14 @@ from typing import List, NamedTuple, Sequence
 
 from torch import Tensor
 
+from .expert_assignments import ExpertAssignments, sort_by_expert
 from .routers import RouterOutput
-from .visits import Visits, sort_by_expert
 
 
 class LocalPlan(NamedTuple):
     """One layer's plan where rows stay."""
 
-    visits: Visits  # of the experts here
+    assignments: ExpertAssignments  # of the experts here
 
 
 class LocalDispatcher:
@@ -25,7 +25,7 @@ class LocalDispatcher:
     def plan(self, routings: Sequence[RouterOutput], token_mask: Tensor) -> List[LocalPlan]:
         """Return a plan for each of L layers that route the same batch, token_mask (B, S).
 
-        Padding and dropped choices visit no expert.
+        Padding and dropped choices are assigned to no expert.
         """
         experts, gates = [], []
         num_experts = [routing.probs.size(2) for routing in routings]
@@ -35,9 +35,7 @@ class LocalDispatcher:
             ids = routing.expert_ids.expand(expand).masked_fill(~kept, n)
             experts.append(ids.flatten(0, 1))
             gates.append(routing.gates.expand(expand).flatten(0, 1))
-        on_cpu = token_mask.device.type == "cpu"
-        visits = sort_by_expert(experts, gates, num_experts, leave_out=on_cpu)
-        return [LocalPlan(layer) for layer in visits]
+        return [LocalPlan(layer) for layer in sort_by_expert(experts, gates, num_experts)]
 
     def dispatch(self, x: Tensor, plan: LocalPlan) -> Tensor:
         """Return the rows (T, C) of x (B, S, C)."""

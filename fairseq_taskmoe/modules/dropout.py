@@ -23,12 +23,15 @@ class Dropout(nn.Module):
         """Return x with elements zeroed with probability p in training, others scaled up."""
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.p, training=True)
-        return x * keep_mask(x, self.p)
+        return dropout(x, self.p, on_cpu=x.device.type == "cpu")
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def dropout(x: Tensor, p: float, on_cpu: bool) -> Tensor:
+    """Return x with elements zeroed with probability p and the others scaled up."""
+    return x * keep_mask(x, p) if on_cpu else F.dropout(x, p, training=True)
 
 
 def keep_mask(x: Tensor, p: float) -> Tensor:

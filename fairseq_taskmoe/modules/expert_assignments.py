@@ -1,6 +1,6 @@
-"""Visits: which rows go to which experts, sorted by expert.
+"""Which rows go to which experts, sorted by expert.
 
-Shapes: T rows (tokens), K choices, R visits (a row and one of its experts), E experts.
+Shapes: T rows (tokens), K choices, R assignments (a row and one of its experts), E experts.
 """
 
 from typing import Any, List, NamedTuple, Sequence, Tuple
@@ -9,26 +9,27 @@ import torch
 from torch import Tensor
 
 
-class Visits(NamedTuple):
-    """The visits of one layer, sorted by expert."""
+class ExpertAssignments(NamedTuple):
+    """The assignments of one layer, sorted by expert; choices that were dropped come last."""
 
     rows: Tensor  # (R,) int64, of T rows; ascending within an expert
-    gates: Tensor  # (R, 1), weight of what the expert says
-    ends: Tensor  # (E,) int32, where the visits of each expert end; the last is R
+    gates: Tensor  # (R, 1), weight of the expert's output; 0 where a choice was dropped
+    ends: Tensor  # (E,) int32, where each expert's assignments end; the dropped ones follow
 
     def counts(self) -> List[int]:
-        """Return each expert's number of visits, for which a GPU must be waited for."""
+        """Return each expert's number of assignments, for which a GPU must be waited for."""
         ends = [0, *self.ends.tolist()]
         return [end - start for start, end in zip(ends, ends[1:], strict=False)]
 
 
 def sort_by_expert(
-    experts: Sequence[Tensor], gates: Sequence[Tensor], num_experts: Sequence[int], leave_out: bool
-) -> List[Visits]:
-    """Return the visits for each layer's experts (T, K) and gates (T, K), of num_experts there.
+    experts: Sequence[Tensor], gates: Sequence[Tensor], num_experts: Sequence[int],
+    leave_out: bool = False,
+) -> List[ExpertAssignments]:
+    """Return the assignments for each layer's experts (T, K) and gates (T, K), num_experts there.
 
-    An expert number of num_experts says that there is no such choice. Those are left out, or else
-    visit the last expert with a gate of 0: a GPU need not be asked then how many there are.
+    An expert number of num_experts marks a dropped choice. With leave_out those are no part of the
+    result; otherwise a GPU need not be asked how many there are.
     """
     counts = [ids.numel() for ids in experts]
     if leave_out:
@@ -38,11 +39,11 @@ def sort_by_expert(
     layers = []
     for ids, gate, n, count in zip(experts, gates, num_experts, counts, strict=True):
         gate = gate.masked_fill(ids == n, 0)
-        order, choices = ids.flatten().sort(stable=True)  # what there is not comes last
-        order, choices = order[:count].clamp(max=n - 1), choices[:count]
+        order, choices = ids.flatten().sort(stable=True)
+        order, choices = order[:count], choices[:count]
         ends = torch.searchsorted(order, numbers[:n], right=True, out_int32=True)
         sorted_gates = GatherRows.apply(gate.reshape(-1, 1), choices)
-        layers.append(Visits(choices // gate.size(1), sorted_gates, ends))
+        layers.append(ExpertAssignments(choices // gate.size(1), sorted_gates, ends))
     return layers
 
 

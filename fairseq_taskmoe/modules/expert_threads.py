@@ -22,23 +22,22 @@ class Block(NamedTuple):
     """What one expert has to do."""
 
     expert: int
-    visits: slice  # of those sorted by expert
-    rows: Union[slice, Tensor]  # of the batch, one for each visit
+    place: slice  # of its assignments, among those sorted by expert
+    rows: Union[slice, Tensor]  # of the batch, one for each assignment
 
 
 def each_expert(
-    work: Callable[[Block], Any], blocks: List[Block], device: torch.device, num_weights: int
+    work: Callable[[Block], Any], blocks: List[Block], threads: int, num_weights: int
 ) -> Iterator[Tuple[Block, Any]]:
     """Yield (block, work(block)) for each of blocks: large ones first, else in their order.
 
-    num_weights are those of an expert's matrix. Small blocks are worked on several at once: work
-    writes to places of its own alone, and what is to be added up is returned.
+    num_weights are those of an expert's matrix. Small blocks are worked on by several of the
+    threads at once: work writes to places of its own alone, and what is to be added up is returned.
     """
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
     large: List[Block] = []
     small: List[Block] = []
     for block in blocks:
-        (small if num_visits(block) < MOST_ROWS_A_THREAD * threads else large).append(block)
+        (small if num_rows(block) < MOST_ROWS_A_THREAD * threads else large).append(block)
     if threads == 1 or len(small) < 2 * threads or num_weights < LEAST_WEIGHTS:
         yield from zip(blocks, map(work, blocks), strict=True)
         return
@@ -51,9 +50,9 @@ def each_expert(
         torch.set_num_threads(threads)  # what a thread sets for itself holds for later ones, too
 
 
-def num_visits(block: Block) -> int:
+def num_rows(block: Block) -> int:
     """Return how many rows a block has."""
-    return block.visits.stop - block.visits.start
+    return block.place.stop - block.place.start
 
 
 def _use_one_core() -> None:

@@ -1,11 +1,11 @@
 """Experts: E feed-forward networks of equal shape, stacked into 3-D parameters.
 
-Shapes: T rows (tokens), R visits (a row and one of its experts), C model width, F width of an
-expert, E experts. Stacked on the first dimension, experts are gathered by concatenation and spread
-over devices by slicing.
+Stacked on the first dimension, experts are gathered by concatenation and spread over devices by
+slicing. Shapes: T rows (tokens), C model width, F width of an expert, E experts.
 """
 
 import math
+from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -13,10 +13,11 @@ from fairseq import utils
 from torch import Tensor
 
 from .dropout import Dropout
-from .grouped_products import answer_grouped, groups_products, visit_grouped
-from .linear import narrows_products
-from .looped_products import answer_looped, visit_looped
-from .visits import Visits
+from .expert_assignments import ExpertAssignments
+from .expert_execution import Execution, choose_execution
+from .grouped_products import down_project_and_combine_grouped, up_project_grouped
+from .linear import use_bf16_matmul
+from .looped_products import down_project_and_combine_looped, make_loop, up_project_looped
 
 
 class Experts(nn.Module):
@@ -30,29 +31,39 @@ class Experts(nn.Module):
         activation_fn: str = "relu",
         activation_dropout: float = 0.0,
         first_expert: int = 0,
+        execution: Optional[Execution] = None,
     ):
-        """Make the experts first_expert, first_expert + 1, ... of a layer, num_experts of them."""
+        """Make the experts first_expert, first_expert + 1, ... of a layer, num_experts of them.
+
+        execution is how they are computed (default: what is best on the device of the weights).
+        """
         super().__init__()
         self.num_experts = num_experts
         self.fc1 = StackedLinear(num_experts, embed_dim, ffn_dim, first_expert)
         self.fc2 = StackedLinear(num_experts, ffn_dim, embed_dim, first_expert)
         self.activation_fn = utils.get_activation_fn(activation_fn)
         self.dropout = Dropout(activation_dropout)
+        self.execution = execution
 
-    def forward(self, rows: Tensor, visits: Visits) -> Tensor:
-        """Return for each of rows (T, C) what its experts say, weighted and added up (T, C)."""
+    def forward(self, rows: Tensor, assignments: ExpertAssignments) -> Tensor:
+        """Return for rows (T, C) the outputs of their experts, weighted and added up (T, C)."""
         dtype = out_dtype = rows.dtype
         if torch.is_autocast_enabled(rows.device.type):
             dtype = out_dtype = torch.get_autocast_dtype(rows.device.type)
-        elif narrows_products(self.fc1.weight):
+        elif use_bf16_matmul(self.fc1.weight):
             dtype = torch.bfloat16
-        visits = visits._replace(gates=visits.gates.to(dtype))
-        visit, answer = visit_looped, answer_looped
-        if groups_products(self.fc1.weight, dtype):
-            visit, answer = visit_grouped, answer_grouped
-        hidden = visit(rows.to(dtype), self.fc1.weight, self.fc1.bias, visits)
-        hidden = self.dropout(self.activation_fn(hidden))
-        out = answer(hidden, self.fc2.weight, self.fc2.bias, visits, rows.size(0))
+        assignments = assignments._replace(gates=assignments.gates.to(dtype))
+        execution = self.execution or choose_execution(self.fc1.weight, dtype, rows.size(0))
+        up, down = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
+        if execution == Execution.GROUPED:
+            hidden = up_project_grouped(rows.to(dtype), *up, assignments)
+            hidden = self.dropout(self.activation_fn(hidden))
+            out = down_project_and_combine_grouped(hidden, *down, assignments, rows.size(0))
+        else:
+            loop = make_loop(assignments, on_cpu=execution == Execution.CPU_LOOP)
+            hidden = up_project_looped(rows.to(dtype), *up, loop)
+            hidden = self.dropout(self.activation_fn(hidden))
+            out = down_project_and_combine_looped(hidden, *down, loop, rows.size(0))
         return out.to(out_dtype)
 
 

@@ -77,7 +77,7 @@ def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, Linear]]:
     for name in ("fc1", "fc2"):
         weight, bias = folded[f"{name}.weight"], folded[f"{name}.bias"]
         with torch.device("meta"):  # the parameters come next
-            linear = Linear(weight.size(1), weight.size(0), stays_narrow=name == "fc1")
+            linear = Linear(weight.size(1), weight.size(0), keep_bf16_output=name == "fc1")
         linear.weight, linear.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
         linears[name] = linear
     return linears

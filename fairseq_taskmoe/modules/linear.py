@@ -17,34 +17,37 @@ from torch.autograd.function import once_differentiable
 class Linear(nn.Linear):
     """nn.Linear, with products in bfloat16 on CPU where the process asks for medium precision.
 
-    With stays_narrow the result is bfloat16 then, else it has the type of the weight.
+    With keep_bf16_output the result is bfloat16 then, else it has the type of the weight.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, stays_narrow: bool = False
+        self, in_features: int, out_features: int, bias: bool = True, keep_bf16_output: bool = False
     ):
         super().__init__(in_features, out_features, bias)
-        self.stays_narrow = stays_narrow
+        self.keep_bf16_output = keep_bf16_output
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., I) to (..., O)."""
-        if not narrows_products(self.weight):
+        if not use_bf16_matmul(self.weight):
             return F.linear(x, self.weight, self.bias)
-        out_type = torch.bfloat16 if self.stays_narrow else self.weight.dtype
+        out_type = torch.bfloat16 if self.keep_bf16_output else self.weight.dtype
         return _NarrowLinear.apply(x, self.weight, self.bias, out_type)
 
 
-def narrows_products(weight: Tensor) -> bool:
-    """Say whether products with a float32 weight are to be computed in bfloat16 by us.
+def use_bf16_matmul(weight: Tensor, has_avx512_bf16: Optional[bool] = None) -> bool:
+    """Return whether products with a float32 weight are to be computed in bfloat16 by us.
 
-    A CPU without instructions for it would be slower than in float32.
+    A CPU without instructions for it (by default: the one at hand) would be slower than in float32.
     """
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and torch.get_float32_matmul_precision() == "medium"
-        and torch.cpu._is_avx512_bf16_supported()
-    )
+    if (
+        weight.device.type != "cpu"
+        or weight.dtype != torch.float32
+        or torch.get_float32_matmul_precision() != "medium"
+    ):
+        return False
+    if has_avx512_bf16 is None:
+        has_avx512_bf16 = torch.cpu._is_avx512_bf16_supported()
+    return has_avx512_bf16
 
 
 class _NarrowLinear(torch.autograd.Function):

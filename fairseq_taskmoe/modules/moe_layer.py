@@ -19,11 +19,12 @@ class Route(NamedTuple):
 
 
 class MoELayer(nn.Module):
-    """Takes the place of a feed-forward network: each token visits K of E experts.
+    """Takes the place of a feed-forward network: each token is computed by K of E experts.
 
     Args:
         router: module from (x, RoutingInputs) to RouterOutput
-        experts: module from (rows, Visits) to what experts say to each row, weighted and added up
+        experts: module from (rows, ExpertAssignments) to the outputs of the rows' experts, weighted
+            and added up
         dispatcher: moves rows to the experts and back (default: all experts are here)
     """
 
@@ -46,7 +47,7 @@ class MoELayer(nn.Module):
             routing = self.router(x, inputs)
             route = Route(routing, self.dispatcher.plan([routing], inputs.token_mask)[0])
         rows = self.dispatcher.dispatch(x, route.plan)
-        rows = self.experts(rows, route.plan.visits)
+        rows = self.experts(rows, route.plan.assignments)
         stats = None
         if with_stats:
             wire_bytes = self.dispatcher.wire_rows(route.plan) * x.size(2) * x.element_size()

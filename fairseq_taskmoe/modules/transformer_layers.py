@@ -55,7 +55,7 @@ class TransformerLayer(nn.Module):
         self.activation_dropout = Dropout(shape.activation_dropout)
         self.moe = moe
         if moe is None:
-            self.fc1 = Linear(shape.embed_dim, ffn_dim, stays_narrow=True)
+            self.fc1 = Linear(shape.embed_dim, ffn_dim, keep_bf16_output=True)
             self.fc2 = Linear(ffn_dim, shape.embed_dim)
 
     def before(self, norm: nn.Module, x: Tensor) -> Tensor:
