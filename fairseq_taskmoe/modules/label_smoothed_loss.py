@@ -65,7 +65,7 @@ class _LabelSmoothedNll(torch.autograd.Function):
         kept, real = ctx.saved_tensors
         weights = (grad_loss * real / stored_scale(kept.dtype)).unsqueeze(1)
         for rows in row_chunks(kept):
-            kept[rows] = kept[rows].float().mul_(weights[rows])  # in place where that is float32
+            kept[rows].mul_(weights[rows])  # in float32, and rounded
         return kept, None, None, None
 
 
