@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_stack
 from types import TracebackType
 from typing import Iterator, NoReturn, Optional, Type
 
@@ -56,10 +57,12 @@ def end_command(refusal: Refusal) -> NoReturn:
 def end_fairseq_commands() -> None:
     """Let fairseq's own commands end with one line, too, where this package refuses something.
 
-    Called when fairseq imports the plugin. In other programs an uncaught refusal is left to Python.
+    Called when the plugin is imported. Where none of fairseq's commands imports it, an uncaught
+    refusal is left to Python.
     """
-    program = Path(sys.argv[0])
-    if program.stem.startswith("fairseq-") or program.parent.name == "fairseq_cli":
+    frames = walk_stack(None)
+    if any(frame.f_code.co_name == "cli_main"
+           and Path(frame.f_code.co_filename).parent.name == "fairseq_cli" for frame, _ in frames):
         # or fairseq-hydra-train would print a traceback of its own and end with status 1
         os.environ["HYDRA_FULL_ERROR"] = "1"
         otherwise = sys.excepthook

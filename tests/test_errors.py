@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from console import PLUGIN, ROOT, TRAIN, refused, run
+from console import PLUGIN, ROOT, TASK, TRAIN, refused, run
 
 from fairseq_taskmoe.errors import Refusal, find_refusal, refuse
 from fairseq_taskmoe.models.transformer_task_moe import TransformerTaskMoeModel
@@ -75,46 +75,56 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_flags_and_hydra(corpus, tm
 
 
 PROGRAM = """
+import sys
 import torch
 from torch.utils.data import DataLoader
-import fairseq_taskmoe
-from fairseq_taskmoe.errors import refuse
+from fairseq_cli import train
+
+def refuse():  # the plugin is imported by the command
+    from fairseq_taskmoe.errors import refuse
+    refuse("data.bin is damaged")
 
 class Broken(torch.utils.data.Dataset):
     def __len__(self): return 3
-    def __getitem__(self, index): refuse("data.bin is damaged")
+    def __getitem__(self, index): refuse()
 
-def rank(number): refuse("data.bin is damaged")
+def rank(number): refuse()
+
+def main(cfg): {how}
 
 if __name__ == "__main__":
-    {how}
+    train.main = main
+    {start}
 """
 RAISED = {
-    "here": "refuse('data.bin is damaged')",
+    "here": "refuse()",
     "by a data loader's worker": "list(DataLoader(Broken(), num_workers=1))",
     "by a spawned rank": "torch.multiprocessing.spawn(rank, nprocs=1)",
     "by a bug": "list(DataLoader(Broken(), num_workers=1), 1)",
 }
 
 
-def run_program(folder, name, how):
-    (folder / name).write_text(PROGRAM.format(how=RAISED[how]))
+def run_program(folder, start, how):
+    """Run a program whose main() fails, started as fairseq-train starts its own, or plainly."""
+    program = folder / "program.py"
+    program.write_text(PROGRAM.format(how=RAISED[how], start=start))
+    flags = ("data", *TASK, "--lang-pairs", "en-de", "--arch", "transformer_task_moe_tiny", "--cpu")
     return subprocess.run(
-        [sys.executable, "-W", "ignore", folder / name], capture_output=True, text=True,
+        [sys.executable, "-W", "ignore", program, *flags], capture_output=True, text=True,
         cwd=ROOT, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
 
 
 @pytest.mark.parametrize("how", [how for how in RAISED if how != "by a bug"])
 def test_refusals_out_of_other_processes_end_a_command_with_one_line(how, tmp_path):
-    ended = run_program(tmp_path, "fairseq-train", how)
+    ended = run_program(tmp_path, "train.cli_main()", how)
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert ended.stderr.splitlines()[-1] == "taskmoe: error: data.bin is damaged"
 
 
-@pytest.mark.parametrize("name, how", [("fairseq-train", "by a bug"), ("own.py", "here")])
-def test_other_errors_and_other_programs_are_left_to_python(name, how, tmp_path):
-    ended = run_program(tmp_path, name, how)
+@pytest.mark.parametrize("start, how", [("train.cli_main()", "by a bug"), ("main({})", "here")])
+def test_other_errors_and_other_programs_are_left_to_python(start, how, tmp_path):
+    ended = run_program(tmp_path, start, how)
     assert ended.returncode == 1 and "Traceback" in ended.stderr
     assert "taskmoe: error" not in ended.stderr
 

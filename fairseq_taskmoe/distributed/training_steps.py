@@ -3,7 +3,6 @@
 The task hands each micro-batch through here.
 """
 
-import logging
 from functools import partial
 from typing import Any, Callable, NoReturn, Optional
 
@@ -19,19 +18,13 @@ from .expert_state import ExpertState, prepare_loaded_moments
 from .gradients import clip_grad_norm, reduce_expert_gradients
 from .lost_ranks import RankMonitor
 
-logger = logging.getLogger(__name__)
 
+class RankFailed(Exception):
+    """An error of this rank alone, which ends its process, and with it the run.
 
-class RankFailed(SystemExit):
-    """An error of this rank alone ends its process, and with it the run.
-
-    As an ordinary exception the trainer would swallow it (out of memory), or would save a crash
-    file in a collective call that the other ranks do not make: they would wait for ever.
+    Raised in the error's place: the trainer would swallow it (out of memory), or would save a crash
+    file in a collective call that the other ranks do not make, and they would wait for ever.
     """
-
-    def __init__(self, cause: BaseException):
-        super().__init__(1)
-        self.cause = cause
 
 
 class TrainingSteps:
@@ -87,10 +80,9 @@ class TrainingSteps:
             self._fail(error)
 
     def _fail(self, error: Exception) -> NoReturn:
-        logger.error("rank %d failed, and with it the run", rank(), exc_info=error)
         if self.monitor is not None:
             self.monitor.fail(error)
-        raise RankFailed(error) from error
+        raise RankFailed(f"rank {rank()} failed, and with it the run") from error
 
     def _attach(self, model: nn.Module, optimizer: Any, ema_model: Optional[nn.Module]) -> None:
         """Take over, once, what fairseq has built and loaded since the run's start."""
