@@ -8,11 +8,11 @@ import os
 import re
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from traceback import walk_stack
-from types import TracebackType
-from typing import Iterator, NoReturn, Optional, Type
+from traceback import walk_stack, walk_tb
+from types import FrameType, TracebackType
+from typing import Iterator, NoReturn, Optional, Tuple, Type
 
 STATUS = 2
 # Time for rank 0 to print what all ranks found; a launcher may end all as soon as one has ended
@@ -57,25 +57,31 @@ def end_command(refusal: Refusal) -> NoReturn:
 def end_fairseq_commands() -> None:
     """Let fairseq's own commands end with one line, too, where this package refuses something.
 
-    Called when the plugin is imported. Where none of fairseq's commands imports it, an uncaught
-    refusal is left to Python.
+    Called when the plugin is imported. An uncaught refusal of other programs is left to Python.
     """
-    frames = walk_stack(None)
-    if any(frame.f_code.co_name == "cli_main"
-           and Path(frame.f_code.co_filename).parent.name == "fairseq_cli" for frame, _ in frames):
+    if any(map(_is_command, walk_stack(None))):
         # or fairseq-hydra-train would print a traceback of its own and end with status 1
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        otherwise = sys.excepthook
+    otherwise = sys.excepthook
 
-        def end(
-            kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
-        ) -> None:
-            refusal = find_refusal(error)
-            if refusal is not None:
+    def end(
+        kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
+    ) -> None:
+        refusal = find_refusal(error)
+        if refusal is not None and any(map(_is_command, walk_tb(trace))):
+            # torch.distributed has a hook of its own, which collects what other hooks print and
+            # loses it where one of them ends the process
+            with redirect_stderr(sys.__stderr__):
                 end_command(refusal)
-            otherwise(kind, error, trace)
+        otherwise(kind, error, trace)
 
-        sys.excepthook = end
+    sys.excepthook = end
+
+
+def _is_command(place: Tuple[FrameType, int]) -> bool:
+    """Return whether a frame is of the function that one of fairseq's commands consists of."""
+    code = place[0].f_code
+    return code.co_name == "cli_main" and Path(code.co_filename).parent.name == "fairseq_cli"
 
 
 def find_refusal(error: BaseException) -> Optional[Refusal]:

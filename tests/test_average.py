@@ -43,7 +43,7 @@ def test_the_mean_of_one_is_itself(tmp_path):
     torch.testing.assert_close(same, own, rtol=0, atol=0)
 
 
-def test_other_models_are_refused(tmp_path, capsys):
+def test_other_models_are_refused(tmp_path):
     first, *_ = save(tmp_path, 1)
     (other,) = save(tmp_path, 1, moe_expert_count=4)
     with pytest.raises(Refusal, match="another model than .*experts.fc1.bias differs"):

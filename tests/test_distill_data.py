@@ -184,7 +184,7 @@ def test_killed_and_resumed_is_never_stopped(corpus, teacher, distilled, tmp_pat
     assert not part.exists()
 
 
-def test_a_finished_folder_is_left_alone(corpus, teacher, distilled, capsys):
+def test_a_finished_folder_is_left_alone(corpus, teacher, distilled):
     before = {path: path.stat().st_mtime_ns for path in distilled.iterdir()}
     part = distilled.with_name("data-bin.part")
     part.mkdir()  # of a run that was killed when all was done

@@ -7,11 +7,11 @@ from console import PLUGIN, TASK, TRAIN, run
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from rank_trainings import nursery, run_on, train_on
+from refusals import refusal
 
 from fairseq_taskmoe.checkpoint.convert_shards import reshard
 from fairseq_taskmoe.distributed.checks import check_spread, run_settings
 from fairseq_taskmoe.distributed.layout import ExpertLayout, expert_layout
-from fairseq_taskmoe.errors import Refusal
 
 __all__ = ["nursery", "train_on"]  # fixtures
 
@@ -51,11 +51,8 @@ def check_flags(*flags):
 
 @pytest.mark.filterwarnings("ignore")  # hydra's, about how fairseq calls it
 @pytest.mark.parametrize("flag", REFUSED_FLAGS)
-def test_what_would_corrupt_experts_is_refused_with_a_way_out(flag, capsys):
-    with pytest.raises(Refusal) as refusal:
-        check_flags(*flag.split(), *NEEDED_BESIDE.get(flag, ()))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"taskmoe: error: {refusal.value}"
+def test_what_would_corrupt_experts_is_refused_with_a_way_out(flag):
+    line = refusal(check_flags, *flag.split(), *NEEDED_BESIDE.get(flag, ()))
     for word in (*flag.split(), "experts are spread over 2 ranks", *REFUSED_FLAGS[flag]):
         assert word in line
 
@@ -75,10 +72,9 @@ def test_what_is_right_is_not_refused(flags):
         (6, 3, 0, "--moe-expert-parallel-size 0"),
     ],
 )
-def test_a_size_that_does_not_divide_is_refused(num_experts, ranks, size, names, capsys):
-    with pytest.raises(Refusal, match=names):
-        expert_layout(num_experts, ranks, size)
-    assert f"--moe-expert-parallel-size {size}" in capsys.readouterr().err
+def test_a_size_that_does_not_divide_is_refused(num_experts, ranks, size, names):
+    line = refusal(expert_layout, num_experts, ranks, size)
+    assert names in line and f"--moe-expert-parallel-size {size}" in line
 
 
 def contents(folder):

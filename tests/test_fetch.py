@@ -228,7 +228,7 @@ def test_a_disk_full_of_downloads_stops_with_a_line(config, mirror, reference, t
     full.parent.mkdir(parents=True)
     full.symlink_to("/dev/full")
     line = refused(capsys, sources, raw, mirror)
-    assert line == f"taskmoe: error: {full}: No space left on device"
+    assert line == f"{full}: No space left on device"
     fetch(sources, raw, mirror)
     assert texts(raw) == reference
 
@@ -250,7 +250,7 @@ class FullDisk(list):
 def test_a_disk_full_of_text_stops_with_a_line(config, mirror, reference, tmp_path, capsys):
     raw, sources = tmp_path / "raw", read_sources(config)
     line = refused(capsys, sources._replace(parts=FullDisk(sources.parts, raw)), raw, mirror)
-    assert line == f"taskmoe: error: {raw}/train/en-fi/paracrawl.fi: No space left on device"
+    assert line == f"{raw}/train/en-fi/paracrawl.fi: No space left on device"
     assert "train/en-fi/europarl.fi" in texts(raw)
     fetch(sources, raw, mirror)
     assert texts(raw) == reference

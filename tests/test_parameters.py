@@ -8,7 +8,6 @@ import torch
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from helpers import LANG_PAIRS, ROUTERS, make_config, make_model, make_task
 from omegaconf import OmegaConf
-from refusals import refusal
 
 from fairseq_taskmoe.analysis.parameters import (
     WMT_PAIRS,
@@ -19,6 +18,7 @@ from fairseq_taskmoe.analysis.parameters import (
 )
 from fairseq_taskmoe.checkpoint.extract_subnet import extract_subnet
 from fairseq_taskmoe.cli import Parser
+from fairseq_taskmoe.errors import command
 from fairseq_taskmoe.models.config import TransformerTaskMoeConfig
 from fairseq_taskmoe.verbs import params
 
@@ -184,9 +184,12 @@ def refused(capsys):
     def refused(*words):
         parser = Parser(prog="taskmoe params", allow_abbrev=False)
         params.add_arguments(parser)
-        line = refusal(params.run, parser.parse_args(words))
-        assert capsys.readouterr() == ("", "")
-        return line
+        with pytest.raises(SystemExit) as ended, command():
+            params.run(parser.parse_args(words))
+        assert ended.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1
+        return err
 
     return refused
 

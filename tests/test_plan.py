@@ -18,6 +18,7 @@ from helpers import make_batch, make_config, make_model, make_task, random_sente
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from refusals import refusal
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +39,6 @@ from fairseq_taskmoe.criterions.moe_label_smoothed_cross_entropy import (
     MoeLabelSmoothedCrossEntropyCriterion,
 )
 from fairseq_taskmoe.distributed.layout import expert_layout
-from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.verbs import plan
 
 WIDER = {
@@ -408,17 +408,12 @@ def test_the_most_wanted_experts_are_warned_of(planned):
         (("--ranks", "1", "--arch", "transformer"), "--arch transformer"),
     ],
 )
-def test_bad_input_is_refused_by_name(words, named, planned, capsys):
-    with pytest.raises(Refusal):
-        planned(*words)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and named in lines[0]
+def test_bad_input_is_refused_by_name(words, named, planned):
+    assert named in refusal(planned, *words)
 
 
-def test_a_machine_must_be_known(planned, capsys):
-    with pytest.raises(Refusal):
-        planned("--ranks", "2", device=None)
-    assert "or --device" in capsys.readouterr().err
+def test_a_machine_must_be_known(planned):
+    assert "or --device" in refusal(planned, "--ranks", "2", device=None)
     words = ("--tflops", "100", "--memory-gib", "40", "--memory-bandwidth-gbs", "1500",
              "--node-bandwidth-gbs", "200", "--bandwidth-gbs", "12")
     assert planned("--ranks", "2", *words, device=None)["seconds"]["total"] > 0

@@ -1,7 +1,10 @@
 """Scores are sacrebleu's; averages are the paper's."""
 
+import re
+
 import pytest
 import sacrebleu
+from refusals import refusal
 from sacrebleu.metrics import BLEU
 
 from fairseq_taskmoe.errors import Refusal
@@ -132,11 +135,8 @@ def test_without_mecab_characters_are_scored_and_the_signature_says_so(lang_pair
         (("de-en", HYPOTHESES, REFERENCES, None, None, "14a"), "unknown BLEU tokenizer '14a'"),
     ],
 )
-def test_refusals_are_one_line(arguments, message, capsys):
-    with pytest.raises(Refusal, match=message) as refusal:
-        score_direction(*arguments)
-    assert refusal.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_refusals_are_one_line(arguments, message):
+    assert re.search(message, refusal(score_direction, *arguments))
 
 
 @pytest.mark.parametrize(
