@@ -65,14 +65,16 @@ def reduced(criterion, logs, task=None):
 
 
 @pytest.mark.parametrize("sentence_avg", [False, True])
-def test_loss_is_nll_plus_sample_size_times_mean_gate_losses(sentence_avg):
+@pytest.mark.parametrize("reduction, divisor", [(None, 1), ("sum", 1), ("mean", 3)])
+def test_loss_is_nll_plus_sample_size_times_gate_losses(sentence_avg, reduction, divisor):
     model = make_model(router="token", **LAYERS)
     batch = slice_batch(sentences(), slice(None))
-    loss, sample_size, log = make_criterion(sentence_avg=sentence_avg)(model, batch)
+    criterion = make_criterion(sentence_avg=sentence_avg, moe_gate_loss_reduction=reduction)
+    loss, sample_size, log = criterion(model, batch)
     assert sample_size == (5 if sentence_avg else 25)
     layers = layers_of(model, batch)
     assert len(layers) == 3
-    gate_loss = sum(0.5 * stats.balance + 0.2 * stats.z_loss for stats in layers) / 3
+    gate_loss = sum(0.5 * stats.balance + 0.2 * stats.z_loss for stats in layers) / divisor
     nll, plain = smoothed_nll(model, batch, eps=0.1)
     torch.testing.assert_close(loss, nll + sample_size * gate_loss)
     torch.testing.assert_close(log["loss"], loss.detach())
@@ -176,7 +178,9 @@ def test_half_without_experts_logs_none():
     values = reduced(criterion, [criterion(model, slice_batch(sentences(), slice(None)))[2]])
     assert {name for name in values if name.startswith("moe_")} == {
         f"moe_decoder_{name}"
-        for name in ("balance", "z_loss", "entropy", "overflow", "unused_experts")
+        for name in (
+            "balance", "z_loss", "entropy", "overflow", "used_experts", "unused_experts"
+        )
     }
 
 
@@ -187,7 +191,9 @@ def test_logs_have_a_name_for_each_half():
     assert {name for name in values if name.startswith("moe_")} == {
         f"moe_{half}_{name}"
         for half in ("encoder", "decoder")
-        for name in ("balance", "z_loss", "entropy", "overflow", "unused_experts")
+        for name in (
+            "balance", "z_loss", "entropy", "overflow", "used_experts", "unused_experts"
+        )
     }
 
 
@@ -216,6 +222,7 @@ def test_expert_is_unused_if_no_micro_batch_uses_it():
     ]
     values = reduced(make_criterion(), logs)
     assert values["moe_encoder_unused_experts"] == 1.0
+    assert values["moe_encoder_used_experts"] == 3.0
 
 
 def test_dummy_batches_alone_are_logged_without_a_crash():

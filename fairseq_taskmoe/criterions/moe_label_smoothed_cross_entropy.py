@@ -4,7 +4,7 @@ Shapes: B sentences, T target positions, N tasks, L MoE layers of one half, E ex
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from fairseq.criterions import register_criterion
@@ -12,6 +12,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
 )
+from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask
@@ -27,10 +28,19 @@ HALVES = ("encoder", "decoder")
 class MoeLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
     moe_gate_loss_wt: float = field(
         default=0.01,
-        metadata={"help": "weight of the load-balancing loss, averaged over MoE layers"},
+        metadata={"help": "weight of the load-balancing loss of each MoE layer"},
     )
     moe_z_loss_wt: float = field(
-        default=0.0, metadata={"help": "weight of the router z-loss, averaged over MoE layers"}
+        default=0.0, metadata={"help": "weight of the router z-loss of each MoE layer"}
+    )
+    moe_gate_loss_reduction: Optional[ChoiceEnum(["sum", "mean"])] = field(  # type: ignore
+        default=None,
+        metadata={
+            "help": "add the gate losses of MoE layers up, as the authors' code does, or take "
+            "their mean, so that a weight means the same for any number of layers (default: what a "
+            "resumed run began with, the mean if a version before this option saved it; otherwise "
+            "sum)"
+        },
     )
 
 
@@ -40,9 +50,9 @@ class MoeLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfi
 class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     """NLL (sum) + sample_size * (gate_loss_wt * balance + z_loss_wt * z).
 
-    The trainer divides the sum over ranks and micro-batches by the sum of sample sizes: what comes
-    out is the mean NLL plus the mean gate losses, weighted by the size of the micro-batches over
-    which they were taken.
+    Both gate losses are sums, or means, over the MoE layers of both halves. The trainer divides
+    what ranks and micro-batches add up to by the sum of sample sizes: what comes out is the mean
+    NLL plus the gate losses, averaged over micro-batches by their sample sizes.
     """
 
     def __init__(
@@ -52,12 +62,14 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         label_smoothing: float,
         moe_gate_loss_wt: float,
         moe_z_loss_wt: float,
+        moe_gate_loss_reduction: Optional[str] = None,
         ignore_prefix_size: int = 0,
         report_accuracy: bool = False,
     ):
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         self.gate_loss_weight = moe_gate_loss_wt
         self.z_loss_weight = moe_z_loss_wt
+        self.over_layers = torch.mean if moe_gate_loss_reduction == "mean" else torch.sum
 
     def forward(
         self, model: BaseFairseqModel, sample: Dict[str, Any], reduce: bool = True
@@ -77,8 +89,8 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         layers = [stats for half in HALVES for stats in gate_stats[half]]
         loss = token_loss.sum()
         if layers:
-            balance = torch.stack([stats.balance for stats in layers]).mean()
-            z_loss = torch.stack([stats.z_loss for stats in layers]).mean()
+            balance = self.over_layers(torch.stack([stats.balance for stats in layers]))
+            z_loss = self.over_layers(torch.stack([stats.z_loss for stats in layers]))
             loss = loss + sample_size * (
                 self.gate_loss_weight * balance + self.z_loss_weight * z_loss
             ).type_as(loss)
@@ -136,6 +148,8 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
         """Log the losses per token in bits, and for each half how its routing fares.
 
+        Routing facts are means over the MoE layers of the half. `moe_*_used_experts` counts the
+        experts of a layer that anything was sent to, `moe_*_unused_experts` the others.
         `moe_wire_mb` is what all ranks together send of tokens' rows to one another in an update,
         in megabytes, where experts are spread over them.
         """
@@ -150,8 +164,9 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
                 total = sum(log[f"moe_{half}_{name}"] for log in logging_outputs)
                 metrics.log_scalar(f"moe_{half}_{name}", float(total) / float(size), size, round=3)
             load = sum(log[f"moe_{half}_load"] for log in logging_outputs)
-            unused = (load == 0).float().sum(dim=1).mean()
-            metrics.log_scalar(f"moe_{half}_unused_experts", float(unused), size, round=1)
+            used = float((load > 0).float().sum(dim=1).mean())
+            metrics.log_scalar(f"moe_{half}_used_experts", used, size, round=1)
+            metrics.log_scalar(f"moe_{half}_unused_experts", load.size(1) - used, size, round=1)
         sent = sum(float(log.get("moe_wire_bytes", 0)) for log in logging_outputs)
         if sent > 0:
             metrics.log_scalar("moe_wire_mb", sent / 1e6, round=3)

@@ -59,12 +59,13 @@ class MoeWordDistillationCriterion(MoeLabelSmoothedCrossEntropyCriterion):
         distill_teacher: Optional[str],
         distill_weight: float,
         distill_temperature: float,
+        moe_gate_loss_reduction: Optional[str] = None,
         ignore_prefix_size: int = 0,
         report_accuracy: bool = False,
     ):
         super().__init__(
             task, sentence_avg, label_smoothing, moe_gate_loss_wt, moe_z_loss_wt,
-            ignore_prefix_size, report_accuracy,
+            moe_gate_loss_reduction, ignore_prefix_size, report_accuracy,
         )
         if not 0 <= distill_weight <= 1:
             refuse(f"--distill-weight {distill_weight}: give a share from 0 to 1")
