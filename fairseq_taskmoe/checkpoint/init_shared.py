@@ -5,7 +5,6 @@ mixture of experts starts from a dense model.
 """
 
 import logging
-import os
 from functools import partial
 from typing import Any, Dict, List
 
@@ -16,24 +15,16 @@ from ..data.languages import LanguageTags
 from ..distributed.agreement import on_first_rank
 from ..distributed.checks import run_settings
 from ..errors import refuse
-from .extract_subnet import HALVES, model_config
+from .extract_subnet import model_config
 from .reading import read_whole_checkpoint
+from .same_model import HALVES, MEANING, difference, file_to_load
 from .same_vocabulary import check_vocabulary
 
 logger = logging.getLogger(__name__)
 
-DEFAULT = "checkpoint_last.pt"  # of --restore-file
 FLAG = "--init-shared-from"
 MOE = ".moe."  # in the names of all weights of experts and routers, and of no others
-# Weights of another model have the same shapes, and mean nothing in this one
-MUST_AGREE = (
-    "share_all_embeddings", "share_decoder_input_output_embed", "no_scale_embedding",
-    "layernorm_embedding", "activation_fn",
-    *(
-        f"{half}_{name}" for half in HALVES
-        for name in ("embed_dim", "attention_heads", "normalize_before", "learned_pos")
-    ),
-)
+MUST_AGREE = (*MEANING, *(f"{half}_embed_dim" for half in HALVES))
 
 
 def init_shared_weights(
@@ -72,18 +63,13 @@ def _starts_anew(saving: Dict[str, Any]) -> bool:
     """Say whether training starts with the new model's weights: fairseq has none to load."""
     if saving.get("finetune_from_model"):
         refuse(f"{FLAG} and --finetune-from-model: a new model starts from one of them")
-    last = f"{saving.get('save_dir', '')}/checkpoint_last{saving.get('checkpoint_suffix') or ''}.pt"
-    named = saving.get("restore_file", DEFAULT) != DEFAULT or saving.get("continue_once")
-    return not named and not os.path.exists(last)
+    return file_to_load(saving) is None
 
 
 def _check(cfg: Any, words: List[str], tags: LanguageTags) -> None:
     path = cfg.init_shared_from
     checkpoint = read_whole_checkpoint(path)
     check_vocabulary(FLAG, path, checkpoint, words, tags)
-    other = model_config(checkpoint)
-    for name in MUST_AGREE:
-        theirs, own = str(getattr(other, name)), str(getattr(cfg, name))
-        if theirs != own:
-            refuse(f"{FLAG} {path}: of a model with --{name.replace('_', '-')} {theirs}, "
-                   f"this one has {own}")
+    problem = difference(model_config(checkpoint), cfg, MUST_AGREE)
+    if problem is not None:
+        refuse(f"{FLAG} {path}: of a model with {problem}")

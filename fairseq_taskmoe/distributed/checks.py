@@ -20,6 +20,7 @@ class Settings(NamedTuple):
     optimization: Dict[str, Any]
     checkpoint: Dict[str, Any]
     ema: Dict[str, Any]
+    criterion: Any  # a Namespace where the criterion has no dataclass
     optimizer: Optional[str]
 
 

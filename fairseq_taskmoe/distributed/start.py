@@ -2,12 +2,15 @@
 
 import logging
 import uuid
+from functools import partial
 from typing import Any, NamedTuple, Optional, Sequence
 
 import torch
 import torch.distributed as dist
+from omegaconf import OmegaConf
 
 from ..checkpoint.first_save import note_finished_save
+from ..checkpoint.same_model import check_loaded
 from ..checkpoint.usable import make_usable
 from ..host_memory import keep_freed_memory
 from .agreement import num_ranks, on_first_rank, rank
@@ -79,9 +82,25 @@ def start_run(cfg: Any, num_experts: int) -> Run:
     if settings.checkpoint:
         num_shards = num_ranks() if sharded else None
         on_first_rank(lambda: make_usable(settings.checkpoint, num_shards))
+        began_with = on_first_rank(partial(check_loaded, cfg, settings.checkpoint))
+        _settle_reduction(settings.criterion, began_with)
     run_id = on_first_rank(lambda: uuid.uuid4().hex)
     groups = ExpertGroups(layout) if layout.size > 1 else None
     update_freq = settings.optimization.get("update_freq") or [1]
     steps = TrainingSteps(groups, sharded, monitor)
     save_dir = settings.checkpoint.get("save_dir", "")
     return Run(layout, rank(), run_id, sharded, update_freq, groups, steps, save_dir)
+
+
+def _settle_reduction(criterion: Any, began_with: Optional[str]) -> None:
+    """Let a run that goes on minimise what it began with, unless a flag says otherwise.
+
+    The choice is written into the configuration of the criterion, and so into checkpoints.
+    """
+    if OmegaConf.is_config(criterion) and criterion.get("moe_gate_loss_reduction", "") is None:
+        criterion.moe_gate_loss_reduction = began_with or "sum"
+        if began_with == "mean":
+            logger.warning(
+                "gate losses are averaged over MoE layers, as when this run began; "
+                "--moe-gate-loss-reduction sum adds them up, as new runs do"
+            )

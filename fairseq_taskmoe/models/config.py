@@ -197,10 +197,13 @@ TINY: Dict[str, Any] = {
     "share_all_embeddings": True,
     "moe_expert_count": 4,
 }
+# The authors' Transformer (Chen et al. 2018, Lingvo) normalises the input of each block
+PRE_NORM: Dict[str, Any] = {"encoder_normalize_before": True, "decoder_normalize_before": True}
 # Paper section 4.1 and table 7: Transformer-Base, 32 experts in every other layer
-BASE: Dict[str, Any] = {"share_all_embeddings": True}
+BASE: Dict[str, Any] = {**PRE_NORM, "share_all_embeddings": True}
 # Paper section 5.1 and table 8: Transformer-Big of the web-scale model, 128 experts
 BIG: Dict[str, Any] = {
+    **PRE_NORM,
     "encoder_embed_dim": 1024,
     "encoder_ffn_embed_dim": 8192,
     "encoder_attention_heads": 16,

@@ -1,0 +1,112 @@
+"""What a run must have in common with a checkpoint that it loads, beyond the shapes of weights."""
+
+import os
+from argparse import Namespace
+from typing import Any, Dict, Iterable, Optional
+
+from omegaconf import OmegaConf
+
+from ..errors import refuse
+from ..models.build_layers import has_moe_layer, moe_freq
+from ..models.config import TransformerTaskMoeConfig
+from .reading import Checkpoint, Unreadable, open_checkpoint
+
+HALVES = ("encoder", "decoder")
+LAST = "checkpoint_last.pt"  # default of --restore-file
+# Weights of another model have the same shapes, and mean nothing in this one
+MEANING = (
+    "share_all_embeddings", "share_decoder_input_output_embed", "no_scale_embedding",
+    "layernorm_embedding", "activation_fn",
+    *(
+        f"{half}_{name}" for half in HALVES
+        for name in ("attention_heads", "normalize_before", "learned_pos")
+    ),
+)
+# Of the other settings, those that no missing weight and no shape tells
+DEPTH = tuple(f"{half}_layers" for half in HALVES)
+ROUTING = (
+    "moe_top_k",
+    *(f"{half}_{name}" for half in HALVES
+      for name in ("moe_freq", "moe_layer_experts", "moe_router")),
+)
+
+
+def file_to_load(saving: Dict[str, Any]) -> Optional[str]:
+    """Return the checkpoint whose weights fairseq will load at the start, None where it has none.
+
+    saving is fairseq's configuration of checkpoints.
+    """
+    suffix = saving.get("checkpoint_suffix") or ""
+    restore_file = saving.get("restore_file", LAST)
+    if restore_file != LAST:
+        return str(restore_file).replace(".pt", f"{suffix}.pt")
+    last = os.path.join(saving.get("save_dir", ""), f"checkpoint_last{suffix}.pt")
+    if os.path.exists(last):
+        return last
+    return saving.get("continue_once") or saving.get("finetune_from_model")
+
+
+def check_loaded(cfg: Any, saving: Dict[str, Any]) -> Optional[str]:
+    """Refuse a checkpoint of a model that computes something else with the same weights.
+
+    Returns how the gate losses of layers are put together where the run of that checkpoint goes
+    on, None where a new one starts.
+
+    Args:
+        cfg: configuration of the model to train
+        saving: fairseq's configuration of checkpoints
+    """
+    path = file_to_load(saving)
+    if path is None or not os.path.isfile(path):  # fairseq's file manager may know it
+        return None
+    try:
+        checkpoint = open_checkpoint(path)
+    except (Unreadable, OSError):
+        return None  # usable.py says what is wrong with a file to resume, fairseq of others
+    settings = checkpoint.get("cfg") or {}
+    stored = settings.get("model") or {}
+    stored = vars(stored) if isinstance(stored, Namespace) else dict(stored)
+    problem = difference(stored, cfg, (*MEANING, *DEPTH))
+    if problem is None and "moe_expert_count" in stored:
+        problem = _routing_difference(stored, cfg)
+    if problem is not None:
+        refuse(f"{path}: of a model with {problem}; give what it was trained with, or train "
+               "another model in another --save-dir")
+    fresh = path == saving.get("finetune_from_model") or saving.get("reset_optimizer")
+    return None if fresh else _reduction(checkpoint)
+
+
+def difference(stored: Any, own: Any, names: Iterable[str]) -> Optional[str]:
+    """Return in which of the named settings two models differ first, None where they do not.
+
+    stored is a mapping; what it does not have is not compared.
+    """
+    for name in names:
+        theirs, ours = stored.get(name, getattr(own, name)), getattr(own, name)
+        if str(theirs) != str(ours):
+            told = f"--{name.replace('_', '-')} {theirs}, this one has {ours}"
+            if ours is True:
+                told += " (named architectures set it, --arch transformer_task_moe does not)"
+            return told
+    return None
+
+
+def _routing_difference(stored: Dict[str, Any], own: Any) -> Optional[str]:
+    """As difference, of what routes in models with MoE layers."""
+    defaults = OmegaConf.structured(TransformerTaskMoeConfig)
+    known = {name: value for name, value in stored.items() if name in defaults}
+    other: Any = OmegaConf.merge(defaults, known)
+    own = OmegaConf.merge(defaults, own)
+    if not (has_moe_layer(other) and has_moe_layer(own)):
+        return None  # weights of experts are there or not: shapes tell
+    for cfg in (other, own):
+        for half in HALVES:
+            cfg[f"{half}_moe_freq"] = moe_freq(cfg, half)
+    return difference(other, own, ROUTING)
+
+
+def _reduction(checkpoint: Checkpoint) -> str:
+    """Return --moe-gate-loss-reduction of a checkpoint; before there was one, it was the mean."""
+    criterion = (checkpoint.get("cfg") or {}).get("criterion")
+    criterion = criterion if isinstance(criterion, dict) else {}
+    return criterion.get("moe_gate_loss_reduction", "mean") or "sum"
