@@ -36,6 +36,11 @@ MODELS = {
     ),
     "two-experts": ((*ROUTERS, "--moe-expert-count", 2), 4),
     "three-batches": (ROUTERS, 3),
+    # batches of one task, whose balance loss is one over all tasks
+    "task-local": (
+        ("--encoder-moe-router", "pair", "--decoder-moe-router", "token",
+         "--moe-task-local-batches", "--moe-gate-loss-wt", 1.0), 4,
+    ),
 }
 
 
@@ -73,6 +78,8 @@ def assert_same_course(training: Training, alone: Training) -> None:
         ("sentence-pair", 4, (), 4),
         ("two-experts", 4, (), 2),
         ("three-batches", 3, (), 1),
+        ("task-local", 2, (), 2),
+        ("task-local", 4, (), 4),
     ],
 )
 def test_sgd_makes_the_same_parameters(train_model, model, ranks, flags, group):

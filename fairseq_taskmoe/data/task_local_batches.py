@@ -4,12 +4,16 @@ Every sentence of an epoch is still in exactly one batch, and every step still t
 batches of the shuffled list: only which rank computes which of them is chosen, so that fewer tokens
 travel to experts on other ranks.
 
+A batch of one task does not show how tasks share the experts: with each comes how many tokens every
+task has in the epoch, for the balance loss of the routers that route by task.
+
 Shapes: N batches, W ranks, P places of an expert-parallel group (rank r has place r % P).
 """
 
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
+import torch
 from fairseq.data import (
     BaseWrapperDataset,
     ConcatDataset,
@@ -41,8 +45,17 @@ def sentence_tasks(dataset: FairseqDataset, indices: np.ndarray) -> np.ndarray:
     return task_ids[np.searchsorted(ends, indices, side="right")]
 
 
+def sentence_lengths(dataset: FairseqDataset, indices: np.ndarray) -> np.ndarray:
+    """Return the tokens (S,) that sentences with these indices (S,) have on both sides."""
+    return dataset.sizes[indices].reshape(len(indices), -1).sum(axis=1)
+
+
 class OneTaskBatches(BaseWrapperDataset):
     """A dataset of task pairs whose batches hold sentences of one task each."""
+
+    def __init__(self, dataset: FairseqDataset):
+        super().__init__(dataset)
+        self.task_tokens = torch.zeros(0, dtype=torch.long)  # (N,), once there are batches
 
     def batch_by_size(
         self,
@@ -53,6 +66,8 @@ class OneTaskBatches(BaseWrapperDataset):
     ) -> List[Batch]:
         """As in fairseq, for the sentences of each task by themselves."""
         tasks = sentence_tasks(self.dataset, indices)
+        lengths = sentence_lengths(self.dataset, indices)
+        self.task_tokens = torch.from_numpy(np.bincount(tasks, lengths).astype(np.int64))
         by_task = np.argsort(tasks, kind="stable")  # within a task the order by length stays
         first_of_task = np.flatnonzero(np.diff(tasks[by_task])) + 1
         return [
@@ -62,6 +77,13 @@ class OneTaskBatches(BaseWrapperDataset):
                 own, max_tokens, max_sentences, required_batch_size_multiple
             )
         ]
+
+    def collater(self, samples: List[Any], **options: Any) -> Dict[str, Any]:
+        """As in fairseq, with the tokens (N,) that each task has in all batches, in net_input."""
+        batch = self.dataset.collater(samples, **options)
+        if batch:
+            batch["net_input"]["task_tokens"] = self.task_tokens
+        return batch
 
 
 class AffinityDeal:
@@ -100,7 +122,7 @@ class AffinityDeal:
         affinity = self.affinity().detach().double().cpu().numpy()
         sentences = np.concatenate(batches)
         first_of_batch = np.cumsum([0, *map(len, batches)])[:-1]
-        lengths = self.dataset.sizes[sentences].reshape(len(sentences), -1).sum(axis=1)
+        lengths = sentence_lengths(self.dataset, sentences)
         num_tokens = np.add.reduceat(lengths, first_of_batch)  # of both sides
         tasks = sentence_tasks(self.dataset, sentences[first_of_batch])
         return num_tokens[:, None] * affinity[tasks]

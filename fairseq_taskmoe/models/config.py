@@ -160,7 +160,8 @@ class TransformerTaskMoeConfig(FairseqDataclass):
         default=False,
         metadata={
             "help": "make batches of one task each, and give each to a rank that holds most of the "
-            "task's experts, to send less between ranks"
+            "task's experts, to send less between ranks; the balance loss of routers by task is "
+            "then taken over all tasks of the epoch"
         },
     )
     base_layers: int = field(

@@ -110,6 +110,7 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
             token_mask=prev_output_tokens.ne(self.padding_idx),
             sentence_hashes=encoder_out["sentence_hashes"][0],
             source_means=encoder_out["source_means"][0],
+            task_tokens=next(iter(encoder_out["task_tokens"]), None),
         )
         aligned = self._aligned_layer(alignment_layer)
         attn, states, gate_stats = None, [x.transpose(0, 1)], []

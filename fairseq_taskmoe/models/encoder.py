@@ -65,8 +65,11 @@ class TaskMoeEncoder(FairseqEncoder):
         src_lengths: Optional[Tensor] = None,
         task_ids: Optional[Tensor] = None,
         return_all_hiddens: bool = False,
+        task_tokens: Optional[Tensor] = None,
     ) -> EncoderOut:
         """Encode src_tokens (B, S) of the tasks task_ids (B,); src_lengths follows from padding.
+
+        task_tokens (N,) comes with batches of one task: data/task_local_batches.py.
 
         Returns fairseq's dictionary of lists. Beyond fairseq's keys: `task_ids`, `source_means`
         and `sentence_hashes`, the facts that the decoder's routers read, one row a sentence, and
@@ -74,7 +77,8 @@ class TaskMoeEncoder(FairseqEncoder):
         """
         token_mask = src_tokens.ne(self.padding_idx)
         key_mask = attention_mask(token_mask)
-        routing = RoutingInputs(task_ids, token_mask, hash_sentences(src_tokens, token_mask), None)
+        hashes = hash_sentences(src_tokens, token_mask)
+        routing = RoutingInputs(task_ids, token_mask, hashes, None, task_tokens)
         x, embedding = self.embed(src_tokens)
         x = x * token_mask.unsqueeze(2)
         states, gate_stats = [x] if return_all_hiddens else [], []
@@ -97,6 +101,7 @@ class TaskMoeEncoder(FairseqEncoder):
             "task_ids": [] if task_ids is None else [task_ids],  # B
             "source_means": [masked_mean(x, token_mask)],  # B x C
             "sentence_hashes": [routing.sentence_hashes],  # B
+            "task_tokens": [] if task_tokens is None else [task_tokens],  # N
             "gate_stats": gate_stats,
         }
 
@@ -131,7 +136,7 @@ class TaskMoeEncoder(FairseqEncoder):
         begins = num_hypotheses == 1 and begins_search(new_order, num_sentences)
         reordered: EncoderOut = {}
         for key, values in encoder_out.items():
-            if key == "gate_stats":  # of the batch, not of its sentences
+            if key in ("gate_stats", "task_tokens"):  # not of the batch's sentences
                 reordered[key] = values
             elif key in ROUTING_FACTS:
                 reordered[key] = [value.index_select(0, new_order) for value in values]

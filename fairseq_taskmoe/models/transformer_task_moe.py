@@ -88,13 +88,14 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
         task_ids: Optional[Tensor] = None,
+        task_tokens: Optional[Tensor] = None,
         **kwargs: Any,
     ) -> Tuple[Tensor, Dict[str, List[Any]]]:
         """Score prev_output_tokens (B, T) against src_tokens (B, S) of the tasks task_ids (B,).
 
         Returns logits (B, T, V), and the decoder's dictionary, with `encoder_gate_stats` added.
         """
-        encoder_out = self.encoder(src_tokens, src_lengths, task_ids)
+        encoder_out = self.encoder(src_tokens, src_lengths, task_ids, task_tokens=task_tokens)
         logits, extra = self.decoder(prev_output_tokens, encoder_out, **kwargs)
         return logits, {**extra, "encoder_gate_stats": encoder_out["gate_stats"]}
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .routers import RouterOutput
+from .routers import RouterOutput, balance_loss
 
 
 class GateStats(NamedTuple):
@@ -34,27 +34,25 @@ class FirstChoices(NamedTuple):
 def gate_stats(routing: RouterOutput, token_mask: Tensor, wire_bytes: int = 0) -> GateStats:
     """Return the statistics of routing for token_mask (B, S), True at real tokens.
 
-    A decision for a whole sentence counts once per token of the sentence. The balance loss is
-    GShard's over first choices, with Lingvo's factor E^2: the group is the micro-batch of a rank.
+    A decision for a whole sentence counts once per token of the sentence. The group of the balance
+    loss is the micro-batch of a rank.
     """
     weights = _tokens_per_decision(routing, token_mask)
     num_tokens = weights.sum().clamp(min=1)
     probs = routing.probs.flatten(0, 1)
-    num_experts = probs.size(1)
     expert_ids = routing.expert_ids.flatten(0, 1)
 
     with torch.autocast(probs.device.type, enabled=False):  # shares are small numbers: float32
-        mean_probs = weights @ probs / num_tokens
-    first_choices = torch.zeros_like(mean_probs).index_add(0, expert_ids[:, 0], weights)
-    balance = num_experts**2 * torch.mean(mean_probs * first_choices / num_tokens)
+        balance = balance_loss(weights, probs, expert_ids[:, 0])
     z_loss = (weights * routing.log_partition.flatten().square()).sum() / num_tokens
     with torch.no_grad():
         surprise = -torch.special.xlogy(probs, probs).sum(dim=1)
         entropy = (weights * surprise).sum() / num_tokens
         chosen = weights.unsqueeze(1) * (routing.gates.flatten(0, 1) > 0)
-        load = torch.zeros_like(mean_probs).index_add(0, expert_ids.flatten(), chosen.flatten())
+        zeros = probs.new_zeros(probs.size(1))
+        load = zeros.index_add(0, expert_ids.flatten(), chosen.flatten())
         gates = weights.unsqueeze(1) * routing.gates.flatten(0, 1)
-        gate_sum = torch.zeros_like(mean_probs).index_add(0, expert_ids.flatten(), gates.flatten())
+        gate_sum = zeros.index_add(0, expert_ids.flatten(), gates.flatten())
         overflow = torch.zeros_like(balance)
         if routing.overflow is not None:
             lost = weights.unsqueeze(1) * routing.overflow.flatten(0, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from .dispatchers import LocalDispatcher
 from .experts import Experts
 from .gate_losses import GateStats, gate_stats
-from .routers import RouterOutput, RoutingInputs
+from .routers import RouterOutput, RoutingInputs, TaskRouter
 
 
 class Route(NamedTuple):
@@ -52,6 +52,10 @@ class MoELayer(nn.Module):
         if with_stats:
             wire_bytes = self.dispatcher.wire_rows(route.plan) * x.size(2) * x.element_size()
             stats = gate_stats(route.routing, inputs.token_mask, wire_bytes)
+            if inputs.task_tokens is not None and self.training:
+                if isinstance(self.router, TaskRouter):
+                    balance = self.router.balance_over_tasks(inputs.task_tokens)
+                    stats = stats._replace(balance=balance)
         return self.dispatcher.combine(rows, route.plan, x), stats
 
 

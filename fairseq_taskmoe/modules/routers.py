@@ -22,6 +22,7 @@ class RoutingInputs(NamedTuple):
     token_mask: Tensor  # (B, S) bool, True at real tokens, False at padding
     sentence_hashes: Tensor  # (B,) int64, of the source sentence's own tokens
     source_means: Optional[Tensor]  # (B, C) mean encoder output; None inside the encoder
+    task_tokens: Optional[Tensor] = None  # (N,) int64, of an epoch; where batches hold one task
 
 
 class RouterOutput(NamedTuple):
@@ -179,6 +180,31 @@ class TaskRouter(Router):
 
     def reads_input(self, inputs: RoutingInputs) -> bool:
         return False
+
+    def balance_over_tasks(self, task_tokens: Tensor) -> Tensor:
+        """Return the balance loss () of a batch that held every task by its task_tokens (N,).
+
+        Where batches hold one task each, their own balance loss compares nothing: all that it does
+        is to flatten the task's gate. This one needs no batch, since the gate sees the task alone.
+        """
+        with torch.autocast(task_tokens.device.type, enabled=False):
+            logits = F.linear(self.embed_tasks.weight.float(), self.gate.weight.float())
+            probs = logits.softmax(dim=-1)
+            groups = self.task_groups[: task_tokens.size(0)]
+            weights = probs.new_zeros(probs.size(0)).index_add(0, groups, task_tokens.float())
+            return balance_loss(weights, probs, logits.argmax(dim=-1))
+
+
+def balance_loss(weights: Tensor, probs: Tensor, first: Tensor) -> Tensor:
+    """Return GShard's balance loss () over first choices, with Lingvo's factor E^2.
+
+    weights (D,) says for how many tokens each of D decisions counts, probs (D, E) the softmax
+    probabilities and first (D,) the first choice; all float32 but the last.
+    """
+    num_tokens = weights.sum().clamp(min=1)
+    mean_probs = weights @ probs / num_tokens
+    first_choices = torch.zeros_like(mean_probs).index_add(0, first, weights)
+    return probs.size(1) ** 2 * torch.mean(mean_probs * first_choices / num_tokens)
 
 
 def masked_mean(x: Tensor, token_mask: Tensor) -> Tensor:
