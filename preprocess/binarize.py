@@ -5,7 +5,10 @@ leaves them; DATA gets fairseq's files and one dictionary, the same under every 
 binarization of a pair serves both of its directions.
 
 With --shards N the training text is dealt out to DATA/shard00, DATA/shard01, ...; fairseq is given
-them all, joined by colons, and loads one an epoch. Validation and test data is in the first.
+them all, joined by colons, and loads one an epoch. The largest pair is dealt to all of them; others
+to so many of the first that their shards are no larger than its, the smallest whole to one. fairseq
+goes round the shards of each pair by themselves: in every epoch it reads a small pair whole, and
+it counts each sentence once for sampling. Validation and test data is in the first.
 
 Work that is interrupted is kept beside DATA and taken up again.
 """
@@ -45,6 +48,7 @@ class Task(NamedTuple):
     dictionary: Path
     work: Path  # folder for what is not finished
     num_shards: int
+    train_shards: Dict[str, int]  # number of the first shards that have training text of a pair
 
     def shards(self) -> List[str]:
         """Return the folders of the shards within encoded and binarized data."""
@@ -53,9 +57,12 @@ class Task(NamedTuple):
         return [f"shard{number:02}" for number in range(self.num_shards)]
 
     def splits(self, pair: str, shard: str) -> List[str]:
-        """Return what a shard has of a pair: the training text, and the first all else."""
-        splits = present_splits(self.text, pair)
-        return [split for split in splits if split == "train" or shard == self.shards()[0]]
+        """Return what a shard has of a pair: training text, perhaps, and the first all else."""
+        number = self.shards().index(shard)
+        return [
+            split for split in present_splits(self.text, pair)
+            if number < (self.train_shards[pair] if split == "train" else 1)
+        ]
 
     def stamp(self, *parts: str) -> Path:
         """Return the file that says that something is done."""
@@ -66,6 +73,24 @@ class Task(NamedTuple):
 
     def binarized(self, shard: str = ".") -> Path:
         return self.work / f"binarized{self.num_shards}" / shard
+
+
+def deal_pairs(text: Path, pairs: Sequence[str], num_shards: int) -> Dict[str, int]:
+    """Return to how many shards the training text of each pair is dealt; 1 without any.
+
+    The largest pair goes to all num_shards, the others to as few as make no shard of theirs larger.
+    """
+    if num_shards == 1:
+        return dict.fromkeys(pairs, 1)
+    sides = {pair: given_files(text, "train", pair)[0] for pair in pairs}
+    lines = {pair: count_lines(side) if side.exists() else 0 for pair, side in sides.items()}
+    return numbers_of_shards(lines, num_shards)
+
+
+def numbers_of_shards(lines: Dict[str, int], num_shards: int) -> Dict[str, int]:
+    """As deal_pairs, for pairs of so many lines."""
+    largest_shard = max(1, -(-max(lines.values()) // num_shards))
+    return {pair: max(1, -(-number // largest_shard)) for pair, number in lines.items()}
 
 
 def present_splits(text: Path, pair: str) -> List[str]:
@@ -83,7 +108,7 @@ def present_splits(text: Path, pair: str) -> List[str]:
 
 
 def encode_pair(task: Task, pair: str, way: Way) -> None:
-    """Write all text of a pair in pieces: training text to all shards, the rest to the first."""
+    """Write all text of a pair in pieces: training text to its shards, the rest to the first."""
     for split in present_splits(task.text, pair):
         sides = given_files(task.text, split, pair)
         num_lines = refuse_unequal_lengths(sides[0], sides[1])
@@ -203,9 +228,10 @@ def binarize(
 ) -> None:
     """Make DATA from TEXT."""
     work = data.with_name(data.name + ".work")
-    task = Task(text, pairs, model, dictionary, work, num_shards)
     for pair in pairs:
         present_splits(text, pair)  # refuses a broken pair before any work
+    dealt = deal_pairs(text, pairs, num_shards)
+    task = Task(text, pairs, model, dictionary, work, num_shards, dealt)
     with worker_pool(workers) as pool:
         for pair in pairs:
             encode_pair(task, pair, Way(pool))

@@ -51,7 +51,7 @@ class Config:
     sample_lines: int = 5_000_000  # most lines of the sample, all languages together
     sentencepiece_threads: int = 1  # the model depends on their number
     seed: int = 1
-    shards: int = 1  # folders of binarized training data, of which fairseq loads one an epoch
+    shards: int = 1  # of the largest pair's training data, of which fairseq loads one an epoch
     high_resource_pairs: int = 1_000_000  # languages with more training pairs are of class high
     chunk_lines: int = 50_000  # lines that a worker takes at once
 

@@ -31,14 +31,15 @@ class Run(NamedTuple):
     workers: int
 
     def binarization(self) -> binarize.Task:
-        out = self.corpus.out
+        out, pairs = self.corpus.out, self.config.all_pairs
         return binarize.Task(
             text=out / "text",
-            pairs=self.config.all_pairs,
+            pairs=pairs,
             model=out / "spm.model",
             dictionary=out / "dict.txt",
             work=self.corpus.work("data"),
             num_shards=self.config.shards,
+            train_shards=binarize.deal_pairs(out / "text", pairs, self.config.shards),
         )
 
 

@@ -140,6 +140,18 @@ score() {
     "$@" > /dev/null
 }
 
+# trained_in SHARD: the directions whose pairs have training data in it, joined by commas
+trained_in() {
+  local direction source target found=
+  for direction in ${directions//,/ }; do
+    source=${direction%-*} target=${direction#*-}
+    if [ -e "$1/train.$source-$target.$target.idx" ] || [ -e "$1/train.$target-$source.$target.idx" ]; then
+      found+=,$direction
+    fi
+  done
+  echo "${found#,}"
+}
+
 # teach TEACHER FOLDER SHARD...: a student's data, in which the teacher's translations are the targets
 teach() {
   local teacher=$1 taught=$2 shard out
@@ -148,7 +160,7 @@ teach() {
     out=$taught
     [ $# = 1 ] || out=$taught/$(basename "$shard")
     stage "$out" taskmoe distill "$shard" --path "$teacher/checkpoint_best.pt" \
-      --out "$out" --beam "$BEAM" "${search[@]}"
+      --lang-pairs "$(trained_in "$shard")" --out "$out" --beam "$BEAM" "${search[@]}"
   done
 }
 

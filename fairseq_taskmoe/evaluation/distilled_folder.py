@@ -20,7 +20,8 @@ def check_data(data: str, lang_pairs: Sequence[str]) -> None:
         source, target = pair.split("-")
         prefix = pair_prefix(data, "train", pair)
         if prefix is None:
-            refuse(f"{data} holds no train data for {pair} (nor for {target}-{source})")
+            refuse(f"{data} holds no train data for {pair} (nor for {target}-{source}); of shards "
+                   "only the first has all pairs: name those that it has with --lang-pairs")
         for lang in (source, target):
             for suffix in SUFFIXES:
                 if not os.path.isfile(f"{prefix}.{lang}{suffix}"):
