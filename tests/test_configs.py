@@ -70,12 +70,14 @@ def test_every_yaml_is_tested():
     assert sizes - {"_shared"} == set(SIZES)
 
 
-def from_yaml(row, size):
-    """Return the configuration that fairseq-hydra-train makes of a row and a size."""
+def from_yaml(row, size, *more):
+    """Return the configuration that fairseq-hydra-train makes of a row, a size, and overrides."""
     GlobalHydra.instance().clear()
     hydra_init(row)
     with initialize_config_dir(str(CONFIGS), version_base="1.1"):
-        overrides = [f"size={size}", *(["task.lang_pairs=en-de"] if row == "bilingual" else [])]
+        overrides = [f"size={size}", *more]
+        if row == "bilingual":
+            overrides.append("task.lang_pairs=en-de")
         cfg = compose(row, overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         OmegaConf.set_struct(cfg, False)
@@ -143,6 +145,30 @@ def test_rows_differ_in_their_model_and_in_nothing_else(size):
             sections.append("criterion")
         for section in sections:
             assert cfg[section] == base[section], (row, section)
+
+
+@pytest.mark.parametrize(
+    "more, sentences, passes", [((), 4508785, 250), (("bilingual=wmt30_low",), 155798, 350)]
+)
+def test_a_pair_by_itself_has_a_schedule_of_its_own_in_wmt30(more, sentences, passes):
+    """At most so many passes through en-de and en-gu on 8 ranks, at 25 tokens a sentence."""
+    many, cfg = from_yaml("dense_base", "wmt30"), from_yaml("bilingual", "wmt30", *more)
+    tokens = 8 * cfg.dataset.max_tokens * cfg.optimization.update_freq[0]
+    assert cfg.optimization.max_update * tokens / (25 * sentences) < passes
+    assert cfg.lr_scheduler.warmup_updates <= cfg.optimization.max_update / 10
+    # patience can end it: there are more validations than it waits for, and none at an epoch's end
+    interval = cfg.dataset.validate_interval_updates
+    assert 0 < cfg.checkpoint.patience * interval <= cfg.optimization.max_update / 4
+    assert cfg.checkpoint.save_interval_updates == interval
+    assert min(cfg.checkpoint.save_interval, cfg.dataset.validate_interval) > 1e5
+    assert (cfg.model.dropout > many.model.dropout) == bool(more)
+    for section in ("task", "criterion", "optimizer"):
+        one, other = ({k: v for k, v in each[section].items() if k not in (
+            "lang_pairs", "sampling_method", "encoder_langtok", "lr")} for each in (cfg, many))
+        assert one == other, section
+    base, own = (section_of(each, "model") for each in (many, cfg))
+    different = {name for name in base if base[name] != own[name]}
+    assert different == ({"dropout", "attention_dropout", "activation_dropout"} if more else set())
 
 
 @pytest.mark.parametrize("size", SIZES)

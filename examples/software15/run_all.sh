@@ -152,6 +152,17 @@ trained_in() {
   echo "${found#,}"
 }
 
+# schedule DIRECTION: the override with which a pair of few sentences trains by itself, if the size has one
+schedule() {
+  [ -e "configs/bilingual/${SIZE}_low.yaml" ] || return 0
+  python -c '
+import sys, yaml
+languages = yaml.safe_load(open(sys.argv[1]))
+low = [code for code in sys.argv[2].split("-") if languages.get(code, {}).get("class") == "low"]
+print(f"bilingual={sys.argv[3]}_low" if low else "")
+' "$RUNS/languages.yaml" "$1" "$SIZE"
+}
+
 # teach TEACHER FOLDER SHARD...: a student's data, in which the teacher's translations are the targets
 teach() {
   local teacher=$1 taught=$2 shard out
@@ -216,8 +227,11 @@ for seed in $SEEDS; do
     folder=$RUNS/$name
     if [ "$row" = bilingual ]; then
       for direction in ${directions//,/ }; do
+        own=()
+        few=$(schedule "$direction")
+        [ -z "$few" ] || own=("$few")
         stage "$folder/$direction/trained" train "$row" "$folder/$direction" \
-          "task.data=$(joined "${shards[@]}")" "common.seed=$seed" "task.lang_pairs=$direction"
+          "task.data=$(joined "${shards[@]}")" "common.seed=$seed" "task.lang_pairs=$direction" "${own[@]}"
         stage "$folder/$direction/evaluation/results.json" score "$folder/$direction"
       done
       continue
