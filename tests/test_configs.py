@@ -27,6 +27,7 @@ ROUTERS = {  # the rows of the paper's tables: routers of encoder and decoder
     "static_static": ("static", "static"),
     "random_random": ("random", "random"),
     "token_token": ("token", "token"),
+    "token_token_gshard": ("token", "token"),
     "sentence_sentence": ("sentence", "sentence"),
     "pair_pair": ("pair", "pair"),
     "source_source": ("source", "source"),
@@ -176,6 +177,18 @@ def test_big_is_wider_than_base_in_every_size(size):
     base, big = (from_yaml(row, size).model for row in ("dense_base", "dense_big"))
     for name in ("encoder_embed_dim", "decoder_embed_dim", "decoder_ffn_embed_dim"):
         assert big[name] > base[name]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_gshard_row_has_a_capacity_and_draws_second_experts_in_training_alone(size):
+    plain, gshard = (from_yaml(row, size) for row in ("token_token", "token_token_gshard"))
+    one, other = section_of(plain, "model"), section_of(gshard, "model")
+    assert {name: other[name] for name in one if one[name] != other[name]} == {
+        "moe_capacity_factor": 2.0, "moe_second_expert_policy": "random",
+    }
+    options = build_model(gshard).encoder.layers[1].moe.router.options
+    assert (options.capacity_factor, options.eval_capacity_factor) == (2.0, 0.0)
+    assert options.second_expert_policy == "random"
 
 
 def test_wmt30_is_the_papers_size():

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from console import ROOT
@@ -118,6 +119,42 @@ def test_table_9_of_the_paper_agrees_with_its_classes():
             classes = [printed[f"{side} {group}"] for group in ("high", "mid", "low")]
             mean = sum(n * x for n, x in zip((25, 52, 25), classes, strict=True)) / 102
             assert mean == pytest.approx(printed[side], abs=0.1)
+
+
+def save_routing(folder, **layers):
+    """Write a routing file: for each layer, by its name with __, rows of shares by direction."""
+    (folder / "routing").mkdir(parents=True)
+    np.savez(
+        folder / "routing" / "routing.npz", lang_pairs=np.array(["de-en", "en-de"]),
+        **{name.replace("__", "."): np.array(rows, dtype=float) for name, rows in layers.items()},
+    )
+
+
+def test_experts_used_are_told_of_each_row_that_was_looked_at(runs):
+    few, three, all_four = (
+        [[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0]], [[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0]],
+        [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]],
+    )
+    save_routing(
+        runs / "token_target", encoder__layers__1=few, encoder__layers__3=three,
+        decoder__layers__1=all_four, decoder__layers__3=all_four,
+    )
+    save_routing(runs / "token_target.seed2", encoder__layers__1=all_four)
+    save_routing(runs / "target_token", decoder__layers__1=three)  # nothing else of it is there
+    table = score_tables(read_experiment(str(runs)))["table1"][0]
+    told = {row["system"]: row["experts"] for row in table.rows}
+    assert told.pop("token_target") == "2.5 of 4 / 4 of 4"
+    assert told.pop("target_token") == "- / 3 of 4"
+    assert set(told.values()) == {None}
+    assert "| 2.5 of 4 / 4 of 4 |" in markdown([table])
+    assert "Experts used:" in markdown([table])
+
+
+def test_a_damaged_routing_file_is_refused(runs):
+    (runs / "token_target" / "routing").mkdir()
+    (runs / "token_target" / "routing" / "routing.npz").write_bytes(b"no archive")
+    with pytest.raises(Refusal, match="routing.npz is not a routing file"):
+        read_experiment(str(runs))
 
 
 def test_both_denominators_of_the_share_of_the_gain(tabulated):

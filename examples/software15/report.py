@@ -64,10 +64,10 @@ def read_training(log: Path) -> Optional[Training]:
 
 def run_rows(runs: Path, size: str, tables: Dict[str, Any], rows: Sequence[str]) -> Iterator[str]:
     """Yield the table row -> config -> command -> paper -> ours, its head first."""
-    heads = ["row", "config", "command", "BLEU, paper", "BLEU, ours", "into English",
-             "out of English", "zero-shot", "chrF", "updates", "hours"]
+    heads = ["row", "config", "command", "experts used", "BLEU, paper", "BLEU, ours",
+             "into English", "out of English", "zero-shot", "chrF", "updates", "hours"]
     yield _line(heads)
-    yield _line(["---", "---", "---", *["---:"] * (len(heads) - 3)])
+    yield _line(["---", "---", "---", "---", *["---:"] * (len(heads) - 4)])
     bleu, chrf = ({row["system"]: row for row in tables[name]["rows"]}
                   for name in ("table1", "table1-chrf"))
     for row in rows:
@@ -80,6 +80,7 @@ def run_rows(runs: Path, size: str, tables: Dict[str, Any], rows: Sequence[str])
             ours.append(_number(chrf.get(row, {}).get("chrf all")))
         yield _line([
             row, f"`configs/{row}.yaml`", f"`{_command(runs, row, size)}`",
+            found.get("experts") or "-",
             _number(found.get("paper_all")), *ours,
             f"{training.updates:,}" if training else "-",
             f"{training.hours:.2f}" if training else "-",

@@ -26,7 +26,7 @@ PROCESSES=${PROCESSES:-2}        # that share experts to measure communication; 
 TEACHER=token_token              # of the distilled rows
 EXTRACTED="target_target token_target"
 ALL_ROWS="dense_base dense_equal dense_big bilingual static_static random_random token_token
-  sentence_sentence group_group source_source target_target pair_pair source_token target_token
+  token_token_gshard sentence_sentence group_group source_source target_target pair_pair source_token target_token
   pair_token token_source token_target token_pair distilled distilled_sequence"
 search=()                        # more flags of translating
 scoring=()                       # and of scoring

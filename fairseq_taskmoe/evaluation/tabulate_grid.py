@@ -87,7 +87,8 @@ def _bleu_table(
     tested = experiment.significance
     columns = [
         Column("system", "system"), Column("routing", "encoder / decoder"), Column("run", "run"),
-        Column("seeds", "seeds"), Column("tokens_per_second", "tok/s", 0),
+        Column("seeds", "seeds"), Column("experts", "experts used"),
+        Column("tokens_per_second", "tok/s", 0),
         Column("paper_tokens_per_second", "paper", 0),
     ]
     for key, title in groups.items():
@@ -112,6 +113,7 @@ def _bleu_table(
         rows.append({
             "system": name,
             "routing": _routing(paper, name),
+            "experts": _experts(experiment, name),
             "run": run_status(system, experiment.directions),
             "seeds": len(system.seeds) if system else None,
             "tokens_per_second": peak_speed(experiment.speeds, paper, name),
@@ -180,6 +182,14 @@ def _routing(paper: Paper, name: str) -> str:
     return known.title if known.encoder == "dense" else f"{known.encoder} / {known.decoder}"
 
 
+def _experts(experiment: Experiment, name: str) -> Cell:
+    """Return the experts used of encoder and decoder: 4 of 8 / 5 of 8."""
+    found = experiment.experts_used.get(name)
+    if not found:
+        return None
+    return " / ".join(str(found.get(half, "-")) for half in ("encoder", "decoder"))
+
+
 def _notes(experiment: Experiment, zero_shot: list[str]) -> list[Note]:
     """Return what the means are over."""
     total = len(experiment.directions)
@@ -188,6 +198,8 @@ def _notes(experiment: Experiment, zero_shot: list[str]) -> list[Note]:
         Note(f"Ours: unweighted means over the directions of a row, at most {total}, {unseen}."),
         Note("Rows with fewer directions than others do not compare with them."),
         Note("±: standard deviation over seeds; a row without one has a single seed."),
+        Note("Experts used: those of a layer that any direction's text is sent to, mean over the "
+             "MoE layers of encoder / decoder (`taskmoe routing`, first seed)."),
     ]
     if not experiment.languages:
         notes.append(Note("No languages.yaml: high and low are unknown."))

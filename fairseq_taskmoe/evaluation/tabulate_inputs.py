@@ -6,10 +6,39 @@ Every reader refuses what is not such a file, and names it.
 import json
 import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ..errors import refuse
 from .tabulate_sweep import device, halves
+
+
+class ExpertsUsed(NamedTuple):
+    """Experts that any direction's text is sent to, in the MoE layers of an encoder or decoder."""
+
+    used: float  # mean over layers
+    experts: int  # of a layer; the most where layers differ
+
+    def __str__(self) -> str:
+        return f"{self.used:.1f}".removesuffix(".0") + f" of {self.experts}"
+
+
+def read_experts_used(path: Path) -> dict[str, ExpertsUsed]:
+    """Read what the file of `taskmoe routing` has on it, by half, of those with experts.
+
+    All of a model's MoE layers are in it, and all of their experts.
+    """
+    from ..analysis.routing_plot import load_shares  # which needs numpy
+
+    by_half: dict[str, list[Any]] = {}
+    for (half, _), shares in load_shares(path).layers.items():
+        by_half.setdefault(half, []).append(shares)
+    return {
+        half: ExpertsUsed(
+            sum(int((shares > 0).any(axis=0).sum()) for shares in layers) / len(layers),
+            max(shares.shape[1] for shares in layers),
+        )
+        for half, layers in by_half.items()
+    }
 
 
 def read_parameters(path: Path) -> dict[str, int]:

@@ -3,6 +3,7 @@
     RUNS/ROW/evaluation/results.json               by `taskmoe evaluate`; ROW.seed2: another seed
     RUNS/bilingual/PAIR/evaluation/results.json    a model for each direction
     RUNS/ROW/params.json                           by `taskmoe params CKPT --format json`
+    RUNS/ROW/routing/routing.npz                   by `taskmoe routing`
     RUNS/throughput.json                           by `taskmoe bench decode --out`
     RUNS/throughput-web.json                       the same of 128 experts, for figure 4
     RUNS/communication.json                        the same with --processes
@@ -22,7 +23,13 @@ from .languages_file import Language, read_languages
 from .results import Results, load_results
 from .scoring import DirectionScore, averages, is_english, split_pair
 from .significance_inputs import search_settings
-from .tabulate_inputs import read_parameters, read_significance, read_throughput
+from .tabulate_inputs import (
+    ExpertsUsed,
+    read_experts_used,
+    read_parameters,
+    read_significance,
+    read_throughput,
+)
 from .tabulate_speed import Speeds
 from .tabulate_table import NOT_RUN, Spread, spread
 
@@ -70,6 +77,7 @@ class Experiment(NamedTuple):
     systems: dict[str, System]  # by name, as found
     languages: dict[str, Language]  # most text first; empty: unknown
     parameters: dict[str, dict[str, int]]  # by system, of those that were counted
+    experts_used: dict[str, dict[str, ExpertsUsed]]  # by system and half, where it was looked at
     speeds: Speeds
     significance: Optional[dict[str, Any]]
 
@@ -113,6 +121,11 @@ def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
             name: read_parameters(folder / name / "params.json")
             for name in sorted(path.parent.name for path in folder.glob("*/params.json"))
             if not SEED.fullmatch(name)  # another seed has as many
+        },
+        experts_used={
+            path.parts[-3]: read_experts_used(path)
+            for path in sorted(folder.glob("*/routing/routing.npz"))
+            if not SEED.fullmatch(path.parts[-3])  # as with parameters, of the first seed alone
         },
         speeds=Speeds(
             read_throughput(folder / "throughput.json"),
