@@ -18,11 +18,11 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
-# fairseq itself is not required here, on purpose: bring your own 0.12.3 or main, or the wheels for
-# current Pythons: `pip install --no-deps ve-fairseq==0.12.3`. All of them install the one folder
-# `fairseq` under different names, so a requirement on one would overwrite the others; and all of
-# them ask for torchaudio, which text does not need and which fails to load beside most builds of
-# torch. What fairseq needs for text stands here instead, so that --no-deps leaves nothing missing.
+# fairseq itself is not required here, on purpose: bring a build of 0.12.3 that runs on your Python,
+# as `pip install --no-deps ve-fairseq==0.12.3`. All of them install the one folder `fairseq` under
+# different names, so a requirement on one would overwrite the others; and all of them ask for
+# torchaudio, which text does not need and which fails to load beside most builds of torch. What
+# fairseq needs for text stands here instead, so that --no-deps leaves nothing missing.
 FAIRSEQ_FOR_TEXT = [
     "bitarray",
     "cffi",

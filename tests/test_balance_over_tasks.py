@@ -67,6 +67,7 @@ def train(batches, task_tokens, steps=150):
     return len(set(route(router, range(N), [1] * N)[0].expert_ids.flatten().tolist()))
 
 
+@pytest.mark.slow
 def test_tasks_use_as_many_experts_as_with_mixed_batches():
     """Sixteen tasks, one a batch. The loss of such a batch alone leaves more experts unused."""
     used = {"mixed": [], "one task": [], "one task, without": []}

@@ -144,6 +144,7 @@ def test_a_differently_built_run_does_not_resume(begun, corpus, tmp_path, flags,
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint_last.pt"]
 
 
+@pytest.mark.slow
 def test_a_post_norm_run_of_base_resumes_with_the_plain_architecture(begun, corpus, tmp_path):
     sizes = [
         word for half in ("encoder", "decoder")
@@ -163,6 +164,7 @@ def test_a_post_norm_run_of_base_resumes_with_the_plain_architecture(begun, corp
     assert len(logged(resumed.said, "loss")) == 2
 
 
+@pytest.mark.slow
 def test_an_older_run_keeps_its_objective_and_says_so(begun, corpus, tmp_path):
     """A checkpoint of a version without --moe-gate-loss-reduction, which took the mean."""
     folders = {name: tmp_path / name for name in ("flagged", "older", "sum")}
