@@ -220,6 +220,13 @@ def test_flags_and_yaml_give_the_same_model(row, size, flags):
     assert shapes(build_model(yaml)) == shapes(build_model(flagged))
 
 
+def test_the_reduction_of_gate_losses_is_given_by_flag_or_yaml():
+    yaml = from_yaml("token_target", "smoke", "criterion.moe_gate_loss_reduction=mean")
+    flagged = from_flags(*TRAINING_FLAGS, *SMOKE_FLAGS, "--moe-gate-loss-reduction", "mean")
+    for cfg in (yaml, flagged):
+        assert section_of(cfg, "criterion")["moe_gate_loss_reduction"] == "mean"
+
+
 def section_of(cfg, section):
     """Return a part of a configuration, without what names folders and files."""
     part = OmegaConf.to_container(cfg[section], resolve=True, enum_to_str=True)
