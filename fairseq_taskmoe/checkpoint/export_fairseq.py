@@ -1,27 +1,20 @@
-"""What fairseq needs to run a sub-network: a checkpoint, and the command that loads it."""
+"""Checkpoints of a sub-network: of fairseq's own transformer, or of transformer_task_moe."""
 
-import argparse
+from collections import OrderedDict
 from typing import Any, Dict
 
 import torch
-from fairseq.tasks import TASK_REGISTRY
 
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from .extract_subnet import HALVES, Subnet, pad_widths
 from .reading import Checkpoint
+from .stock_flags import model_options, training_settings
 
-STOCK_TASK = "translation_multi_simple_epoch"
-# Options of transformer_task_moe that fairseq's transformer has under the same name
-SHARED_OPTIONS = (
-    "activation_fn", "dropout", "attention_dropout", "activation_dropout", "layernorm_embedding",
-    "no_scale_embedding", "share_all_embeddings", "share_decoder_input_output_embed",
-    "max_source_positions", "max_target_positions",
-    *(
-        f"{half}_{name}"
-        for half in HALVES
-        for name in ("embed_dim", "layers", "attention_heads", "normalize_before", "learned_pos")
-    ),
+# What our own reader (stock_settings.py) needs to know of a stock checkpoint's task
+TASK_SETTINGS = (
+    "task", "source_lang", "target_lang", "langs", "lang_tok_style", "encoder_langtok",
+    "decoder_langtok",
 )
 
 
@@ -33,20 +26,30 @@ def refuse_routed(routed: Dict[str, str], format: str) -> None:
 
 
 def stock_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
-    """Return a checkpoint of fairseq's own `transformer`, which loads without the plugin."""
+    """Return a checkpoint of fairseq's own `transformer`, as fairseq-train without the plugin.
+
+    It is whole but for the optimizer's state, as after --no-save-optimizer-state.
+    """
     refuse_routed(subnet.routed, "fairseq")
-    state = dict(subnet.state)
-    model: Dict[str, Any] = {name: subnet.model_cfg[name] for name in SHARED_OPTIONS}
-    model.update(_name="transformer", arch="transformer")
+    state, model = dict(subnet.state), model_options(subnet)
     for half in HALVES:
-        model[f"{half}_ffn_embed_dim"] = pad_widths(state, half, model[f"{half}_layers"])
+        pad_widths(state, half, model[f"{half}_layers"], model[f"{half}_ffn_embed_dim"])
         state[f"{half}.version"] = torch.tensor([3.0])
-    return _assemble(checkpoint, state, model, _stock_task(subnet), {})
+    settings = training_settings(checkpoint, subnet)
+    task = {name: settings[name] for name in TASK_SETTINGS}
+    cfg = {
+        "model": {**model, "_name": "transformer", "arch": "transformer"},
+        "task": {**task, "lang_pairs": subnet.lang_pairs},
+    }
+    return _assemble(checkpoint, state, cfg, {}, _namespace(settings))
 
 
 def taskmoe_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
     """Return a checkpoint of transformer_task_moe with the sub-network's layers."""
-    model = {"_name": "transformer_task_moe", **subnet.model_cfg}
+    cfg = {
+        "model": {"_name": "transformer_task_moe", **subnet.model_cfg},
+        "task": checkpoint["cfg"]["task"],
+    }
     task_state = {
         "task_table": TaskTable(tuple(subnet.lang_pairs)).state(),
         "tags": subnet.tags.state(),
@@ -55,64 +58,41 @@ def taskmoe_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
         "served_only": subnet.lang_pairs,
         "zero_shot": subnet.zero_shot,
     }
-    return _assemble(checkpoint, subnet.state, model, checkpoint["cfg"]["task"], task_state)
+    return _assemble(checkpoint, subnet.state, cfg, task_state, None)
 
 
-def stock_flags(subnet: Subnet) -> str:
-    """Return the flags with which fairseq-generate runs the stock checkpoint of the first pair.
+def _namespace(settings: Dict[str, Any]) -> "OrderedDict[str, Any]":
+    """Return settings in the one type with attributes that torch's safe loader knows.
 
-    fairseq's multilingual task knows the language tags, which are in the model and not in
-    dict.txt; the multiple of 1 is for its loss of the last batch.
+    fairseq and CTranslate2 read the settings of a checkpoint as attributes, and set some.
+    argparse's own Namespace would load only where the plugin has allowed it.
     """
-    task = _stock_task(subnet)
-    flags = [
-        f"--task {STOCK_TASK}",
-        f"--langs {','.join(task['langs'])} --lang-pairs {','.join(task['lang_pairs'])}",
-        f"-s {task['source_lang']} -t {task['target_lang']}",
-        f"--lang-tok-style {task['lang_tok_style']}",
-    ]
-    if task["encoder_langtok"]:
-        flags.append(f"--encoder-langtok {task['encoder_langtok']}")
-    if task["decoder_langtok"]:
-        flags.append("--decoder-langtok")
-    return " ".join([*flags, "--required-batch-size-multiple 1"])
-
-
-def _stock_task(subnet: Subnet) -> Dict[str, Any]:
-    """Return the settings of fairseq's multilingual task, whole, for its Python interface too."""
-    source, target = subnet.lang_pairs[0].split("-")
-    parser = argparse.ArgumentParser()
-    TASK_REGISTRY[STOCK_TASK].add_args(parser)
-    settings = vars(parser.parse_args(["."]))
-    settings.update(
-        task=STOCK_TASK,
-        source_lang=source,
-        target_lang=target,
-        lang_pairs=subnet.lang_pairs,
-        langs=list(subnet.tags.langs),
-        encoder_langtok=subnet.tags.encoder_langtok,
-        decoder_langtok=subnet.tags.decoder_langtok,
-        lang_tok_style=subnet.tags.style,
-        seed=1,
-        dataset_impl=None,
-    )
-    return settings
+    namespace = OrderedDict(settings)
+    vars(namespace).update(settings)
+    return namespace
 
 
 def _assemble(
-    checkpoint: Checkpoint, state: Any, model: Dict[str, Any], task: Dict[str, Any],
-    task_state: Dict[str, Any],
+    checkpoint: Checkpoint, state: Any, cfg: Dict[str, Any], task_state: Dict[str, Any], args: Any
 ) -> Checkpoint:
-    """Return a checkpoint without anything that only training needs."""
+    """Return a checkpoint from which training starts with a new optimizer at its first epoch."""
     history = checkpoint.get("optimizer_history") or [{}]
     # fairseq takes a checkpoint without these for one of before 2019
-    kept = {"optimizer_name": "FairseqAdam", "lr_scheduler_state": {}, "num_updates": 0}
-    kept.update((key, history[-1][key]) for key in kept if key in history[-1])
+    kept = {
+        "criterion_name": "LabelSmoothedCrossEntropyCriterion", "optimizer_name": "FairseqAdam",
+        "lr_scheduler_state": {}, "num_updates": 0,
+    }
+    kept.update((key, history[-1][key]) for key in ("num_updates",) if key in history[-1])
     return {
-        "args": None,
-        "cfg": {"model": model, "task": task},
+        "args": args,
+        "cfg": cfg,
         "model": state,
-        "task_state": task_state,
+        "criterion": None,
         "optimizer_history": [kept],
-        "extra_state": {"train_iterator": {"epoch": 0, "iterations_in_epoch": 0}},
+        "task_state": task_state,
+        "extra_state": {
+            "train_iterator": {
+                "version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True,
+            },
+        },
     }

@@ -198,15 +198,19 @@ def _cut_half(
     return reason
 
 
-def pad_widths(state: StateDict, half: str, num_layers: int) -> int:
-    """Give all feed-forward networks of a half the width of the widest, by zeros; return it.
+def widest_layer(state: StateDict, half: str, num_layers: int) -> int:
+    """Return the width of the widest feed-forward network of a half."""
+    return max(state[f"{half}.layers.{i}.fc1.weight"].size(0) for i in range(num_layers))
+
+
+def pad_widths(state: StateDict, half: str, num_layers: int, width: int) -> None:
+    """Give all feed-forward networks of a half the same width, by zeros.
 
     fairseq's transformer knows one width for all layers. A hidden unit whose output weights are
     zeros changes nothing, whatever the activation function.
     """
-    prefixes = [f"{half}.layers.{layer}" for layer in range(num_layers)]
-    width = max(state[f"{prefix}.fc1.weight"].size(0) for prefix in prefixes)
-    for prefix in prefixes:
+    for layer in range(num_layers):
+        prefix = f"{half}.layers.{layer}"
         missing = width - state[f"{prefix}.fc1.weight"].size(0)
         if missing:
             for name, padding in (
@@ -215,4 +219,3 @@ def pad_widths(state: StateDict, half: str, num_layers: int) -> int:
             ):
                 name = f"{prefix}.{name}"
                 state[name] = torch.nn.functional.pad(state[name], padding)
-    return width

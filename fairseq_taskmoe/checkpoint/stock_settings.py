@@ -14,8 +14,8 @@ from fairseq.utils import get_available_activation_fns
 from ..data.languages import LanguageTags
 from ..errors import refuse
 from ..models.config import TransformerTaskMoeConfig
-from .export_fairseq import SHARED_OPTIONS
 from .reading import Checkpoint
+from .stock_flags import SHARED_OPTIONS
 
 OPTIONS = (*SHARED_OPTIONS, "encoder_ffn_embed_dim", "decoder_ffn_embed_dim")
 TYPES = {field.name: field.type for field in fields(TransformerTaskMoeConfig)}

@@ -118,7 +118,7 @@ def _fill(
         write_sentencepiece(spm.path, folder / SENTENCEPIECE, used)
     parameters = _write_model(checkpoint, subnet, what, folder)
     manifest = _manifest(path, checkpoint, subnet, what, parameters, spm is not None)
-    (folder / README).write_text(readme(manifest, subnet), encoding="utf-8")
+    (folder / README).write_text(readme(manifest, subnet, checkpoint), encoding="utf-8")
     return manifest._replace(checks=checks), expected
 
 

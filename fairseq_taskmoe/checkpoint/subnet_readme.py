@@ -1,8 +1,12 @@
 """What an extracted model's folder says of itself, with the exact commands that run it."""
 
-from .export_fairseq import stock_flags
+import shlex
+from typing import List
+
 from .extract_subnet import Subnet
 from .manifest import Manifest
+from .reading import Checkpoint
+from .stock_flags import STOCK_TASK, generation_flags, training_flags
 
 DECODING_LENGTH = 256  # CTranslate2's default
 NEEDS = {
@@ -13,17 +17,19 @@ NEEDS = {
 }
 
 
-def readme(manifest: Manifest, subnet: Subnet) -> str:
-    """Return the README.md of a model folder."""
+def readme(manifest: Manifest, subnet: Subnet, checkpoint: Checkpoint) -> str:
+    """Return the README.md of the folder of a sub-network, which was cut out of checkpoint."""
     pairs = ", ".join(manifest.directions)
     pair = next(iter(manifest.directions))
     missing = "" if manifest.sentencepiece_model else (
         "\nNo SentencePiece model was found beside the data: input and output are pieces.\n"
     )
     named = f" --lang-pair {pair}" if len(manifest.directions) > 1 else ""
-    run = _in_python(manifest, pair) if manifest.format == "ctranslate2" else _in_fairseq(
-        manifest, subnet
-    )
+    run = {
+        "fairseq": lambda: _in_stock_fairseq(manifest, subnet, checkpoint),
+        "taskmoe": lambda: _with_plugin(manifest, pair),
+        "ctranslate2": lambda: _in_ctranslate2(manifest, pair),
+    }[manifest.format]()
     return (
         f"# Sub-network {pairs}\n\nNeeds {NEEDS[manifest.format]}.\n{missing}\n"
         "In this folder, for text on standard input:\n\n"
@@ -31,26 +37,76 @@ def readme(manifest: Manifest, subnet: Subnet) -> str:
     )
 
 
-def _in_fairseq(manifest: Manifest, subnet: Subnet) -> str:
-    source, target = next(iter(manifest.directions)).split("-")
-    if manifest.format == "fairseq":
-        flags = stock_flags(subnet)
-    else:
-        flags = (
-            '--user-dir "$(taskmoe user-dir)" --task translation_task_moe '
-            f"-s {source} -t {target}"
-        )
-    spm = manifest.sentencepiece_model
-    pieces = f" --bpe sentencepiece --sentencepiece-model {spm}" if spm else ""
+def _with_plugin(manifest: Manifest, pair: str) -> str:
+    source, target = pair.split("-")
+    flags = (
+        '--user-dir "$(taskmoe user-dir)" --task translation_task_moe '
+        f"-s {source} -t {target}{_pieces(manifest)}"
+    )
+    return _translating(flags, source, target)
+
+
+def _in_stock_fairseq(manifest: Manifest, subnet: Subnet, checkpoint: Checkpoint) -> str:
+    pair = subnet.lang_pairs[0]
+    source, target = pair.split("-")
+    flags = shlex.join(generation_flags(subnet)) + _pieces(manifest)
     return (
-        "or with fairseq:\n\n"
-        f"    fairseq-interactive . --path model.pt {flags}{pieces}\n\n"
-        "For a binarized test set in the folder DATA:\n\n"
-        f"    fairseq-generate DATA --path model.pt {flags}{pieces}\n"
+        f"{_translating(flags, source, target)}\n"
+        f"The loss of {pair} in DATA:\n\n"
+        f"    fairseq-validate DATA --path model.pt --task {STOCK_TASK} --valid-subset test "
+        "--max-tokens 4096 --required-batch-size-multiple 1\n\n"
+        "To train it further on DATA, binarized in the same way (`--restore-file` instead of "
+        "`--finetune-from-model` works too):\n\n"
+        "    fairseq-train DATA --finetune-from-model model.pt --save-dir finetuned "
+        f"{shlex.join(training_flags(checkpoint, subnet))} --optimizer adam --lr 0.0001 "
+        "--max-tokens 4096\n\n"
+        "torch from version 2.6 on reads the checkpoints of that training, to resume it or to "
+        "translate, only with `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` before the command.\n\n"
+        "For CTranslate2, which is given the tags with each sentence (`taskmoe extract --format "
+        "ctranslate2` makes a smaller model):\n\n"
+        "    ct2-fairseq-converter --unsafe_deserialization --model_path model.pt --data_dir . "
+        f"--source_lang {source} --target_lang {target} --output_dir ct2\n\n"
+        "`translate` of fairseq's hub does not work with its multilingual tasks. "
+        f"{_as_code(f'Instead, in Python ({pair})', _hub_lines(manifest, pair))}"
     )
 
 
-def _in_python(manifest: Manifest, pair: str) -> str:
+def _translating(flags: str, source: str, target: str) -> str:
+    return (
+        "or with fairseq:\n\n"
+        f"    fairseq-interactive . --path model.pt {flags}\n\n"
+        f"A test set, cut into pieces in the files TEXT.{source} and TEXT.{target}, is binarized "
+        "with the dictionary of this folder, and translated:\n\n"
+        f"    fairseq-preprocess -s {source} -t {target} --testpref TEXT --destdir DATA "
+        f"--srcdict dict.{source}.txt --tgtdict dict.{target}.txt\n"
+        f"    fairseq-generate DATA --path model.pt {flags}\n"
+    )
+
+
+def _pieces(manifest: Manifest) -> str:
+    spm = manifest.sentencepiece_model
+    return f" --bpe sentencepiece --sentencepiece-model {spm}" if spm else ""
+
+
+def _hub_lines(manifest: Manifest, pair: str) -> List[str]:
+    source, target = pair.split("-")
+    tags = manifest.directions[pair]["target"]
+    settings = f'source_lang="{source}", target_lang="{target}"'
+    if manifest.sentencepiece_model:
+        settings += f', bpe="sentencepiece", sentencepiece_model="{manifest.sentencepiece_model}"'
+    cut = f"[{len(tags)}:]" if tags else ""
+    return [
+        "from fairseq.models.transformer import TransformerModel",
+        f'hub = TransformerModel.from_pretrained(".", "model.pt", ".", {settings})',
+        "generator = hub.task.build_generator(hub.models, hub.cfg.generation)",
+        'sentence = hub.encode("...")',
+        "data = hub.task.build_dataset_for_inference([sentence], [len(sentence)])",
+        "found = hub.task.inference_step(generator, hub.models, data.collater([data[0]]))",
+        f'print(hub.decode(found[0][0]["tokens"]{cut}))',
+    ]
+
+
+def _in_ctranslate2(manifest: Manifest, pair: str) -> str:
     tags = manifest.directions[pair]
     search = "beam_size=4"
     if tags["target"]:
@@ -75,4 +131,8 @@ def _in_python(manifest: Manifest, pair: str) -> str:
             f"found = translator.translate_batch([pieces], {search})",
             f"print(found[0].hypotheses[0]{cut})",
         ]
-    return f"or in Python ({pair}):\n\n" + "".join(f"    {line}\n" for line in lines)
+    return _as_code(f"or in Python ({pair})", lines)
+
+
+def _as_code(title: str, lines: List[str]) -> str:
+    return f"{title}:\n\n" + "".join(f"    {line}\n" for line in lines)

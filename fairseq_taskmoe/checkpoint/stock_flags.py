@@ -1,0 +1,84 @@
+"""How fairseq's own commands are told what a sub-network is: flags, and what they parse to."""
+
+from typing import Any, Dict, List
+
+from fairseq import options
+
+from .extract_subnet import HALVES, Subnet, widest_layer
+from .reading import Checkpoint
+
+STOCK_TASK = "translation_multi_simple_epoch"
+STOCK_CRITERION = "label_smoothed_cross_entropy"
+# Options of transformer_task_moe that fairseq's transformer has under the same name
+SHARED_OPTIONS = (
+    "activation_fn", "dropout", "attention_dropout", "activation_dropout", "layernorm_embedding",
+    "no_scale_embedding", "share_all_embeddings", "share_decoder_input_output_embed",
+    "max_source_positions", "max_target_positions",
+    *(
+        f"{half}_{name}"
+        for half in HALVES
+        for name in ("embed_dim", "layers", "attention_heads", "normalize_before", "learned_pos")
+    ),
+)
+
+
+def model_options(subnet: Subnet) -> Dict[str, Any]:
+    """Return the options of fairseq's transformer, whose layers all have the widest one's width."""
+    chosen: Dict[str, Any] = {name: subnet.model_cfg[name] for name in SHARED_OPTIONS}
+    for half in HALVES:
+        chosen[f"{half}_ffn_embed_dim"] = widest_layer(subnet.state, half, chosen[f"{half}_layers"])
+    return chosen
+
+
+def generation_flags(subnet: Subnet) -> List[str]:
+    """Return the flags with which fairseq-generate translates the first pair.
+
+    The multiple of 1 is for fairseq's loss of the last batch.
+    """
+    source, target = subnet.lang_pairs[0].split("-")
+    return [*_task_flags(subnet), "-s", source, "-t", target, "--required-batch-size-multiple", "1"]
+
+
+def training_flags(checkpoint: Checkpoint, subnet: Subnet) -> List[str]:
+    """Return the flags with which fairseq-train builds the model, and the loss it was trained by.
+
+    Without an optimizer, its settings, and a batch size.
+    """
+    criterion = checkpoint["cfg"].get("criterion") or {}
+    flags = [*_task_flags(subnet), "--arch", "transformer"]
+    for name, value in model_options(subnet).items():
+        if value is not False:
+            flags += [_flag(name)] if value is True else [_flag(name), str(value)]
+    smoothing = str(criterion.get("label_smoothing") or 0.0)
+    return [*flags, "--criterion", STOCK_CRITERION, "--label-smoothing", smoothing]
+
+
+def training_settings(checkpoint: Checkpoint, subnet: Subnet) -> Dict[str, Any]:
+    """Return all settings of a run of fairseq-train with training_flags, by name.
+
+    The direction is set too, so that what takes its task from a checkpoint translates the first
+    pair. All values are of plain types.
+    """
+    flags = [".", *training_flags(checkpoint, subnet), "--optimizer", "adam"]
+    parsed = options.parse_args_and_arch(options.get_training_parser(), flags)
+    source, target = subnet.lang_pairs[0].split("-")
+    return {**vars(parsed), "source_lang": source, "target_lang": target}
+
+
+def _task_flags(subnet: Subnet) -> List[str]:
+    """Return the flags of fairseq's multilingual task.
+
+    It knows the language tags, which are in the model and not in dict.txt.
+    """
+    tags = subnet.tags
+    flags = [
+        "--task", STOCK_TASK, "--langs", ",".join(tags.langs),
+        "--lang-pairs", ",".join(subnet.lang_pairs), "--lang-tok-style", tags.style,
+    ]
+    if tags.encoder_langtok:
+        flags += ["--encoder-langtok", tags.encoder_langtok]
+    return [*flags, "--decoder-langtok"] if tags.decoder_langtok else flags
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
