@@ -33,7 +33,7 @@ from preprocess.text_files import (
     refuse_unequal_lengths,
     refusing_write_errors,
 )
-from preprocess.yaml_settings import is_pair
+from preprocess.yaml_settings import check_pair
 
 # below this size a file is not worth a process of fairseq's
 BYTES_PER_WORKER = 1 << 20
@@ -251,8 +251,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args(argv)
     for pair in args.pairs:
-        if not is_pair(pair):
-            refuse(f"--pairs {pair}: expected SRC-TGT, as in en-de")
+        check_pair(pair, "--pairs", f"{pair}: expected SRC-TGT, as in en-de")
     for path in (args.sentencepiece_model, args.dict):
         if not path.is_file():
             refuse(f"{path}: no such file")

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Tuple, Type, TypeVar
 from fairseq_taskmoe.errors import refuse
 from preprocess.rules import Limits
 from preprocess.sentencepiece_model import COVERAGES, MIN_TEMPERATURE
-from preprocess.yaml_settings import is_pair, read_mapping, refuse_type
+from preprocess.yaml_settings import check_pair, read_mapping, refuse_type
 
 Settings = TypeVar("Settings")
 # what YAML may give for a field's type; all others are lists
@@ -93,8 +93,8 @@ def _checked(settings: Type[Settings], content: Dict[str, Any], where: str) -> D
 
 def _check_values(config: Config, path: Path) -> None:
     for pair in config.all_pairs:
-        if not is_pair(pair):
-            refuse(f'{path}: pairs: {pair!r} is no pair, as en-de is; quote names like "en-no"')
+        expected = f'{pair!r} is no pair, as en-de is; quote names like "en-no"'
+        check_pair(pair, f"{path}: pairs", expected)
     if len(set(config.all_pairs)) < len(config.all_pairs):
         refuse(f"{path}: a pair is named twice: {', '.join(config.all_pairs)}")
     _check_bounds(config, BOUNDS, str(path))

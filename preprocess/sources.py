@@ -17,7 +17,7 @@ from sacrebleu.dataset import DATASETS
 
 from fairseq_taskmoe.errors import refuse
 from preprocess.yaml_settings import (
-    is_pair,
+    check_pair,
     mapping_in,
     read_mapping,
     refuse_type,
@@ -89,8 +89,10 @@ def read_sources(path: Path, without: Tuple[str, ...] = ()) -> Sources:
     parts, named = [], set()
     for pair, splits in pairs.items():
         where = f"{path}: pairs: {pair}"
-        if not is_pair(pair) or not isinstance(splits, dict):
-            refuse(f"{where}: expected a pair such as en-de with its data sets")
+        expected = f"{pair}: expected a pair such as en-de with its data sets"
+        check_pair(pair, f"{path}: pairs", expected)
+        if not isinstance(splits, dict):
+            refuse(f"{path}: pairs: {expected}")
         refuse_unknown(where, splits, (*SPLITS, "paper"))
         for name, description in mapping_in(splits, "train", where).items():
             if "/" in name:

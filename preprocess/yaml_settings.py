@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterable, NoReturn, Sequence
 
 import yaml
 
+from fairseq_taskmoe.data.named_pairs import hyphen_hint
 from fairseq_taskmoe.errors import refuse
 
 PAIR = re.compile(r"([^\s/-]+)-([^\s/-]+)")
@@ -29,6 +30,14 @@ def is_pair(name: object) -> bool:
     """Say whether name is of two languages, as en-de is; YAML takes a plain no for false."""
     match = PAIR.fullmatch(name) if isinstance(name, str) else None
     return match is not None and match[1] != match[2]
+
+
+def check_pair(name: object, where: str, expected: str) -> None:
+    """Refuse a name that is no pair, with what was expected there."""
+    if isinstance(name, str) and name.count("-") > 1 and not re.search(r"[\s/]", name):
+        refuse(f"{where}: {name}: {hyphen_hint(name.split('-'))}")
+    if not is_pair(name):
+        refuse(f"{where}: {expected}")
 
 
 def refuse_type(where: str, value: object, expected: str) -> NoReturn:

@@ -5,8 +5,10 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 
 from fairseq.data import Dictionary
 from fairseq.data.multilingual.multilingual_utils import augment_dictionary
+from fairseq.utils import split_paths
 
 from ..errors import refuse
+from .named_pairs import named_languages, named_pairs
 from .task_table import TaskTable
 
 NUM_SPECIAL = 4  # words that fairseq's dictionaries begin with: <s> <pad> </s> <unk>
@@ -24,7 +26,7 @@ class LanguageTags(NamedTuple):
     def from_config(cls, cfg: Any, lang_pairs: Sequence[str]) -> "LanguageTags":
         """Return the tags that the task's flags ask for."""
         spoken = languages_of(lang_pairs)
-        langs = cfg.langs.split(",") if cfg.langs else spoken
+        langs = named_languages(cfg.langs) or spoken
         if cfg.encoder_langtok not in (None, "src", "tgt"):
             refuse(f"--encoder-langtok {cfg.encoder_langtok}: choose src or tgt")
         for lang in spoken:
@@ -39,7 +41,7 @@ class LanguageTags(NamedTuple):
     def check_flags(self, cfg: Any) -> None:
         """Refuse flags that contradict these tags, a checkpoint's."""
         given = {
-            "langs": tuple(cfg.langs.split(",")) if cfg.langs else None,
+            "langs": tuple(named_languages(cfg.langs)) or None,
             "encoder_langtok": cfg.encoder_langtok,
             "decoder_langtok": cfg.decoder_langtok or None,
             "style": None if cfg.lang_tok_style == "multilingual" else str(cfg.lang_tok_style),
@@ -78,16 +80,16 @@ def languages_from_config(cfg: Any) -> Tuple[TaskTable, LanguageTags]:
     return table, LanguageTags.from_config(cfg, table.trained)
 
 
-def named_pairs(lang_pairs: Optional[str]) -> List[str]:
-    """Return the pairs that --lang-pairs names; as in fairseq, the list may be in a file."""
-    if lang_pairs and os.path.isfile(lang_pairs):
-        with open(lang_pairs, encoding="utf-8") as file:
-            lang_pairs = file.read().strip()
-    return lang_pairs.split(",") if lang_pairs else []
+def check_folders(data: str) -> None:
+    """Refuse a folder of binarized data that is not there; several are joined by colons."""
+    for folder in split_paths(data):
+        if not os.path.isdir(folder):
+            refuse(f"{folder}: no such folder of data")
 
 
 def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
     """Return the one dictionary that all langs have in folder, refusing different ones."""
+    check_folders(folder)
     contents: Dict[str, bytes] = {}
     for lang in langs:
         path = os.path.join(folder, f"dict.{lang}.txt")

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 import yaml
 
 from ..errors import refuse
+from .named_pairs import check_pairs
 
 
 class TaskTable(NamedTuple):
@@ -111,13 +112,6 @@ class TaskTable(NamedTuple):
 
     def _degree(self, language: str) -> int:
         return sum(language in pair.split("-") for pair in self.trained)
-
-
-def check_pairs(lang_pairs: Sequence[str]) -> None:
-    """Refuse what is no language pair."""
-    for pair in lang_pairs:
-        if len(pair.split("-")) != 2 or not all(pair.split("-")):
-            refuse(f"--lang-pairs: {pair!r} is no language pair; write it as en-de")
 
 
 def load_task_groups(path: str) -> Dict[str, List[str]]:

@@ -5,6 +5,8 @@
 
 import argparse
 
+from .flags import refuse_empty
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help="of one model, in one file")
@@ -12,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     from ..checkpoint.average import average
 
     average(args.checkpoints, args.out)

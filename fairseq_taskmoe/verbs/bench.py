@@ -12,6 +12,7 @@ import argparse
 from typing import Any, Dict
 
 from . import bench_decode, bench_evaluate, bench_layer, bench_subnet, bench_train
+from .flags import pairs_in_flag, refuse_empty
 
 MEASUREMENTS = {
     "layer": bench_layer, "train": bench_train, "decode": bench_decode, "evaluate": bench_evaluate,
@@ -74,6 +75,7 @@ def _add_traffic(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     if args.what == "traffic":
         run_traffic(args)
     else:
@@ -98,7 +100,7 @@ def run_traffic(args: argparse.Namespace) -> None:
         if precision not in ("fp32", "bf16"):
             refuse(f"--precisions {precision}: choose from fp32, bf16")
     load = Load(
-        args.data, args.lang_pairs.split(","), args.ranks, args.moe_expert_count, args.arch,
+        args.data, pairs_in_flag(args), args.ranks, args.moe_expert_count, args.arch,
         args.moe_freq, args.max_tokens, args.updates, args.virtual_epoch_size,
     )
     print(

@@ -112,6 +112,7 @@ def check(args: argparse.Namespace) -> None:
     """Refuse flags that do not go together."""
     import os
 
+    from ..data.named_pairs import check_pairs
     from ..errors import refuse
 
     for name in ("beam", "max_tokens", "repeats", *RANDOM, "output_length", "threads"):
@@ -124,8 +125,8 @@ def check(args: argparse.Namespace) -> None:
             refuse(f"--{name.replace('_', '-')} {getattr(args, name)}: {reason}")
     if args.path and not (args.data and args.lang_pair):
         refuse(f"--path {args.path}: give --data and --lang-pair as well")
-    if args.lang_pair and (args.lang_pair.count("-") != 1 or not all(args.lang_pair.split("-"))):
-        refuse(f"--lang-pair {args.lang_pair}: write it as en-de")
+    if args.lang_pair:
+        check_pairs([args.lang_pair], "--lang-pair")
     if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
         refuse(f"--out {args.out}: no such folder")
 

@@ -14,6 +14,7 @@ import argparse
 from typing import Any, Dict, List
 
 from . import measuring
+from .flags import pairs_in_flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     text = Text(args.tokens, args.length, args.ragged)
     load = Load(args.arch, args.vocab_size, text, args.full_step, args.dtype)
     report = bench_train(
-        variants, reference, load, args.repeats, args.device, args.lang_pairs.split(",")
+        variants, reference, load, args.repeats, args.device, pairs_in_flag(args)
     )
     print(table(report))
     if args.out:

@@ -13,6 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
+from .flags import refuse_empty
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("baseline", help="evaluation folder of the system to compare with")
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     from ..errors import refuse
     from ..evaluation.significance import compare_systems, comparison_table
     from ..files import write_atomically

@@ -5,6 +5,8 @@
 
 import argparse
 
+from .flags import refuse_empty
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -15,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     from ..checkpoint.convert_shards import consolidate
 
     consolidate(args.checkpoint, args.out)

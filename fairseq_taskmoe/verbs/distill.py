@@ -9,6 +9,7 @@ a kill, it goes on where it was; the folder appears when it is whole.
 import argparse
 
 from . import translating
+from .flags import pairs_in_flag, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     from ..errors import refuse
     from ..evaluation.distill import distill
     from ..evaluation.translate import Batching
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         args.data,
         args.path,
         args.out,
-        args.lang_pairs.split(",") if args.lang_pairs else None,
+        pairs_in_flag(args),
         translating.search_of(args),
         Batching(args.max_tokens, args.batch_size),
         args.cpu,

@@ -8,6 +8,7 @@ spreads its experts over N ranks, each of which translates a share of the senten
 import argparse
 
 from . import translating
+from .flags import pairs_in_flag, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     from ..evaluation.evaluate import Settings, evaluate
     from ..evaluation.languages_file import read_languages
     from ..evaluation.results import terminal_table
@@ -67,14 +69,14 @@ def run(args: argparse.Namespace) -> None:
         args.data,
         args.path,
         args.out,
-        args.lang_pairs.split(",") if args.lang_pairs else None,
+        pairs_in_flag(args),
         settings,
         Batching(args.max_tokens, args.batch_size, args.skip_invalid_size_inputs_valid_test),
         args.references,
         args.floors,
         args.cpu,
         not args.no_folding,
-        args.zero_shot_pairs.split(",") if args.zero_shot_pairs else (),
+        pairs_in_flag(args, "zero_shot_pairs"),
         resources,
     )
     if results is not None:  # on rank 0

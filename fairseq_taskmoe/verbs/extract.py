@@ -134,6 +134,7 @@ def _lang_pairs(args: argparse.Namespace) -> List[str]:
     """Return the directions that the flags name."""
     from ..checkpoint.extract_subnet import pairs_with
     from ..checkpoint.reading import read_task_moe_checkpoint
+    from ..data.named_pairs import check_pairs, named_pairs
 
     named = args.lang_pair or args.lang_pairs
     if args.source_lang and args.target_lang:
@@ -141,9 +142,7 @@ def _lang_pairs(args: argparse.Namespace) -> List[str]:
     if named is None:
         lang, side = (args.source_lang, 0) if args.source_lang else (args.target_lang, 1)
         return pairs_with(read_task_moe_checkpoint(args.checkpoint), lang, side)
-    pairs = [args.lang_pair] if args.lang_pair else named.split(",")
-    flag = "--lang-pair" if args.lang_pair else "--lang-pairs"
-    for pair in pairs:
-        if len(pair.split("-")) != 2 or not all(pair.split("-")):
-            refuse(f"{flag} {pair}: write it as en-de")
-    return pairs
+    if args.lang_pairs:
+        return named_pairs(args.lang_pairs)
+    check_pairs([named], "--lang-pair" if args.lang_pair else "-s and -t")
+    return [named]

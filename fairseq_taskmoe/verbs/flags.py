@@ -1,6 +1,7 @@
 """What flags of several verbs have in common."""
 
 import argparse
+from typing import List
 
 from ..errors import refuse
 
@@ -10,3 +11,10 @@ def refuse_empty(args: argparse.Namespace) -> None:
     for name, value in vars(args).items():
         if value == "":
             refuse(f"--{name.replace('_', '-')}: give a value")
+
+
+def pairs_in_flag(args: argparse.Namespace, name: str = "lang_pairs") -> List[str]:
+    """Return the language pairs that a flag names, none where it was not given."""
+    from ..data.named_pairs import named_pairs
+
+    return named_pairs(getattr(args, name), f"--{name.replace('_', '-')}")

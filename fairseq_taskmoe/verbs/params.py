@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from ..errors import refuse
+from .flags import pairs_in_flag, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     words = given_model_flags(args)
     if bool(args.checkpoint) == bool(args.arch):
         refuse("name a checkpoint, or --arch and --vocab-size")
@@ -136,7 +138,7 @@ def task_table(args: argparse.Namespace) -> Any:
     if args.num_pairs and args.lang_pairs:
         refuse("give one of --num-pairs and --lang-pairs")
     pairs = pairs_with_english(args.num_pairs) if args.num_pairs else WMT_PAIRS
-    table = TaskTable.from_pairs(args.lang_pairs.split(",") if args.lang_pairs else pairs)
+    table = TaskTable.from_pairs(pairs_in_flag(args) or pairs)
     if args.moe_task_groups:
         table = table.with_groups(load_task_groups(args.moe_task_groups))
     return table

@@ -11,6 +11,7 @@ import argparse
 from typing import Any, Dict
 
 from ..errors import refuse
+from .flags import refuse_empty
 from .params import add_model_flags, given_model_flags, model_config, model_fields, task_table
 
 POSITIVE = (
@@ -106,6 +107,7 @@ def _add_machines(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     for name in POSITIVE:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):

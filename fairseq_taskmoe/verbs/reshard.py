@@ -5,6 +5,8 @@
 
 import argparse
 
+from .flags import refuse_empty
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     from ..checkpoint.convert_shards import reshard
 
     reshard(args.checkpoint, args.ranks, args.out, args.expert_parallel_size)

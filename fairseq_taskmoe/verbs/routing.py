@@ -10,6 +10,7 @@ same command goes on with the pairs that are not done.
 import argparse
 
 from ..files import clean_up_when_terminated
+from .flags import pairs_in_flag, refuse_empty
 
 BEAM = 5  # as taskmoe evaluate
 
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     from ..errors import refuse
 
     if args.plot:
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         args.data,
         args.path,
         args.out,
-        args.lang_pairs.split(",") if args.lang_pairs else None,
+        pairs_in_flag(args),
         args.gen_subset,
         Batching(args.max_tokens, None, args.skip_invalid_size_inputs_valid_test),
         args.cpu,

@@ -11,6 +11,8 @@ was not run says so. Models are not loaded.
 
 import argparse
 
+from .flags import refuse_empty
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUNS", help="folder of an experiment")
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_empty(args)
     from ..errors import refuse
     from ..evaluation.tabulate import FORMATS, write_tables
     from ..evaluation.tabulate_runs import read_experiment
