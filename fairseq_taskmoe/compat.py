@@ -4,17 +4,21 @@ They are applied when the package is imported, and change no file and no source 
 """
 
 import argparse
+import atexit
 import collections
 import functools
+from pathlib import Path
 from typing import Any, Callable
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.nan_detector import NanDetector
 from omegaconf import AnyNode, DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 
 from .checkpoint.atomic_writes import copy_checkpoint, replace_checkpoint
+from .files import missing_folders, remove_empty
 
 SENT_AT_RESUME = [
     Any, AnyNode, ContainerMetadata, DictConfig, ListConfig, Metadata, _TensorPlaceholder,
@@ -68,6 +72,23 @@ def put_checkpoints_in_place_atomically() -> None:
 
     PathManager.copy = staticmethod(copy_atomically)
     PathManager.rename = staticmethod(replace_checkpoint)  # called for local files alone
+
+
+def leave_no_empty_save_dir() -> None:
+    """Let a run that saves nothing, as one that is refused, leave no folder that it made.
+
+    fairseq makes --save-dir before it meets the task.
+    """
+    verify = checkpoint_utils.verify_checkpoint_directory
+
+    @functools.wraps(verify)
+    def verify_and_clear(save_dir: str) -> None:
+        made = missing_folders(Path(save_dir))
+        verify(save_dir)
+        if made:
+            atexit.register(remove_empty, made)
+
+    checkpoint_utils.verify_checkpoint_directory = verify_and_clear
 
 
 def let_nan_detector_see_encoders() -> None:

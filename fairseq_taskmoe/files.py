@@ -41,15 +41,35 @@ def new_folder(out: str) -> Iterator[Path]:
 @contextmanager
 def _folders(folder: Path) -> Iterator[None]:
     """Make a folder with its parents; those that were made go again when anything goes wrong."""
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    made = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # others have put something there
-            for each in made:
-                each.rmdir()
+        remove_empty(made)
         raise
+
+
+def missing_folders(folder: Path) -> List[Path]:
+    """Return a folder and those above it that are not there, the innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_empty(folders: List[Path]) -> None:
+    """Remove folders, each in the next, as far as nobody has put something there."""
+    with suppress(OSError):
+        for each in folders:
+            each.rmdir()
+
+
+def remove_unless_translated(output: Path) -> None:
+    """Remove what fairseq-generate writes for --results-path where it holds a log alone."""
+    with suppress(OSError):
+        with output.open(encoding="utf-8", errors="replace") as file:
+            if any(line.startswith("H-") or "| Translated " in line for line in file):
+                return
+        output.unlink()
+        output.parent.rmdir()
 
 
 def _prefix(target: Path) -> str:

@@ -3,6 +3,7 @@
 from . import criterions, models, tasks  # noqa: F401
 from .compat import (
     allow_checkpoint_types,
+    leave_no_empty_save_dir,
     let_nan_detector_see_encoders,
     put_checkpoints_in_place_atomically,
 )
@@ -10,5 +11,6 @@ from .errors import end_fairseq_commands
 
 end_fairseq_commands()
 allow_checkpoint_types()
+leave_no_empty_save_dir()
 let_nan_detector_see_encoders()
 put_checkpoints_in_place_atomically()
