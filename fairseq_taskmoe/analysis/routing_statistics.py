@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..data.dataset_manager import holds_pair
+from ..data.languages import check_folders
 from ..errors import refuse
 from ..evaluation.evaluate import digest
-from ..evaluation.translate import Batch, Batching, load_for_pairs
+from ..evaluation.translate import Batch, Batching, check_lengths, load_for_pairs
 from ..files import new_folder
 from ..host_memory import keep_freed_memory
 from ..modules.gate_losses import GateStats, first_choices
@@ -58,6 +59,7 @@ def write_routing(
     with new_folder(out) as folder:
         pairs = list(lang_pairs or trained_pairs_in(data, path, split))
         model, task = load_for_pairs(data, path, pairs)
+        check_lengths(model, task, task.served, split, batching, read_references=not beam)
         if torch.cuda.is_available() and not cpu:
             model.cuda()
         elif beam:
@@ -82,8 +84,8 @@ def write_routing(
 def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
     """Return the pairs that a checkpoint was trained on and that the data folder holds."""
     trained = pairs_of(read_task_moe_checkpoint(path))
+    check_folders(data)
     folder = split_paths(data)[0]
-
     pairs = [pair for pair in trained if holds_pair(folder, split, pair)]
     if not pairs:
         refuse(f"{folder} holds no {split} data of the trained pairs {', '.join(trained)}")

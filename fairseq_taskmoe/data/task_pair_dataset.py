@@ -18,11 +18,14 @@ class TaskPairDataset(BaseWrapperDataset):
 
     The id is in the example, not in the dataset: fairseq collates a batch of several pairs with
     the collater of the first, which would give its own id to every row.
+
+    first is the number of the first sentence in the input, for messages.
     """
 
-    def __init__(self, dataset: LanguagePairDataset, task_id: int):
+    def __init__(self, dataset: LanguagePairDataset, task_id: int, first: int = 0):
         super().__init__(dataset)
         self.task_id = task_id
+        self.first = first
 
     def __getitem__(self, index: int) -> Example:
         return {**self.dataset[index], "task_id": self.task_id}
@@ -58,7 +61,7 @@ class TaskPairDataset(BaseWrapperDataset):
         pair.sizes = pair.src_sizes
         if pair.tgt_sizes is not None:
             pair.sizes = np.stack([pair.src_sizes, pair.tgt_sizes], axis=1)
-        return TaskPairDataset(pair, self.task_id)
+        return TaskPairDataset(pair, self.task_id, self.first)
 
     # fairseq's commands look for the two sides of a pair to print original text
     @property

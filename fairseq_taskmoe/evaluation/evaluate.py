@@ -23,7 +23,14 @@ from .pivot import pivot_missing_pairs
 from .results import Results
 from .scoring import DirectionScore, bleu_metric, group_directions, score_direction
 from .test_sets import PairSets, find_sets, read_test_set
-from .translate import FAIRSEQ_TOKENS, Batching, Search, load_for_pairs, translate_pairs
+from .translate import (
+    FAIRSEQ_TOKENS,
+    Batching,
+    Search,
+    check_lengths,
+    load_for_pairs,
+    translate_pairs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +81,7 @@ def evaluate(
     pivot_missing_pairs(
         task.data_manager, task.dictionary, settings.gen_subset, zero_shot_pairs
     )
+    check_lengths(model, task, task.served, settings.gen_subset, batching)
     sets: Dict[str, PairSets] = {}  # on rank 0, which scores
 
     def prepare() -> None:

@@ -30,15 +30,15 @@ from .. import register  # noqa: F401
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..checkpoint.unset_weights import UnsetWeights
 from ..data.languages import languages_of, load_joined_dictionary
+from ..data.named_pairs import check_pairs
 from ..data.task_pair_dataset import TaskPairDataset
-from ..data.task_table import check_pairs
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.layout import expert_layout
-from ..errors import refuse
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
+from ..tasks.lengths import admit_sources, check_fits_batch, check_references
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .detokenize import TextOf
 from .over_ranks import Together, gather_hypotheses
@@ -149,9 +149,42 @@ def _counts_and_batches(
         torch.cuda.set_device(device)
     for lang_pair in lang_pairs:
         dataset = task.data_manager.load_pair(split, lang_pair)
-        iterator = batch_iterator(model, task, dataset, batching, f"the {split} set of {lang_pair}")
+        iterator = batch_iterator(model, task, dataset, batching, _set_name(split, lang_pair))
         yield len(iterator)
         yield from iterator
+
+
+def check_lengths(
+    model: BaseFairseqModel, task: TranslationTaskMoeTask, lang_pairs: Sequence[str], split: str,
+    batching: Batching, read_references: bool = False,
+) -> None:
+    """Refuse what a model cannot read or a batch cannot hold, in any direction's test set.
+
+    To be called before work starts; references count where the model is to read them.
+    """
+    for lang_pair in lang_pairs:
+        dataset, name = task.data_manager.load_pair(split, lang_pair), _set_name(split, lang_pair)
+        admitted(model, task, dataset, batching, name)
+        if read_references:
+            check_references(dataset, [model], name)
+
+
+def admitted(
+    model: BaseFairseqModel, task: TranslationTaskMoeTask, dataset: TaskPairDataset,
+    batching: Batching, name: str, told: bool = False,
+) -> TaskPairDataset:
+    """Return a dataset that the model can read and that fits batches, or refuse it.
+
+    told says that check_lengths has told of what is left out.
+    """
+    limit, _ = resolve_max_positions(task.max_positions(), model.max_positions())
+    dataset = admit_sources(dataset, limit, batching.skip_long, told)
+    check_fits_batch(dataset, batching.max_tokens, name)
+    return dataset
+
+
+def _set_name(split: str, lang_pair: str) -> str:
+    return f"the {split} set of {lang_pair}"
 
 
 def batch_iterator(
@@ -162,18 +195,15 @@ def batch_iterator(
 
     Among several ranks each takes its share, as many batches as the others; some may be empty.
     """
-    longest = int(dataset.sizes.max()) if len(dataset) else 0
+    dataset = admitted(model, task, dataset, batching, name, told=True)
     max_tokens = batching.max_tokens
     if max_tokens is None and batching.batch_size is None:
+        longest = int(dataset.sizes.max()) if len(dataset) else 0
         max_tokens = max(longest, TOKENS[next(model.parameters()).device.type])
-    elif max_tokens is not None and max_tokens < longest:
-        refuse(f"--max-tokens {max_tokens}: {name} has a sentence of {longest} tokens")
     return task.get_batch_iterator(
         dataset,
         max_tokens=max_tokens,
         max_sentences=batching.batch_size,
-        max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
-        ignore_invalid_inputs=batching.skip_long,
         num_shards=num_ranks(),
         shard_id=rank(),
         disable_iterator_cache=True,

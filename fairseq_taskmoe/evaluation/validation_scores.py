@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import refuse
 from ..models.transformer_task_moe import TransformerTaskMoeModel
+from ..tasks.inference import check_search
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .detokenize import TextOf
 from .over_ranks import Together
@@ -42,6 +43,7 @@ class ValidationScores:
         self.task = task
         self.model = model
         self.generation = generation_config(cfg.eval_bleu_args)
+        check_search(self.generation, task.tags)
         self.detokenizer = build_detokenizer(cfg.eval_bleu_detok, cfg.eval_bleu_detok_args)
         self.text = TextOf(task.dictionary, task.tags, cfg.eval_bleu_remove_bpe)
         self.max_sentences: Optional[int] = cfg.eval_bleu_max_sentences

@@ -119,6 +119,9 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    gen_subset: str = II("dataset.gen_subset")
+    num_shards: int = II("dataset.num_shards")
+    results_path: Optional[str] = II("common_eval.results_path")
     dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II(  # type: ignore
         "dataset.dataset_impl"
     )

@@ -1,36 +1,44 @@
-"""What happens at inference to sentences that a model cannot read."""
+"""Translation by fairseq's own search: which of its options mean something here."""
 
-import logging
-from typing import Dict
+from typing import Any, Dict
 
-import numpy as np
 import torch
+from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
-from ..data.task_pair_dataset import TaskPairDataset
+from ..data.languages import LanguageTags
 from ..errors import refuse
 
-logger = logging.getLogger(__name__)
+# Options of fairseq's commands that would be passed over in silence, or fail half-way
+UNSUPPORTED = {
+    "constraints": "constrained decoding is not supported",
+    "lm_path": "a language model knows no language tags, and has another vocabulary",
+    "retain_dropout": "dropout is for training alone here",
+    "retain_dropout_modules": "dropout is for training alone here",
+    **{
+        f"iter_decode_{name}": "for models that are not autoregressive"
+        for name in ("max_iter", "eos_penalty", "force_max_iter", "with_beam",
+                     "with_external_reranker")
+    },
+    "retain_iter_history": "for models that are not autoregressive",
+    "decoding_format": "for models that are not autoregressive",
+}
 
 
-def admit_sources(dataset: TaskPairDataset, limit: int, empty_long: bool) -> TaskPairDataset:
-    """Return dataset with no source of more than limit tokens, and every sentence in place.
-
-    Longer ones are refused, or with empty_long emptied, so that they translate to an empty line:
-    fairseq would leave them out of its output without a word.
-    """
-    too_long = np.flatnonzero(dataset.src_sizes > limit)
-    if len(too_long) == 0:
-        return dataset
-    first = ", ".join(str(index) for index in too_long[:5])
-    found = (
-        f"{len(too_long)} source sentence(s) have more than {limit} tokens (--max-source-positions)"
-        f": number {first}{', ...' if len(too_long) > 5 else ''}, counted from 0"
-    )
-    if not empty_long:
-        refuse(f"{found}; --skip-invalid-size-inputs-valid-test translates them to an empty line")
-    logger.warning("%s: translated to an empty line", found)
-    return dataset.with_empty_sources(too_long)
+def check_search(args: Any, tags: LanguageTags) -> None:
+    """Refuse options of the search that are not supported, or not beside these tags."""
+    defaults = GenerationConfig()
+    for name, reason in UNSUPPORTED.items():
+        default = getattr(defaults, name)
+        if getattr(args, name, default) not in (default, None):
+            refuse(f"--{name.replace('_', '-')}: {reason}")
+    in_source, in_target = tags.encoder_langtok is not None, tags.decoder_langtok
+    if getattr(args, "replace_unk", None) is not None and (in_source or in_target):
+        refuse("--replace-unk: language tags shift the alignment by which words are copied")
+    if getattr(args, "print_alignment", None) and in_target:
+        refuse("--print-alignment: the target's language tag, which is not printed, is counted")
+    if getattr(args, "match_source_len", False) and in_source != in_target:
+        refuse("--match-source-len: a language tag stands on one side alone, and is counted")
 
 
 def empty_hypothesis(eos: int) -> Dict[str, Tensor]:

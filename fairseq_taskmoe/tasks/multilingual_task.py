@@ -1,25 +1,30 @@
 """The multilingual side of the task: languages, tags, task ids, and data that carries them."""
 
+import atexit
+from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from fairseq.utils import split_paths
+from torch import Tensor
 
 from ..checkpoint.reading import SHARD
 from ..data.dataset_manager import TaskDatasetManager, manager_namespace
 from ..data.languages import (
     LanguageTags,
+    check_folders,
     check_words,
     languages_from_config,
     languages_of,
     load_joined_dictionary,
-    named_pairs,
 )
+from ..data.named_pairs import check_language, named_pairs
 from ..data.task_table import TaskTable
 from ..distributed.agreement import refuse_together
 from ..errors import refuse
+from ..files import remove_unless_translated
 from .config import TranslationTaskMoeConfig
 
 
@@ -48,7 +53,18 @@ class MultilingualTask(FairseqTask):
             refuse("name the folder of the binarized data")
         torch.set_float32_matmul_precision(str(cfg.float32_matmul_precision))
         if bool(cfg.source_lang) != bool(cfg.target_lang):
-            refuse("-s/--source-lang and -t/--target-lang go together")
+            refuse("-s/--source-lang and -t/--target-lang go together (in Python source_lang and "
+                   "target_lang)")
+        if cfg.source_lang and cfg.results_path:
+            output = Path(cfg.results_path) / f"generate-{cfg.gen_subset}.txt"
+            atexit.register(remove_unless_translated, output)
+        if cfg.num_shards > 1:
+            refuse(f"--num-shards {cfg.num_shards}: fairseq does not read it, and would translate "
+                   "all of the set; `taskmoe evaluate` under torchrun deals a set to processes")
+        check_folders(cfg.data)
+        for flag, lang in (("-s", cfg.source_lang), ("-t", cfg.target_lang)):
+            if lang:
+                check_language(lang, flag)
         served = [f"{cfg.source_lang}-{cfg.target_lang}"] if cfg.source_lang else []
         pairs = served or languages_from_config(cfg)[0].trained
         langs = languages_of(pairs)
@@ -75,6 +91,19 @@ class MultilingualTask(FairseqTask):
         self.data_manager = TaskDatasetManager(
             manager_namespace(settings), pairs, list(tags.langs), self.dictionary, table
         )
+
+    def cut_sources_to(self, limit: int) -> None:
+        """Let --truncate-source leave limit tokens, or what --max-source-positions allows.
+
+        fairseq cuts a source before its tag is prepended: it must leave room for that.
+        """
+        num_tags = int(self.tags.encoder_langtok is not None)
+        self.data_manager.args.max_source_positions = limit - num_tags
+
+    def truncated(self, tokens: Tensor) -> Tensor:
+        """Return a source (S,) cut as --truncate-source cuts those of binarized data."""
+        limit = self.data_manager.args.max_source_positions
+        return tokens if len(tokens) <= limit else torch.cat([tokens[: limit - 1], tokens[-1:]])
 
     # -- what is stored with the model
 

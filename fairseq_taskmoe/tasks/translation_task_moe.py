@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Set
 
 import torch
 from fairseq.data import (
@@ -16,6 +16,7 @@ from fairseq.data import (
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.logging import metrics
 from fairseq.sequence_generator import SequenceGenerator
+from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 from torch import Tensor
 
@@ -33,7 +34,8 @@ from ..errors import refuse
 from ..models.build_layers import check_config, has_moe_layer
 from ..models.config import TransformerTaskMoeConfig
 from .config import TranslationTaskMoeConfig
-from .inference import admit_sources, empty_hypothesis
+from .inference import check_search, empty_hypothesis
+from .lengths import admit_sources, admit_validation, check_fits_batch, check_references
 from .multilingual_task import MultilingualTask
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         self.expert_groups: Optional[ExpertGroups] = None
         self.affinity: Optional[Callable[[], Tensor]] = None  # with --moe-task-local-batches
         self.validation_scores: Optional["ValidationScores"] = None  # with --eval-bleu
+        self.num_typed = 0  # lines that fairseq-interactive has read
         self.uses_ema = True  # fairseq then hands its EMA model to train_step, where there is one
 
     def state_dict(self) -> Dict[str, Any]:
@@ -79,6 +82,7 @@ class TranslationTaskMoeTask(MultilingualTask):
             refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
                    "use for task ids")
         on_first_rank(partial(check_config, cfg))
+        self.cut_sources_to(min(self.cfg.max_source_positions, cfg.max_source_positions))
         if not from_checkpoint and not self.served:
             self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
             self.expert_groups = self.run.groups
@@ -109,15 +113,25 @@ class TranslationTaskMoeTask(MultilingualTask):
         """As in fairseq, but no sentence is lost.
 
         fairseq drops the last batch when its size is no multiple of --required-batch-size-multiple:
-        the multiple is 1 here, always. Sources that are too long for the model are refused at
-        inference, or with --skip-invalid-size-inputs-valid-test translated to nothing; references
-        may have any length. Training resumes at any number of ranks.
+        the multiple is 1 here, always. Sentences that are too long for the model or for a batch are
+        refused; with --skip-invalid-size-inputs-valid-test, sources are translated to nothing, and
+        validation leaves them out. Training leaves them out and says so. It resumes at any number
+        of ranks.
         """
-        if self.served and max_positions is not None:
-            limit = max_positions[0] if isinstance(max_positions, tuple) else max_positions
-            dataset = admit_sources(dataset, limit, ignore_invalid_inputs)
-            max_positions = None
+        max_tokens = kwargs.get("max_tokens")
         in_training = self.run is not None and dataset is self.datasets.get(self.cfg.train_subset)
+        name = next((name for name, each in self.datasets.items() if each is dataset), "input")
+        if self.served:
+            if max_positions is not None:
+                limit = max_positions[0] if isinstance(max_positions, tuple) else max_positions
+                dataset = admit_sources(dataset, limit, ignore_invalid_inputs)
+                max_positions = None
+            check_fits_batch(dataset, max_tokens, f"the set {name}")
+        elif not in_training:
+            max_positions = admit_validation(
+                dataset, name, self.task_table.lang_pairs, max_positions, max_tokens,
+                ignore_invalid_inputs,
+            )
         deal: Deal = deal_in_turn
         if in_training and self.affinity is not None:
             dataset = OneTaskBatches(dataset)
@@ -130,6 +144,9 @@ class TranslationTaskMoeTask(MultilingualTask):
             **kwargs,
         )
         if self.run is not None and in_training:
+            if not len(batches.frozen_batches):
+                refuse(f"no sentence of the set {name} is left to train on: all are longer than "
+                       f"{max_positions} tokens")
             return rank_free_batches(batches, self.run.update_freq, deal)
         return batches
 
@@ -137,17 +154,22 @@ class TranslationTaskMoeTask(MultilingualTask):
         self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any
     ) -> TaskPairDataset:
         """Return a dataset of the served pair for sentences typed in."""
-        if kwargs.get("constraints") is not None:
-            refuse("--constraints: constrained decoding is not supported")
         if not self.served:
-            refuse("name the direction to translate: -s en -t de")
+            refuse("name the direction to translate: -s en -t de; in Python, "
+                   'from_pretrained(..., source_lang="en", target_lang="de")')
+        # fairseq-interactive alone names constraints: it comes back for each buffer of its input
+        first = self.num_typed if "constraints" in kwargs else 0
+        self.num_typed = first + len(src_tokens)
         source, target = self.served[0].split("-")
         tag = self.data_manager.get_encoder_langtok(source, target, self.tags.encoder_langtok)
+        if self.cfg.truncate_source:
+            src_tokens = [self.truncated(tokens) for tokens in src_tokens]
+            src_lengths = [len(tokens) for tokens in src_tokens]
         sentences = ListDataset(src_tokens, src_lengths)
         if tag is not None:
             sentences = PrependTokenDataset(sentences, tag)
         pairs = LanguagePairDataset(sentences, sentences.sizes, self.dictionary)
-        return TaskPairDataset(pairs, self.task_table.task_id(self.served[0]))
+        return TaskPairDataset(pairs, self.task_table.task_id(self.served[0]), first)
 
     def train_step(
         self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any, optimizer: Any,
@@ -188,11 +210,23 @@ class TranslationTaskMoeTask(MultilingualTask):
         self, models: Any, args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As in fairseq; language tags are no part of a translation."""
+        """As in fairseq; language tags are no part of a translation.
+
+        Refuses options of the search that mean nothing here, and references that it cannot score.
+        """
+        check_search(args, self.tags)
+        if getattr(args, "score_reference", False):
+            for name, dataset in self.datasets.items():
+                check_references(dataset, models, f"the set {name}")
         extra = dict(extra_gen_cls_kwargs or {})
+        stripped: Set[int] = set()
         if self.tags.decoder_langtok and not self.cfg.keep_inference_langtok:
-            extra["symbols_to_strip_from_output"] = set(self._decoder_tags())
-        return super().build_generator(models, args, seq_gen_cls, extra, **kwargs)
+            stripped = set(self._decoder_tags())
+            extra["symbols_to_strip_from_output"] = stripped
+        generator = super().build_generator(models, args, seq_gen_cls, extra, **kwargs)
+        if isinstance(generator, SequenceScorer):  # fairseq-generate looks for it there too
+            generator.symbols_to_strip_from_output = {generator.eos, *stripped}
+        return generator
 
     def inference_step(
         self, generator: Any, models: Any, sample: Dict[str, Any],
