@@ -66,7 +66,7 @@ def remove_unless_translated(output: Path) -> None:
     """Remove what fairseq-generate writes for --results-path where it holds a log alone."""
     with suppress(OSError):
         with output.open(encoding="utf-8", errors="replace") as file:
-            if any(line.startswith("H-") or "| Translated " in line for line in file):
+            if any(line.startswith(("H-", "Generate ")) for line in file):
                 return
         output.unlink()
         output.parent.rmdir()

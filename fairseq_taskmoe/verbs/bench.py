@@ -9,8 +9,10 @@ traffic: what ranks send to one another in training on real data, against the mi
 """
 
 import argparse
+import os
 from typing import Any, Dict
 
+from ..errors import refuse
 from . import bench_decode, bench_evaluate, bench_layer, bench_subnet, bench_train
 from .flags import pairs_in_flag, refuse_empty
 
@@ -76,6 +78,8 @@ def _add_traffic(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     refuse_empty(args)
+    if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
+        refuse(f"--out {args.out}: no such folder")
     if args.what == "traffic":
         run_traffic(args)
     else:
@@ -85,7 +89,6 @@ def run(args: argparse.Namespace) -> None:
 def run_traffic(args: argparse.Namespace) -> None:
     from ..benchmarks import measure
     from ..benchmarks.traffic import ROUTERS, Load, count_traffic, list_variants
-    from ..errors import refuse
 
     for name in (
         "ranks", "moe_expert_count", "moe_freq", "max_tokens", "updates", "virtual_epoch_size"

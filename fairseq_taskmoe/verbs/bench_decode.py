@@ -12,7 +12,6 @@ With --processes N, one-core processes (or GPUs) translate batches of their own 
 """
 
 import argparse
-import os
 from typing import Any, Dict, List
 
 from . import measuring
@@ -23,7 +22,7 @@ DEFAULT = "dense,token_token,task,extracted"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=["tiny", "base", "big"], default="base", help="size")
     parser.add_argument(
-        "--model", default="", metavar="NAME=VALUE[,..]",
+        "--model", metavar="NAME=VALUE[,..]",
         help="other settings of the model, as encoder_layers=2,decoder_embed_dim=192",
     )
     measuring.add_expert_counts(parser)
@@ -102,7 +101,7 @@ def check(args: argparse.Namespace) -> None:
 
     measuring.check_device(args)
     args.batch_sizes = batch_sizes(args.batch_sizes)
-    args.model = model_settings(args.model)
+    args.model = model_settings(args.model or "")
     args.moe_expert_count = measuring.expert_counts(args, least=2)  # a token visits 2
     if args.output_length is None:
         args.output_length = args.length
@@ -113,8 +112,6 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, name) < least:
             flag = f"--{name.replace('_', '-')}"
             refuse(f"{flag} {getattr(args, name)}: give {least} or more")
-    if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
-        refuse(f"--out {args.out}: no such folder")
     if args.memory_limit is not None and args.memory_limit <= 0:
         refuse(f"--memory-limit {args.memory_limit}: give more than 0 GB")
     if args.beam > args.vocab_size // 2 - 1:

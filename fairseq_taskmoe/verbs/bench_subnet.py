@@ -110,8 +110,6 @@ def run(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse flags that do not go together."""
-    import os
-
     from ..data.named_pairs import check_pairs
     from ..errors import refuse
 
@@ -127,8 +125,6 @@ def check(args: argparse.Namespace) -> None:
         refuse(f"--path {args.path}: give --data and --lang-pair as well")
     if args.lang_pair:
         check_pairs([args.lang_pair], "--lang-pair")
-    if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
-        refuse(f"--out {args.out}: no such folder")
 
 
 def chosen(args: argparse.Namespace) -> List[str]:
