@@ -88,6 +88,7 @@ GENERATION = {
     "--lang-tok-style mbart": "--lang-tok-style mbart contradicts the checkpoint",
     "--langs de,en": "--langs .* contradicts the checkpoint",
     "--constraints": "--constraints: constrained decoding is not supported",
+    "--lm-path MODEL": "--lm-path: a language model knows no language tags",
     "--print-alignment": "--print-alignment: the target's language tag",
     "--retain-dropout": "--retain-dropout: dropout is for training alone",
     "--retain-dropout --retain-dropout-modules TransformerModel": "--retain-dropout: ",
@@ -165,7 +166,7 @@ def test_training(flags, data, commands, caplog):
 @pytest.mark.parametrize("flags", GENERATION)
 def test_generation(flags, data, trained, commands):
     words = (data, "--task", "translation_task_moe", "-s", "en", "-t", "de", "--path", trained,
-             "--cpu", "--num-workers", 0, *flags.split())
+             "--cpu", "--num-workers", 0, *flags.replace("MODEL", str(trained)).split())
     said = run(commands, GENERATION[flags], "generate", *words)
     if said is not None:
         check_translations(said, flags, nbest=2 if "--nbest 2" in flags else 1)
@@ -176,7 +177,7 @@ def test_interactive(flags, data, trained, commands):
     text = commands.folder / "text"
     text.write_text("".join("w1 " * (2 + n % 6) + "\n" for n in range(12)))
     words = (data, "--task", "translation_task_moe", "-s", "en", "-t", "de", "--path", trained,
-             "--cpu", "--input", text, *flags.split())
+             "--cpu", "--input", text, *flags.replace("MODEL", str(trained)).split())
     said = run(commands, INTERACTIVE[flags], "interactive", *words)
     if said is not None:
         check_translations(said, flags, nbest=2 if "--nbest 2" in flags else 1)
@@ -222,3 +223,23 @@ def test_sets_beside_the_validation_set(data, commands):
         commands.run("train", *words, commands.folder / "neither")
     for flag in ("--combine-valid-subsets", "--ignore-unused-valid-subsets"):
         commands.run("train", *words, commands.folder / flag, flag)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_alignments_count_the_sources_tag_as_it_is_printed(kind, data, commands):
+    """A tag that stands in the source alone shifts nothing: it is a word of the line S-."""
+    model = commands.folder / "model"
+    commands.run("train", data, *TRAIN, "--encoder-langtok", "tgt", "--max-tokens", 60,
+                 "--disable-validation", "--save-dir", model)
+    said = commands.run("generate", data, "--task", "translation_task_moe", "-s", "en", "-t", "de",
+                        "--path", model / "checkpoint_last.pt", "--cpu", "--max-len-b", 5,
+                        "--print-alignment", kind)
+    lines = dict(line.split("\t", 1) for line in said.splitlines() if re.match("[ASH]-", line))
+    for number in range(12):
+        source = lines[f"S-{number}"].split()
+        assert source[0] == "__de__"
+        aligned = lines[f"A-{number}"].split()
+        if kind == "soft":  # a share for each source word, tag and end
+            assert {len(shares.split(",")) for shares in aligned} <= {len(source) + 1}
+        else:
+            assert all(int(pair.split("-")[0]) < len(source) + 1 for pair in aligned)
