@@ -20,8 +20,9 @@ from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..data.dataset_manager import holds_pair
 from ..data.languages import check_folders
 from ..errors import refuse
+from ..evaluation.admission import check_lengths
 from ..evaluation.evaluate import digest
-from ..evaluation.translate import Batch, Batching, check_lengths, load_for_pairs
+from ..evaluation.translate import Batch, Batching, load_for_pairs
 from ..files import new_folder
 from ..host_memory import keep_freed_memory
 from ..modules.gate_losses import GateStats, first_choices

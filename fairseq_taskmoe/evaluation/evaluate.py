@@ -16,6 +16,7 @@ from ..errors import refuse
 from ..files import write_atomically
 from ..host_memory import keep_freed_memory
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
+from .admission import check_lengths
 from .floors import nearest_neighbour_translations
 from .folder import EvaluationFolder, read_lines, write_lines
 from .over_ranks import join_ranks
@@ -27,7 +28,6 @@ from .translate import (
     FAIRSEQ_TOKENS,
     Batching,
     Search,
-    check_lengths,
     load_for_pairs,
     translate_pairs,
 )

@@ -21,7 +21,7 @@ import torch
 from fairseq.checkpoint_utils import load_model_ensemble
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import BaseFairseqModel
-from fairseq.utils import move_to_cuda, resolve_max_positions, split_paths
+from fairseq.utils import move_to_cuda, split_paths
 from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
@@ -38,8 +38,8 @@ from ..distributed.layout import expert_layout
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
-from ..tasks.lengths import admit_sources, check_fits_batch, check_references
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
+from .admission import Batching, admitted, set_name
 from .detokenize import TextOf
 from .over_ranks import Together, gather_hypotheses
 from .read_ahead import read_ahead
@@ -61,14 +61,6 @@ class Search(NamedTuple):
 
     def config(self) -> GenerationConfig:
         return GenerationConfig(**self._asdict())
-
-
-class Batching(NamedTuple):
-    """How sentences are put together for translation, which changes speed alone."""
-
-    max_tokens: Optional[int] = None  # with neither, TOKENS of the device
-    batch_size: Optional[int] = None
-    skip_long: bool = False  # over-long sources translate to an empty line instead of refusal
 
 
 def load_for_pairs(
@@ -149,42 +141,9 @@ def _counts_and_batches(
         torch.cuda.set_device(device)
     for lang_pair in lang_pairs:
         dataset = task.data_manager.load_pair(split, lang_pair)
-        iterator = batch_iterator(model, task, dataset, batching, _set_name(split, lang_pair))
+        iterator = batch_iterator(model, task, dataset, batching, set_name(split, lang_pair))
         yield len(iterator)
         yield from iterator
-
-
-def check_lengths(
-    model: BaseFairseqModel, task: TranslationTaskMoeTask, lang_pairs: Sequence[str], split: str,
-    batching: Batching, read_references: bool = False,
-) -> None:
-    """Refuse what a model cannot read or a batch cannot hold, in any direction's test set.
-
-    To be called before work starts; references count where the model is to read them.
-    """
-    for lang_pair in lang_pairs:
-        dataset, name = task.data_manager.load_pair(split, lang_pair), _set_name(split, lang_pair)
-        admitted(model, task, dataset, batching, name)
-        if read_references:
-            check_references(dataset, [model], name)
-
-
-def admitted(
-    model: BaseFairseqModel, task: TranslationTaskMoeTask, dataset: TaskPairDataset,
-    batching: Batching, name: str, told: bool = False,
-) -> TaskPairDataset:
-    """Return a dataset that the model can read and that fits batches, or refuse it.
-
-    told says that check_lengths has told of what is left out.
-    """
-    limit, _ = resolve_max_positions(task.max_positions(), model.max_positions())
-    dataset = admit_sources(dataset, limit, batching.skip_long, told)
-    check_fits_batch(dataset, batching.max_tokens, name)
-    return dataset
-
-
-def _set_name(split: str, lang_pair: str) -> str:
-    return f"the {split} set of {lang_pair}"
 
 
 def batch_iterator(

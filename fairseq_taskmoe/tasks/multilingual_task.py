@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, LanguagePairDataset, ListDataset, PrependTokenDataset
 from fairseq.tasks import FairseqTask
 from fairseq.utils import split_paths
 from torch import Tensor
@@ -21,6 +21,7 @@ from ..data.languages import (
     load_joined_dictionary,
 )
 from ..data.named_pairs import check_language, named_pairs
+from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import TaskTable
 from ..distributed.agreement import refuse_together
 from ..errors import refuse
@@ -43,6 +44,7 @@ class MultilingualTask(FairseqTask):
         self.dictionary = dictionary
         self.words: List[str] = list(dictionary.symbols)  # without language tags
         self.served = list(served)
+        self.num_typed = 0  # lines that fairseq-interactive has read
         if not served:
             self._adopt(*languages_from_config(cfg))
 
@@ -183,6 +185,27 @@ class MultilingualTask(FairseqTask):
             self.datasets[split] = self.data_manager.load_pair(split, self.served[0])
         else:
             self.datasets[split] = self.data_manager.load_split(split, True, epoch, combine)
+
+    def build_dataset_for_inference(
+        self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any
+    ) -> TaskPairDataset:
+        """Return a dataset of the served pair for sentences typed in."""
+        if not self.served:
+            refuse("name the direction to translate: -s en -t de; in Python, "
+                   'from_pretrained(..., source_lang="en", target_lang="de")')
+        # fairseq-interactive alone names constraints: it comes back for each buffer of its input
+        first = self.num_typed if "constraints" in kwargs else 0
+        self.num_typed = first + len(src_tokens)
+        source, target = self.served[0].split("-")
+        tag = self.data_manager.get_encoder_langtok(source, target, self.tags.encoder_langtok)
+        if self.cfg.truncate_source:
+            src_tokens = [self.truncated(tokens) for tokens in src_tokens]
+            src_lengths = [len(tokens) for tokens in src_tokens]
+        sentences = ListDataset(src_tokens, src_lengths)
+        if tag is not None:
+            sentences = PrependTokenDataset(sentences, tag)
+        pairs = LanguagePairDataset(sentences, sentences.sizes, self.dictionary)
+        return TaskPairDataset(pairs, self.task_table.task_id(self.served[0]), first)
 
     def max_positions(self) -> Tuple[int, int]:
         """Return the numbers of tokens that a source and a target may have."""

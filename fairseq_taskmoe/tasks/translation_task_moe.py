@@ -5,14 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Set
 
 import torch
-from fairseq.data import (
-    Dictionary,
-    FairseqDataset,
-    LanguagePairDataset,
-    ListDataset,
-    PrependTokenDataset,
-    iterators,
-)
+from fairseq.data import Dictionary, FairseqDataset, iterators
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.logging import metrics
 from fairseq.sequence_generator import SequenceGenerator
@@ -24,7 +17,6 @@ from ..checkpoint.init_shared import init_shared_weights
 from ..checkpoint.reading import SHARD
 from ..data.epoch_batches import Deal, deal_in_turn, rank_free_batches
 from ..data.task_local_batches import AffinityDeal, OneTaskBatches
-from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import load_task_groups
 from ..distributed.affinity import task_affinity
 from ..distributed.agreement import on_first_rank
@@ -56,7 +48,6 @@ class TranslationTaskMoeTask(MultilingualTask):
         self.expert_groups: Optional[ExpertGroups] = None
         self.affinity: Optional[Callable[[], Tensor]] = None  # with --moe-task-local-batches
         self.validation_scores: Optional["ValidationScores"] = None  # with --eval-bleu
-        self.num_typed = 0  # lines that fairseq-interactive has read
         self.uses_ema = True  # fairseq then hands its EMA model to train_step, where there is one
 
     def state_dict(self) -> Dict[str, Any]:
@@ -149,27 +140,6 @@ class TranslationTaskMoeTask(MultilingualTask):
                        f"{max_positions} tokens")
             return rank_free_batches(batches, self.run.update_freq, deal)
         return batches
-
-    def build_dataset_for_inference(
-        self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any
-    ) -> TaskPairDataset:
-        """Return a dataset of the served pair for sentences typed in."""
-        if not self.served:
-            refuse("name the direction to translate: -s en -t de; in Python, "
-                   'from_pretrained(..., source_lang="en", target_lang="de")')
-        # fairseq-interactive alone names constraints: it comes back for each buffer of its input
-        first = self.num_typed if "constraints" in kwargs else 0
-        self.num_typed = first + len(src_tokens)
-        source, target = self.served[0].split("-")
-        tag = self.data_manager.get_encoder_langtok(source, target, self.tags.encoder_langtok)
-        if self.cfg.truncate_source:
-            src_tokens = [self.truncated(tokens) for tokens in src_tokens]
-            src_lengths = [len(tokens) for tokens in src_tokens]
-        sentences = ListDataset(src_tokens, src_lengths)
-        if tag is not None:
-            sentences = PrependTokenDataset(sentences, tag)
-        pairs = LanguagePairDataset(sentences, sentences.sizes, self.dictionary)
-        return TaskPairDataset(pairs, self.task_table.task_id(self.served[0]), first)
 
     def train_step(
         self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any, optimizer: Any,
