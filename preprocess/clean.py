@@ -101,7 +101,7 @@ def clean_settings(languages: Pair, limits: Limits) -> Dict[str, Any]:
 
 
 def copy_eval_text(sides: Sides, outputs: Sides) -> Counts:
-    """Copy a validation or test set byte by byte, refusing what is not UTF-8 and unequal sides."""
+    """Copy a validation or test set line by line, refusing what is not UTF-8 and unequal sides."""
     num_lines = refuse_unequal_lengths(*sides)
     empty = {
         number

@@ -1,8 +1,9 @@
 r"""Text files, one sentence per line, read and written so that no line is lost or shifted.
 
 Only "\n" ends a line. Python's text mode also splits at "\r", and str.splitlines at U+2028 and
-others: such a character inside a sentence would shift one side of a parallel corpus. A name that
-ends in .gz is read through gzip.
+others: such a character inside a sentence would shift one side of a parallel corpus. A carriage
+return before the line feed and a byte order mark at the start, both of Windows, are no part of the
+text. A name that ends in .gz is read through gzip.
 """
 
 import gzip
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.read_files import BOM
 
 
 class Chunk(NamedTuple):
@@ -24,6 +26,14 @@ class Chunk(NamedTuple):
     num_lines: int
     sides: Tuple[bytes, ...]  # the same lines in each language, each line with its line end
     bytes_read: int  # of the first sides' files, up to here
+    paths: Tuple[Path, ...] = ()  # of the sides
+
+    def decoded(self) -> List[List[str]]:
+        """Return the lines of each side, refusing a file that is not UTF-8."""
+        try:
+            return [side.decode().split("\n")[:-1] for side in self.sides]
+        except UnicodeDecodeError as error:
+            refuse(f"{self.paths[self.sides.index(error.object)]}: not valid UTF-8")
 
 
 @contextmanager
@@ -43,7 +53,8 @@ def opened(path: Path) -> Iterator[Tuple[Iterator[bytes], BinaryIO]]:
 
 def _readable_lines(path: Path, lines: Iterable[bytes]) -> Iterator[bytes]:
     try:
-        yield from lines
+        for number, line in enumerate(lines):
+            yield line if number else line.removeprefix(BOM)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         refuse(f"{path}: truncated or damaged gzip file ({error})")
     except OSError as error:
@@ -54,7 +65,7 @@ def iterate_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of path without their line ends, refusing what is no readable file."""
     with opened(path) as (lines, _):
         for line in lines:
-            yield line.rstrip(b"\n")
+            yield line.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def count_lines(path: Path) -> int:
@@ -113,7 +124,9 @@ def parallel_chunks(texts: Sequence[Sequence[Path]], max_lines: int) -> Iterator
                     side[-1] = side[-1].rstrip(b"\n") + b"\n"
                 blobs = tuple(b"".join(side) for side in sides)
                 bytes_read = bytes_before + streams[0][1].tell()
-                yield Chunk(number, first_line, len(sides[0]), blobs, bytes_read)
+                yield Chunk(
+                    number, first_line, len(sides[0]), blobs, bytes_read, tuple(paths)
+                )
                 first_line += len(sides[0])
         bytes_before += paths[0].stat().st_size
 

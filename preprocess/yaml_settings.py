@@ -8,19 +8,14 @@ import yaml
 
 from fairseq_taskmoe.data.named_pairs import hyphen_hint
 from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.read_files import read_yaml
 
 PAIR = re.compile(r"([^\s/-]+)-([^\s/-]+)")
 
 
 def read_mapping(path: Path, expected: str) -> Dict[Any, Any]:
     """Read a file of keys with values, with expected in the line that refuses another one."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        refuse(f"{path}: {error.strerror}")
-    # ValueError: no UTF-8, or a date that is none
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        refuse(f"{path}: no YAML: {' '.join(str(error).split())}")
+    content = read_yaml(path, yaml.SafeLoader)
     if not isinstance(content, dict):
         refuse(f"{path}: expected {expected}")
     return content

@@ -11,13 +11,14 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from fairseq_taskmoe.checkpoint.load_models import load_stock
 from fairseq_taskmoe.evaluation.compare import compare
-from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
+from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
 from fairseq_taskmoe.evaluation.translate import (
     Batching,
     Search,
     load_for_pairs,
     translate_pairs,
 )
+from fairseq_taskmoe.read_files import read_lines
 
 SHORT = Settings(search=Search(beam=2, max_len_a=1.0, max_len_b=5))
 GREEDY = Settings(search=Search(beam=1, max_len_a=1.0, max_len_b=5))

@@ -14,7 +14,7 @@ from rank_trainings import (
     without_key_biases,
 )
 
-from fairseq_taskmoe.evaluation.evaluate import read_lines
+from fairseq_taskmoe.read_files import read_lines
 
 __all__ = ["nursery", "train_on"]  # fixtures
 

@@ -9,11 +9,12 @@ from fairseq.data import Dictionary, indexed_dataset
 
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.evaluation.evaluate import evaluate
-from fairseq_taskmoe.evaluation.folder import read_lines, write_lines
+from fairseq_taskmoe.evaluation.folder import write_lines
 from fairseq_taskmoe.evaluation.languages_file import Language, read_languages
 from fairseq_taskmoe.evaluation.pivot import pivot_missing_pairs, pivot_pair
 from fairseq_taskmoe.evaluation.test_sets import read_test_set
 from fairseq_taskmoe.evaluation.translate import load_for_pairs
+from fairseq_taskmoe.read_files import read_lines
 
 # lines of one test set in all languages; some twice, some not in both sets
 DE_LINES = [7, 3, 50, 3, 20, 11, 90]

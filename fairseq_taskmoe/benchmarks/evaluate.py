@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..checkpoint.reading import read_task_moe_checkpoint
 from ..data.languages import LanguageTags, load_joined_dictionary
 from ..errors import refuse
-from ..evaluation.evaluate import read_lines
+from ..read_files import read_lines
 from ..verbs.user_dir import user_dir
 from .measure import Timing
 from .random_corpus import Made

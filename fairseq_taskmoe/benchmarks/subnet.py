@@ -16,8 +16,8 @@ from ..analysis.parameters import report_checkpoint
 from ..checkpoint.manifest import read_manifest
 from ..checkpoint.reading import Checkpoint, read_task_moe_checkpoint
 from ..errors import refuse
-from ..evaluation.evaluate import read_lines
 from ..evaluation.scoring import bleu_metric
+from ..read_files import read_lines
 from ..serving.engine import Engine
 from ..serving.open_model import open_engine
 from .measure import Timing, describe

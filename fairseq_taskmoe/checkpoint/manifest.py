@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 from tqdm import tqdm
 
 from ..errors import refuse
+from ..read_files import read_json
 
 MANIFEST = "manifest.json"
 README = "README.md"  # whoever has the model may write into it
@@ -63,7 +64,7 @@ def read_manifest(folder: str) -> Manifest:
     if not path.is_file():
         refuse(f"{folder}: no extracted model, it has no {MANIFEST}")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path, "manifest of an extracted model")
         entries["checks"] = [Check(**check) for check in entries["checks"]]
         manifest = Manifest(**entries)
         files = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest.files.items()}
@@ -97,7 +98,7 @@ def _is_usable(manifest: Manifest) -> bool:
         and all(set(both) == {"source", "target"} for both in manifest.directions.values())
         and all(isinstance(words, list) and all(isinstance(word, str) for word in words)
                 for words in tags)
-        and all(isinstance(number, int) and number > 0 for number in limits)
+        and all(type(number) is int and number > 0 for number in limits)
         and all(isinstance(size, int) for size in sizes)
         and all(Path(name).name == name and name.isprintable() for name in manifest.files)
         and all(name in manifest.files for name in _needed_files(manifest))

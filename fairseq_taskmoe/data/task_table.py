@@ -9,6 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 import yaml
 
 from ..errors import refuse
+from ..read_files import read_yaml
 from .named_pairs import check_pairs
 
 
@@ -116,11 +117,7 @@ class TaskTable(NamedTuple):
 
 def load_task_groups(path: str) -> Dict[str, List[str]]:
     """Return the groups of a YAML file: name -> language pairs, or languages."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            groups = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        refuse(f"--moe-task-groups {path}: {' '.join(str(error).split())}")
+    groups = read_yaml(path, yaml.SafeLoader, "--moe-task-groups")
     valid = isinstance(groups, dict) and all(
         isinstance(name, str)
         and isinstance(members, list)

@@ -15,10 +15,11 @@ from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
 from ..host_memory import keep_freed_memory
+from ..read_files import read_json, read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .admission import check_lengths
 from .floors import nearest_neighbour_translations
-from .folder import EvaluationFolder, read_lines, write_lines
+from .folder import EvaluationFolder, write_lines
 from .over_ranks import join_ranks
 from .pivot import pivot_missing_pairs
 from .results import Results
@@ -150,13 +151,17 @@ def score_file(
         )
     write_lines(folder.sources(lang_pair), sources)
     write_lines(folder.references(lang_pair), references)
+    file = folder.hypotheses(lang_pair)
+    hypotheses = read_lines(file)
+    if len(hypotheses) != len(references):
+        refuse(f"{file}: {len(hypotheses)} hypotheses but {len(references)} references; without "
+               "the file its sentences are translated again")
     nearest = None
     if sets.train is not None:
         train = read_test_set(task, sets.train)
         nearest = nearest_neighbour_translations(train.sources, train.references, sources)
     return score_direction(
-        lang_pair, read_lines(str(folder.hypotheses(lang_pair))), references,
-        sources if floors else None, nearest, tokenize,
+        lang_pair, hypotheses, references, sources if floors else None, nearest, tokenize,
     )
 
 
@@ -168,10 +173,10 @@ def describe_run(data: str, path: str, settings: Settings) -> Dict[str, Any]:
         "checkpoint": os.path.basename(path),
         "checkpoint_digest": digest(path),
         "architecture": model.get("_name"),
-        "encoder_moe_router": model["encoder_moe_router"],
-        "decoder_moe_router": model["decoder_moe_router"],
-        "moe_expert_count": model["moe_expert_count"],
-        "moe_top_k": model["moe_top_k"],
+        "encoder_moe_router": model.get("encoder_moe_router"),
+        "decoder_moe_router": model.get("decoder_moe_router"),
+        "moe_expert_count": model.get("moe_expert_count"),
+        "moe_top_k": model.get("moe_top_k"),
         **settings.record(),
     }
 
@@ -188,9 +193,8 @@ def claim_folder(out: str, config: Dict[str, Any]) -> None:
     """Make the folder out, or take up the one that was made with the same config."""
     mark = os.path.join(out, "run.json")
     if os.path.isfile(mark):
-        with open(mark, encoding="utf-8") as file:
-            if json.load(file) == json.loads(json.dumps(config)):
-                return
+        if read_json(mark, "record of an earlier run") == json.loads(json.dumps(config)):
+            return
         refuse(f"--out {out} has results of another checkpoint or other settings (see run.json)")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         refuse(f"--out {out} exists; nothing was overwritten")

@@ -1,9 +1,8 @@
 """The texts of an evaluation: hypotheses, references and sources, a file each for a direction."""
 
 from pathlib import Path
-from typing import List, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
-from ..errors import refuse
 from ..files import write_atomically
 
 
@@ -30,13 +29,3 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Write a text file, a line each, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(line + "\n" for line in lines))
-
-
-def read_lines(path: str) -> List[str]:
-    """Return the lines of a text file; only a line feed ends a line."""
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        return content.decode("utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        refuse(f"{path}: line {content[: error.start].count(10) + 1} is not UTF-8")

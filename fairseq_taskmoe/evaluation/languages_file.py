@@ -9,6 +9,7 @@ from typing import NamedTuple, Union
 import yaml
 
 from ..errors import refuse
+from ..read_files import read_yaml
 from .scoring import FIXED_GROUPS, is_english
 
 
@@ -24,13 +25,8 @@ def read_languages(path: Union[str, Path]) -> dict[str, Language]:
 
     Refuses, naming the file, what is not such a file.
     """
-    try:
-        # BaseLoader leaves all words as they are: the safe one takes Norwegian, no, for False
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
-    except OSError as error:
-        refuse(f"cannot read {path}: {error.strerror or error}")
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        refuse(f"{path}: {' '.join(str(error).split())}")
+    # BaseLoader leaves all words as they are: the safe one takes Norwegian, no, for False
+    content = read_yaml(path, yaml.BaseLoader)
     if not isinstance(content, dict) or not content:
         refuse(f"{path}: write `de: {{train_pairs: 1000, class: high}}`, a language a line")
     languages = {}

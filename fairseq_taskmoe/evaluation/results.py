@@ -16,6 +16,7 @@ from typing import Any, Optional, Union
 from ..errors import refuse
 from ..files import write_atomically
 from ..host_cores import available_cores
+from ..read_files import read_json
 from .scoring import SCORE_FIELDS, Average, DirectionScore, averages
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -78,12 +79,7 @@ class Results:
 
 def load_results(path: Union[str, Path]) -> Results:
     """Read a results.json; refuses, naming file and field, what is not one."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        refuse(f"cannot read {path}: {error.strerror or error}")
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON
-        refuse(f"{path} is not a results file: {error}")
+    content = read_json(path, "results file")
     if problem := _find_problem(content):
         refuse(f"{path} is not a results file: {problem}")
     directions = {  # fields that a later version may add are passed over
@@ -191,6 +187,9 @@ def _find_problem(content: Any) -> Optional[str]:
     for name in ("hardware", "directions", "averages", "versions"):
         if not isinstance(content.get(name, {}), dict):
             return f"{name!r} is no object"
+    gpus = content["hardware"].get("gpus") or []
+    if not isinstance(gpus, list):
+        return "'hardware' has no list of 'gpus'"
     if not isinstance(content["commit"], str | None):
         return "'commit' is neither text nor null"
     for group, counter in (("directions", "sentences"), ("averages", "directions")):

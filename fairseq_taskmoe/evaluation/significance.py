@@ -16,7 +16,7 @@ from sacrebleu.significance import PairedTest, Result
 from tqdm import tqdm
 
 from ..errors import refuse
-from .folder import read_lines
+from ..read_files import read_lines
 from .scoring import bleu_metric
 from .significance_inputs import Evaluated, Evaluation, check_comparable, open_system
 
@@ -64,7 +64,7 @@ def _compare_direction(
 ) -> tuple[str, dict[str, Any]]:
     """Return sacrebleu's signature, and the test of each system by its row."""
     all_systems = [system.directions[pair] for system in (base, *systems)]
-    references = read_lines(str(all_systems[0].texts.references(pair)))
+    references = read_lines(all_systems[0].texts.references(pair))
     translations = [_read_translations(one, pair, len(references)) for one in all_systems]
     signature, (reference, *found) = paired_bootstrap(
         metric, translations, references, samples, seed
@@ -85,7 +85,7 @@ def _compare_direction(
 
 def _read_translations(evaluation: Evaluation, pair: str, expected: int) -> list[str]:
     file = evaluation.texts.hypotheses(pair)
-    lines = read_lines(str(file))
+    lines = read_lines(file)
     if len(lines) != expected:
         refuse(f"{file}: {len(lines)} lines for {expected} references")
     return lines

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import refuse
-from .folder import EvaluationFolder, read_lines
+from ..read_files import read_lines
+from .folder import EvaluationFolder
 from .results import load_results
 from .scoring import DirectionScore
 
@@ -70,14 +71,15 @@ def check_comparable(base: Evaluated, system: Evaluated) -> None:
         if signatures[0] != signatures[1]:
             refuse(f"{pair}: BLEU of {base.row} was taken as {signatures[0]}, of {system.row} as "
                    f"{signatures[1]}")
-        expected, got = (read_lines(str(one.texts.references(pair))) for one in both)
+        expected, got = (read_lines(one.texts.references(pair)) for one in both)
         if expected != got:
             line = next(
                 (n for n, (one, other) in enumerate(zip(expected, got, strict=False), 1)
                  if one != other), min(len(expected), len(got)) + 1,
             )
-            refuse(f"{pair}: {base.row} and {system.row} were scored against other references, "
-                   f"which differ from line {line} on")
+            files = " and ".join(str(one.texts.references(pair)) for one in both)
+            refuse(f"{pair}: {base.row} and {system.row} were scored against other references: "
+                   f"{files} differ from line {line} on")
 
 
 def _check_search(one: Evaluation, other: Evaluation) -> None:
@@ -96,6 +98,8 @@ def _open_part(path: Path) -> dict[str, Evaluation]:
     split = config.get("gen_subset")
     if not isinstance(split, str):
         refuse(f"{path}/results.json does not say which set was translated (gen_subset)")
+    if not isinstance(config.get("tokenize"), str | None):
+        refuse(f"{path}/results.json does not say how words were told apart (tokenize)")
     texts = EvaluationFolder(path, split)
     for pair in results.directions:
         for file in (texts.hypotheses(pair), texts.references(pair)):

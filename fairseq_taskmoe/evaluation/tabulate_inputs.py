@@ -3,12 +3,12 @@
 Every reader refuses what is not such a file, and names it.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..errors import refuse
+from ..read_files import read_json
 from .tabulate_sweep import device, halves
 
 
@@ -43,7 +43,7 @@ def read_experts_used(path: Path) -> dict[str, ExpertsUsed]:
 
 def read_parameters(path: Path) -> dict[str, int]:
     """Read the counts that `taskmoe params --format json` printed."""
-    content = _read_json(path)
+    content = read_json(path)
     names = ("total", "effective", "total_shared", "effective_shared")
     if not isinstance(content, dict) or any(type(content.get(name)) is not int for name in names):
         refuse(f"{path}: not written by taskmoe params --format json")
@@ -57,13 +57,15 @@ def read_throughput(path: Path, communication: bool = False) -> Optional[dict[st
     """
     if not path.exists():
         return None
-    report = _read_json(path)
+    report = read_json(path)
     numbers: list[float] = []
     command = "taskmoe bench decode --processes N" if communication else "taskmoe bench decode"
     try:
         for row in report["rows"]:
             for name in ("variant", "label", "experts", "batch_size", "fits"):
                 row[name]
+            if type(row["experts"]) is not int or type(row["batch_size"]) is not int:
+                raise TypeError
             if row["fits"]:
                 numbers.append(float(row["tokens_per_second"]))
                 if communication:
@@ -83,7 +85,7 @@ def read_significance(path: Path) -> Optional[dict[str, Any]]:
     """Read {"baseline": row, "rows": {row: {pair: {"delta_bleu", "p"}}}}; None without a file."""
     if not path.exists():
         return None
-    report = _read_json(path)
+    report = read_json(path)
     try:
         str(report["baseline"])
         for pairs in report["rows"].values():
@@ -92,12 +94,3 @@ def read_significance(path: Path) -> Optional[dict[str, Any]]:
     except (KeyError, TypeError, ValueError, AttributeError):
         refuse(f"{path}: expected a baseline, and rows of delta_bleu and p by direction")
     return report
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        refuse(f"cannot read {path}: {error.strerror or error}")
-    except (ValueError, RecursionError) as error:
-        refuse(f"{path}: not JSON: {error}")

@@ -5,9 +5,9 @@ from typing import List, NamedTuple, Optional
 
 from ..data.task_pair_dataset import TaskPairDataset
 from ..errors import refuse
+from ..read_files import read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .detokenize import TextOf
-from .folder import read_lines
 
 
 class TestSet(NamedTuple):

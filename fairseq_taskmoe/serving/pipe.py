@@ -15,10 +15,12 @@ from tqdm import tqdm
 
 from ..errors import refuse
 from ..files import written_together
+from ..read_files import BOM
 from .engine import SearchOptions
 from .translator import TooLong, Translation, Translator
 
 END = None  # of the lines, in the queue
+LINE_ENDS = str.maketrans("\n\r", "  ")
 
 
 class PipeOptions(NamedTuple):
@@ -43,10 +45,10 @@ def translate_lines(
     line and waits for its translation gets it. Refuses, with its number, a line that is no UTF-8,
     or that is longer than the model reads.
     """
-    number = 0
+    number, name = 0, _name_of(source)
     with tqdm(desc=lang_pair, unit="line", disable=None) as bar:
         for lines in _available(source, options.buffer):
-            texts = [_decoded(line, number + i) for i, line in enumerate(lines, 1)]
+            texts = [_decoded(line, number + i, name) for i, line in enumerate(lines, 1)]
             found = _translate(translator, lang_pair, texts, search, options, number)
             for ranked in found:
                 number += 1
@@ -75,17 +77,25 @@ def _line(
     translation: Translation, number: int, search: SearchOptions, options: PipeOptions
 ) -> str:
     # a translation is one line, whatever the pieces hold
-    text = " ".join(translation.text.split("\n"))
+    text = translation.text.translate(LINE_ENDS)
     if search.n_best > 1:
         return f"{number}\t{translation.score:.6f}\t{text}\n"
     return f"{translation.score:.6f}\t{text}\n" if options.scores else f"{text}\n"
 
 
-def _decoded(line: bytes, number: int) -> str:
+def _name_of(source: BinaryIO) -> str:
+    name = getattr(source, "name", None)  # of standard input a number
+    return name if isinstance(name, str) else "the input"
+
+
+def _decoded(line: bytes, number: int, name: str) -> str:
+    """Return the text of a line, read as read_files.py does."""
+    if number == 1:
+        line = line.removeprefix(BOM)
     try:
-        return line.rstrip(b"\r\n").decode("utf-8")
+        return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
     except UnicodeDecodeError as problem:
-        refuse(f"line {number} of the input is no UTF-8: {problem.reason} at byte {problem.start}")
+        refuse(f"line {number} of {name} is no UTF-8: {problem.reason} at byte {problem.start}")
 
 
 def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
