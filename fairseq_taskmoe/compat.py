@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.nan_detector import NanDetector
 from omegaconf import AnyNode, DictConfig, ListConfig
@@ -103,3 +104,19 @@ def let_nan_detector_see_encoders() -> None:
         detector.bhooks.append(module.register_full_backward_hook(detector.bhook_fn))
 
     NanDetector.add_hooks = add_hooks
+
+
+def place_sentences_beyond_2_gib() -> None:
+    """Let data that several workers binarized, or that is put together of parts, be of any size.
+
+    Sizes of sentences that fairseq reads back are 32-bit numbers, and since NumPy 2 so are their
+    sums: beyond 2 GiB an index says that sentences are where they are not.
+    """
+    finalize = MMapIndexedDatasetBuilder.finalize
+
+    @functools.wraps(finalize)
+    def finalize_exactly(builder: MMapIndexedDatasetBuilder, index_file: str) -> None:
+        builder._sizes = list(map(int, builder._sizes))
+        finalize(builder, index_file)
+
+    MMapIndexedDatasetBuilder.finalize = finalize_exactly

@@ -5,6 +5,7 @@ from .compat import (
     allow_checkpoint_types,
     leave_no_empty_save_dir,
     let_nan_detector_see_encoders,
+    place_sentences_beyond_2_gib,
     put_checkpoints_in_place_atomically,
 )
 from .errors import end_fairseq_commands
@@ -13,4 +14,5 @@ end_fairseq_commands()
 allow_checkpoint_types()
 leave_no_empty_save_dir()
 let_nan_detector_see_encoders()
+place_sentences_beyond_2_gib()
 put_checkpoints_in_place_atomically()
