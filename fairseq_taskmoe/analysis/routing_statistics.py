@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
-from ..data.dataset_manager import holds_pair
+from ..data.dataset_manager import holds_pair, refuse_part_of_pair
 from ..data.languages import check_folders
 from ..errors import refuse
 from ..evaluation.admission import check_lengths
@@ -89,6 +89,8 @@ def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
     folder = split_paths(data)[0]
     pairs = [pair for pair in trained if holds_pair(folder, split, pair)]
     if not pairs:
+        for pair in trained:
+            refuse_part_of_pair(folder, split, pair)
         refuse(f"{folder} holds no {split} data of the trained pairs {', '.join(trained)}")
     return pairs
 

@@ -11,6 +11,7 @@ from typing import Any, Dict
 from fairseq.data import Dictionary
 from fairseq.utils import get_available_activation_fns
 
+from ..data.dictionary_file import read_dictionary
 from ..data.languages import LanguageTags
 from ..errors import refuse
 from ..models.config import TransformerTaskMoeConfig
@@ -53,7 +54,7 @@ def stock_dictionary(checkpoint: Checkpoint, folder: str) -> Dictionary:
     if not (isinstance(langs, list) and all(map(_is_language, langs))
             and target in langs and style in TAG_STYLES):
         refuse(f"{folder}: its languages and tags are none of fairseq's multilingual task")
-    dictionary = Dictionary.load(f"{folder}/dict.{target}.txt")
+    dictionary = read_dictionary(f"{folder}/dict.{target}.txt")
     LanguageTags(tuple(langs), None, False, style).add_to(dictionary)
     return dictionary
 

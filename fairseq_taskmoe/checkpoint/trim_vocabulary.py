@@ -8,15 +8,15 @@ words, so probabilities grow, and their order stays the same.
 import os
 import re
 from collections import Counter
-from typing import Dict, Iterator, List, Optional, Sequence, Set
+from typing import Dict, List, Optional, Sequence, Set
 
 import numpy as np
 import sentencepiece
-from fairseq.data.data_utils import load_indexed_dataset
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.dataset_manager import pair_prefix
+from ..data.dataset_manager import pair_prefix, refuse_missing_pair
+from ..data.indexed_sentences import IndexedSentences
 from ..data.languages import (
     NUM_SPECIAL,
     check_words,
@@ -26,6 +26,7 @@ from ..data.languages import (
 )
 from ..errors import refuse
 from ..host_cores import available_cores
+from ..read_files import iterate_lines
 from .extract_subnet import Subnet
 
 TABLES = (  # parameters with a row for each word
@@ -88,7 +89,7 @@ def used_words(
 
 def _read_counts(path: str) -> Dict[str, int]:
     counts: Dict[str, int] = Counter()  # counts of several texts may stand one below the other
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(iterate_lines(path), 1):
         word, _, count = line.rpartition("\t" if "\t" in line else " ")
         if not word or not re.fullmatch("[0-9]{1,18}", count):
             refuse(f"--trim-vocabulary {path}: line {number} is no word with its count")
@@ -105,7 +106,7 @@ def _count_text(
     counts: Dict[str, int] = Counter()
     for path in paths:
         lines: List[str] = []
-        for line in tqdm(_lines(path), os.path.basename(path), unit="line", disable=None):
+        for line in tqdm(iterate_lines(path), os.path.basename(path), unit="line", disable=None):
             lines.append(line)
             if len(lines) == LINES_AT_ONCE:
                 _count_pieces(lines, spm, counts)
@@ -122,15 +123,6 @@ def _count_pieces(
             counts[piece] = counts.get(piece, 0) + 1
 
 
-def _lines(path: str) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield line.rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as problem:
-        refuse(f"--trim-vocabulary {path}: {problem}")
-
-
 def _count_binarized(folder: str, lang_pairs: Sequence[str], words: List[str]) -> Dict[str, int]:
     dictionary = load_joined_dictionary(folder, languages_of(lang_pairs))
     check_words(dictionary.symbols, words)
@@ -139,10 +131,10 @@ def _count_binarized(folder: str, lang_pairs: Sequence[str], words: List[str]) -
     for pair in lang_pairs:
         prefix = pair_prefix(folder, "train", pair)
         if prefix is None:
-            refuse(f"--trim-vocabulary {folder}: no training data of {pair}")
+            refuse_missing_pair(folder, "train", pair)
         files |= {f"{prefix}.{lang}" for lang in pair.split("-")}
     for file in sorted(files):
-        dataset = load_indexed_dataset(file)
+        dataset = IndexedSentences(file, len(dictionary))
         starts = range(0, len(dataset), LINES_AT_ONCE)
         for start in tqdm(starts, os.path.basename(file), leave=False, disable=None):
             sentences = range(start, min(start + LINES_AT_ONCE, len(dataset)))

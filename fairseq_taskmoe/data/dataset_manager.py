@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Tuple
 
 from fairseq.data import Dictionary, FairseqDataset, ListDataset
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
@@ -11,6 +11,8 @@ from fairseq.utils import split_paths
 
 from ..errors import refuse
 from .epoch_batches import redraw_virtual_epoch
+from .indexed_files import SUFFIXES
+from .indexed_sentences import BINARIZE, IndexedSentences
 from .task_pair_dataset import TaskPairDataset
 from .task_table import TaskTable
 
@@ -66,16 +68,17 @@ class TaskDatasetManager(MultilingualDatasetManager):
     def check_pair(self, split: str, lang_pair: str) -> None:
         """Refuse a pair that the data folder does not hold, in either order of its languages."""
         if not self.has_pair(split, lang_pair):
-            source, target = lang_pair.split("-")
-            folder = split_paths(self.args.data)[0]
-            refuse(f"{folder} holds no {split} data for {lang_pair} (nor for {target}-{source})")
+            refuse_missing_pair(split_paths(self.args.data)[0], split, lang_pair)
 
     def has_pair(self, split: str, lang_pair: str) -> bool:
         """Say whether a pair can be loaded: from its files, or from those of two others."""
         folder = split_paths(self.args.data)[0]
-        return (split, lang_pair) in self.pivoted or holds_pair(
-            folder, split, lang_pair, self.args.dataset_impl
-        )
+        return (split, lang_pair) in self.pivoted or holds_pair(folder, split, lang_pair)
+
+    @classmethod
+    def load_data(cls, path: str, vdict: Dictionary, impl: Optional[str]) -> IndexedSentences:
+        """As in fairseq, checked; a file says itself in which of its formats it is."""
+        return IndexedSentences(path, len(vdict))
 
     def get_data_paths_and_lang_pairs(self, split: str) -> Tuple[Any, Dict[str, List[str]]]:
         """As in fairseq, without the pairs that are not there: of others it lists the shards."""
@@ -119,25 +122,46 @@ class TaskDatasetManager(MultilingualDatasetManager):
         return source, target, alignments
 
 
-def holds_pair(
-    folder: str, split: str, lang_pair: str, dataset_impl: Optional[str] = None
-) -> bool:
+def holds_pair(folder: str, split: str, lang_pair: str) -> bool:
     """Say whether a folder holds both sides of a pair, in either order of its languages."""
-    return pair_prefix(folder, split, lang_pair, dataset_impl) is not None
+    return pair_prefix(folder, split, lang_pair) is not None
 
 
-def pair_prefix(
-    folder: str, split: str, lang_pair: str, dataset_impl: Optional[str] = None
-) -> Optional[str]:
+def pair_prefix(folder: str, split: str, lang_pair: str) -> Optional[str]:
     """Return the path of a pair's files up to the dot before the language, None without them."""
-    source, target = lang_pair.split("-")
-    for left, right in ((source, target), (target, source)):
-        if all(
-            MultilingualDatasetManager.split_exists(split, left, right, lang, folder, dataset_impl)
-            for lang in (left, right)
-        ):
-            return os.path.join(folder, f"{split}.{left}-{right}")
+    for prefix in _prefixes(folder, split, lang_pair):
+        if all(map(os.path.exists, _files(prefix, lang_pair))):
+            return prefix
     return None
+
+
+def refuse_missing_pair(folder: str, split: str, lang_pair: str) -> NoReturn:
+    """Refuse a folder that does not hold a pair."""
+    refuse_part_of_pair(folder, split, lang_pair)
+    source, target = lang_pair.split("-")
+    refuse(f"{folder} holds no {split} data for {lang_pair} (nor for {target}-{source})")
+
+
+def refuse_part_of_pair(folder: str, split: str, lang_pair: str) -> None:
+    """Refuse a folder that holds some of a pair's files, or its text, and not the pair."""
+    for prefix in _prefixes(folder, split, lang_pair):
+        files = _files(prefix, lang_pair)
+        missing = [file for file in files if not os.path.exists(file)]
+        if len(missing) < len(files):
+            refuse(f"{missing[0]}: no such file, beside others of the {split} data of {lang_pair}")
+        raw = [f"{prefix}.{lang}" for lang in lang_pair.split("-")]
+        if all(map(os.path.exists, raw)):
+            refuse(f"{raw[0]}: {split} data of {lang_pair} as text; {BINARIZE}")
+
+
+def _prefixes(folder: str, split: str, lang_pair: str) -> List[str]:
+    source, target = lang_pair.split("-")
+    return [os.path.join(folder, f"{split}.{pair}")
+            for pair in (f"{source}-{target}", f"{target}-{source}")]
+
+
+def _files(prefix: str, lang_pair: str) -> List[str]:
+    return [f"{prefix}.{lang}{suffix}" for lang in lang_pair.split("-") for suffix in SUFFIXES]
 
 
 def manager_namespace(settings: Dict[str, Any]) -> argparse.Namespace:

@@ -8,6 +8,8 @@ from fairseq.data.multilingual.multilingual_utils import augment_dictionary
 from fairseq.utils import split_paths
 
 from ..errors import refuse
+from ..read_files import read_bytes
+from .dictionary_file import read_dictionary
 from .named_pairs import named_languages, named_pairs
 from .task_table import TaskTable
 
@@ -93,10 +95,9 @@ def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
     contents: Dict[str, bytes] = {}
     for lang in langs:
         path = os.path.join(folder, f"dict.{lang}.txt")
-        if not os.path.isfile(path):
+        if not os.path.exists(path):
             refuse(f"{folder} has no dict.{lang}.txt: the language {lang} is not in this data")
-        with open(path, "rb") as file:
-            contents[path] = file.read()
+        contents[path] = read_bytes(path)
     first = next(iter(contents))
     for path, content in contents.items():
         if content != contents[first]:
@@ -104,7 +105,7 @@ def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
                 f"{path} differs from {first}: all languages share one dictionary; binarize with "
                 "fairseq-preprocess --joined-dictionary, or --srcdict and --tgtdict of one file"
             )
-    return Dictionary.load(first)
+    return read_dictionary(first)
 
 
 def languages_of(lang_pairs: Iterable[str]) -> List[str]:

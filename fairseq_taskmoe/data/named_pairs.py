@@ -5,6 +5,7 @@ import re
 from typing import List, NoReturn, Optional, Sequence
 
 from ..errors import refuse
+from ..read_files import read_text
 
 LANGUAGE = re.compile(r"[^\s,:/\\-]+")  # part of a file's name, and of a tag
 SUBTAG = re.compile(r"[A-Z]{2}|[A-Z][a-z]{3}|[0-9]{3}|[a-z0-9]{4,}")  # BR, Hans, 419, valencia
@@ -18,11 +19,7 @@ def split_list(text: str) -> List[str]:
 def named_pairs(text: Optional[str], flag: str = "--lang-pairs") -> List[str]:
     """Return the pairs that a flag names, itself or as in fairseq by a file with the list."""
     if text and os.path.isfile(text):
-        try:
-            with open(text, encoding="utf-8-sig") as file:
-                text = file.read()
-        except UnicodeDecodeError as problem:
-            refuse(f"{flag} {text}: a file of language pairs has to be UTF-8 ({problem.reason})")
+        text = read_text(text, flag)
     pairs = split_list(text or "")
     if text and not pairs:
         refuse(f"{flag}: names no language pair; write them as en-de,de-en")

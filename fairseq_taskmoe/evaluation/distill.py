@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.indexed_files import join_sentences, write_sentences
+from ..data.indexed_sentences import IndexedSentences
 from ..data.task_pair_dataset import TaskPairDataset
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
@@ -25,6 +26,7 @@ from ..files import write_atomically
 from ..host_memory import keep_freed_memory
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
+from ..read_files import read_json
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .detokenize import TextOf
 from .distilled_folder import RECORD, check_data, is_complete, link_what_stays
@@ -159,6 +161,15 @@ def _record(prefix: Path) -> Path:
     return prefix.with_suffix(".json")
 
 
+def _kept_references(path: Path) -> int:
+    """Return how many references a finished chunk kept, by its record."""
+    record = read_json(path, "record of a finished chunk")
+    number = record.get("kept_references") if isinstance(record, dict) else None
+    if type(number) is not int:
+        refuse(f"{path}: damaged; remove it, and its sentences are translated again")
+    return number
+
+
 def _put_together(
     data: str, out: Path, part: Path, task: TranslationTaskMoeTask, record: Dict[str, Any]
 ) -> None:
@@ -170,10 +181,15 @@ def _put_together(
     kept = {}
     for pair in task.served:
         records = sorted((part / "chunks" / pair).glob("*.json"))
-        target = folder / f"train.{pair}.{pair.split('-')[1]}"
-        join_sentences(target, [path.with_suffix("") for path in records], len(task.words))
-        counts = [json.loads(path.read_text(encoding="utf-8")) for path in records]
-        kept[pair] = sum(count["kept_references"] for count in counts)
+        kept[pair] = sum(map(_kept_references, records))
+        chunks = [path.with_suffix("") for path in records]
+        found = sum(len(IndexedSentences(str(chunk), len(task.words))) for chunk in chunks)
+        if found != record["sentences"][pair]:
+            refuse(f"{part}/chunks/{pair}: damaged, with {found} sentences of "
+                   f"{record['sentences'][pair]}; remove it")
+        join_sentences(
+            folder / f"train.{pair}.{pair.split('-')[1]}", chunks, len(task.words)
+        )
         print(
             f"{pair}: {record['sentences'][pair]} sentences, of which {kept[pair]} keep their "
             "reference for want of a translation", file=sys.stderr,

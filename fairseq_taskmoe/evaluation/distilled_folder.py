@@ -5,9 +5,10 @@ import os
 import re
 from typing import Any, Dict, Sequence
 
-from ..data.dataset_manager import pair_prefix
-from ..data.indexed_files import SUFFIXES, link_or_copy, link_sentences
+from ..data.dataset_manager import pair_prefix, refuse_missing_pair
+from ..data.indexed_files import link_or_copy, link_sentences
 from ..errors import refuse
+from ..read_files import read_json
 
 RECORD = "distillation.json"
 
@@ -17,32 +18,26 @@ def check_data(data: str, lang_pairs: Sequence[str]) -> None:
     if os.pathsep in data:
         refuse(f"{data}: distill the folders of sharded data one by one")
     for pair in lang_pairs:
-        source, target = pair.split("-")
-        prefix = pair_prefix(data, "train", pair)
-        if prefix is None:
-            refuse(f"{data} holds no train data for {pair} (nor for {target}-{source}); of shards "
-                   "only the first has all pairs: name those that it has with --lang-pairs")
-        for lang in (source, target):
-            for suffix in SUFFIXES:
-                if not os.path.isfile(f"{prefix}.{lang}{suffix}"):
-                    refuse(f"{prefix}.{lang}{suffix}: no such file; binarize with "
-                           "fairseq-preprocess --dataset-impl mmap")
+        if pair_prefix(data, "train", pair) is None:
+            refuse_missing_pair(data, "train", pair)
         more = pair_prefix(data, "train1", pair)
         if more is not None:
-            refuse(f"{more}.{source}: more training data of {pair}; put it into one train set")
+            refuse(f"{more}.{pair.split('-')[0]}: more training data of {pair}; put it into one "
+                   "train set")
 
 
 def is_complete(out: str, record: Dict[str, Any]) -> bool:
     """Say whether out was made with this record, refusing anything else that is there."""
     path = os.path.join(out, RECORD)
     if os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            stored = json.load(file)
-        del stored["kept_references"]
+        stored = read_json(path, "record of a distillation")
+        if isinstance(stored, dict):
+            stored.pop("kept_references", None)
         if stored == json.loads(json.dumps(record)):
             return True
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        refuse(f"--out {out} exists; nothing was overwritten")
+        refuse(f"--out {out} exists; nothing was overwritten (its {RECORD} is missing, or that of "
+               "other settings)")
     return False
 
 

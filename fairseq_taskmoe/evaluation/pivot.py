@@ -38,13 +38,13 @@ def pivot_pair(
     sentence of the pivot that occurs several times counts once, where it is first. Refuses a pair
     without a pivot, or without a common sentence.
     """
-    folder, impl = split_paths(manager.args.data)[0], manager.args.dataset_impl
+    folder = split_paths(manager.args.data)[0]
     source, target = lang_pair.split("-")
     pivots = [
         lang for lang in sorted(manager.langs, key=lambda lang: (not is_english(lang), lang))
         if lang not in (source, target)
-        and holds_pair(folder, split, f"{source}-{lang}", impl)
-        and holds_pair(folder, split, f"{lang}-{target}", impl)
+        and holds_pair(folder, split, f"{source}-{lang}")
+        and holds_pair(folder, split, f"{lang}-{target}")
     ]
     if not pivots:
         refuse(
@@ -54,7 +54,7 @@ def pivot_pair(
     pivot = pivots[0]
 
     source_set, target_set = (
-        manager.load_data(f"{pair_prefix(folder, split, pair, impl)}.{pivot}", dictionary, impl)
+        manager.load_data(f"{pair_prefix(folder, split, pair)}.{pivot}", dictionary, None)
         for pair in (f"{source}-{pivot}", f"{pivot}-{target}")
     )
     of_source, of_target = first_rows(source_set), first_rows(target_set)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..checkpoint.reading import SHARD
 from ..data.dataset_manager import TaskDatasetManager, manager_namespace
+from ..data.indexed_sentences import refuse_unread_format
 from ..data.languages import (
     LanguageTags,
     check_folders,
@@ -53,6 +54,7 @@ class MultilingualTask(FairseqTask):
         """Load the joined dictionary of the data folder."""
         if not cfg.data:
             refuse("name the folder of the binarized data")
+        refuse_unread_format(cfg.dataset_impl)
         torch.set_float32_matmul_precision(str(cfg.float32_matmul_precision))
         if bool(cfg.source_lang) != bool(cfg.target_lang):
             refuse("-s/--source-lang and -t/--target-lang go together (in Python source_lang and "
