@@ -59,7 +59,9 @@ def make_checkpoint(
         },
         "model": model,
         "optimizer_history": [{"num_updates": 5}, {"num_updates": 30}],
-        "task_state": {"task_table": {}, "parameter_names": list(shapes)},
+        "task_state": {
+            "task_table": {"lang_pairs": ["en-de"], "groups": {}}, "parameter_names": list(shapes),
+        },
         "extra_state": extra,
     }
     if optimizer != "not saved":

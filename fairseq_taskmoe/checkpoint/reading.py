@@ -8,11 +8,11 @@ import torch
 
 from ..compat import allow_checkpoint_types
 from ..errors import refuse
+from .contents import SHARD, find_damage
 
 Checkpoint = Dict[str, Any]
 EXPERTS = ".moe.experts."  # in the names of all their parameters, and of no others
-SHARD = "expert_shard"  # key of task_state: rank, world_size, size, run
-TASK_STATE = {"task_table": dict, "tags": dict, "words": list, "word_counts": list}  # types
+NEEDED = ("task_table", "tags", "words", "word_counts")  # of task_state, to translate
 
 
 class Unreadable(Exception):
@@ -40,7 +40,10 @@ def open_checkpoint(path: str) -> Checkpoint:
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
         raise Unreadable(f"not loaded, since it is no plain checkpoint: {reason}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    # of damage torch's readers complain in a dozen ways, struct.error and AttributeError among them
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Unreadable(f"truncated, or no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
@@ -57,11 +60,15 @@ def pairs_of(checkpoint: Checkpoint) -> List[str]:
 def read_task_moe_checkpoint(path: str) -> Checkpoint:
     """Return a checkpoint of transformer_task_moe, refusing one of another architecture or task."""
     checkpoint = read_checkpoint(path)
-    model = (checkpoint.get("cfg") or {}).get("model")
+    cfg, task_state = checkpoint.get("cfg"), checkpoint.get("task_state")
+    model = cfg.get("model") if isinstance(cfg, dict) else None
     if not isinstance(model, dict) or "moe_expert_count" not in model:
         refuse(f"{path}: a checkpoint of another architecture than transformer_task_moe")
-    if "task_table" not in (checkpoint.get("task_state") or {}):
+    if not isinstance(task_state, dict) or "task_table" not in task_state:
         refuse(f"{path}: has no task table: it was not trained by translation_task_moe")
+    damage = find_damage(checkpoint)
+    if damage is not None:
+        refuse(f"{path}: damaged, {damage}")
     return checkpoint
 
 
@@ -76,8 +83,8 @@ def read_whole_checkpoint(path: str) -> Checkpoint:
 def read_servable_checkpoint(path: str) -> Checkpoint:
     """As read_whole_checkpoint, refusing one that lacks what translation needs beside weights."""
     checkpoint = read_whole_checkpoint(path)
-    for name, kind in TASK_STATE.items():
-        if not isinstance(checkpoint["task_state"].get(name), kind):
+    for name in NEEDED:
+        if checkpoint["task_state"].get(name) is None:
             refuse(f"{path}: damaged, its task has no {name.replace('_', ' ')}")
     if not isinstance(checkpoint["cfg"].get("task"), dict):
         refuse(f"{path}: damaged, it has no configuration of its task")

@@ -125,14 +125,17 @@ def read_header(path: str) -> Optional[Header]:
         return None
     except OSError as problem:
         refuse(f"{path}: {problem.strerror}")
-    history = checkpoint.get("optimizer_history") or [{}]
-    shard: Dict[str, Any] = (checkpoint.get("task_state") or {}).get(SHARD) or {}
-    return Header(
-        history[-1].get("num_updates", 0),
-        shard.get("run", ""),
-        shard.get("rank", 0),
-        shard.get("world_size"),
-    )
+    try:
+        history = checkpoint["optimizer_history"]
+        shard: Dict[str, Any] = (checkpoint.get("task_state") or {}).get(SHARD) or {}
+        return Header(
+            int(history[-1]["num_updates"]),
+            shard.get("run", ""),
+            shard.get("rank", 0),
+            shard.get("world_size"),
+        )
+    except (AttributeError, LookupError, TypeError, ValueError):  # whole, but not of fairseq's
+        return None
 
 
 def _starts_anew(cfg: Any, names: Names) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import register  # noqa: F401
-from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
+from ..checkpoint.reading import pairs_of, read_servable_checkpoint
 from ..checkpoint.unset_weights import UnsetWeights
 from ..data.languages import languages_of, load_joined_dictionary
 from ..data.named_pairs import check_pairs
@@ -72,7 +72,7 @@ def load_for_pairs(
     Without lang_pairs it serves all trained ones; more_pairs come on top. Pairs that were never
     trained are routed as TaskTable.routed_as says.
     """
-    checkpoint = read_task_moe_checkpoint(path)
+    checkpoint = read_servable_checkpoint(path)
     stored = checkpoint["cfg"]["task"]
     pairs = list(dict.fromkeys([*(lang_pairs or pairs_of(checkpoint)), *more_pairs]))
     check_pairs(pairs)
@@ -89,8 +89,11 @@ def load_for_pairs(
     # still on the disk: of experts on other ranks nothing is read
     stored_cfg = OmegaConf.create(checkpoint["cfg"], flags={"allow_objects": True})
     state = {**checkpoint, "cfg": stored_cfg}
-    with UnsetWeights():
-        (model,), _ = load_model_ensemble([path], task=task, state=state)
+    try:
+        with UnsetWeights():
+            (model,), _ = load_model_ensemble([path], task=task, state=state)
+    except RuntimeError as error:  # its first line names the class alone
+        refuse(f"{path}: not the weights of its model: {' '.join(str(error).split())[:300]}")
     return model.eval(), task
 
 
