@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import List, NamedTuple, NoReturn
 
 from .errors import Refusal, command, end_command, refuse
+from .paths import check_paths
 from .version import __version__
 
 
@@ -76,6 +77,7 @@ def run_verb(words: List[str]) -> None:
     )
     module.add_arguments(parser)
     args = parser.parse_args(words[1:])
+    check_paths(args)
     try:
         module.run(args)
     except ModuleNotFoundError as missing:

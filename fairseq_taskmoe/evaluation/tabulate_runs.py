@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..errors import refuse
+from ..paths import check_path
 from .languages_file import Language, read_languages
 from .results import Results, load_results
 from .scoring import DirectionScore, averages, is_english, split_pair
@@ -184,6 +185,7 @@ def _over_seeds(field: str, values: list[Optional[float]]) -> Optional[Spread]:
 def _read_systems(folder: Path) -> dict[str, System]:
     by_name: dict[str, list[tuple[int, list[Results]]]] = {}
     for row in sorted(path for path in folder.iterdir() if path.is_dir()):
+        check_path(row)
         name, seed = split_seed(row.name)
         whole = row / "evaluation" / "results.json"
         if whole.exists():

@@ -1,0 +1,30 @@
+"""Names of files that every part of the software can hold."""
+
+import argparse
+import os
+from typing import Any
+
+from .errors import refuse
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Refuse arguments with bytes that are no UTF-8, or that lead to a file with such a name.
+
+    Python opens such files, but torch, SentencePiece and CTranslate2 do not, and no report can
+    name them: that would show when the work is done.
+    """
+    for value in vars(args).values():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(each, (str, os.PathLike)):
+                check_path(each)
+
+
+def check_path(path: Any) -> None:
+    """Refuse a name with bytes that are no UTF-8, in it or in the folders above it."""
+    place = os.path.realpath(path)
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(place).decode(errors="backslashreplace")
+        refuse(f"{name}: its name, or that of a folder above it, has bytes that are no UTF-8; "
+               "rename it")
