@@ -11,6 +11,7 @@ import sentencepiece
 
 from ..data.languages import real_words
 from ..errors import refuse
+from ..piece_model import NoPieceModel, load_pieces
 from .reading import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -74,15 +75,15 @@ def open_sentencepiece(path: str) -> sentencepiece.SentencePieceProcessor:
         refuse(f"--sentencepiece-model {path}: no such file")
     processor = _read(path)
     if processor is None:
-        refuse(f"--sentencepiece-model {path}: no SentencePiece model")
+        refuse(f"--sentencepiece-model {path}: no SentencePiece model, or a damaged one")
     return processor
 
 
 def _read(path: str) -> Optional[sentencepiece.SentencePieceProcessor]:
     """Return the SentencePiece model of a file, None if it has none."""
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=path)
-    except (RuntimeError, OSError):
+        return load_pieces(path)
+    except (NoPieceModel, OSError):
         return None
 
 

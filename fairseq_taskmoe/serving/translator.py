@@ -3,8 +3,7 @@
 import sys
 from typing import List, NamedTuple, Optional, Sequence
 
-import sentencepiece
-
+from ..piece_model import load_pieces
 from .engine import MAX_BATCH_TOKENS, Engine, SearchOptions
 
 # at most, when SentencePiece normalises: a letter and its accents
@@ -36,9 +35,7 @@ class Translator:
         self.lang_pairs = sorted(engine.tags)
         self.max_source_pieces = max_source_pieces
         self.max_target_pieces = max_target_pieces
-        self.pieces = sentencepiece_model and sentencepiece.SentencePieceProcessor(
-            model_file=sentencepiece_model
-        )
+        self.pieces = load_pieces(sentencepiece_model) if sentencepiece_model else None
         self.max_characters = sys.maxsize
         if self.pieces:
             numbers = range(self.pieces.get_piece_size())
