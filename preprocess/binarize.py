@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from fairseq_taskmoe.errors import command, refuse
+from fairseq_taskmoe.paths import check_paths
 from preprocess.chunks import Way
 from preprocess.corpus import SPLITS, given_files, text_files
-from preprocess.encode import encode_text
+from preprocess.encode import encode_text, load_processor
 from preprocess.pool import worker_pool
 from preprocess.stages import run_stage
 from preprocess.text_files import (
@@ -93,6 +94,14 @@ def numbers_of_shards(lines: Dict[str, int], num_shards: int) -> Dict[str, int]:
     return {pair: max(1, -(-number // largest_shard)) for pair, number in lines.items()}
 
 
+def check_vocabulary(model: Path, dictionary: Path) -> None:
+    """Refuse a broken SentencePiece model or dictionary before any work."""
+    from fairseq_taskmoe.data.dictionary_file import read_dictionary  # imports fairseq, in seconds
+
+    load_processor(model)
+    read_dictionary(str(dictionary))
+
+
 def present_splits(text: Path, pair: str) -> List[str]:
     """Name the splits that TEXT has of pair, refusing a half or a missing one."""
     found = []
@@ -101,7 +110,8 @@ def present_splits(text: Path, pair: str) -> List[str]:
         if all(side.exists() for side in sides):
             found.append(split)
         elif any(side.exists() for side in sides):
-            refuse(f"{text}: {split}.{pair} has one side only")
+            missing = next(side for side in sides if not side.exists())
+            refuse(f"{text}: {split}.{pair} has one side only, {missing.name} is missing")
     if not found:
         refuse(f"{text}: no {', '.join(SPLITS)} of {pair}, as in train.{pair}.{pair.split('-')[0]}")
     return found
@@ -250,6 +260,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--shards", type=int, default=1, help="folders to deal training text to")
     parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args(argv)
+    check_paths(args)
     for pair in args.pairs:
         check_pair(pair, "--pairs", f"{pair}: expected SRC-TGT, as in en-de")
     for path in (args.sentencepiece_model, args.dict):
@@ -259,6 +270,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if number < 1:
             refuse(f"--{flag} {number}: must be 1 or more")
     refuse_existing([args.out], args.overwrite)
+    check_vocabulary(args.sentencepiece_model, args.dict)
     binarize(
         args.text,
         args.pairs,

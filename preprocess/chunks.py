@@ -81,7 +81,7 @@ class Journal:
         lines = self.path.read_bytes().split(b"\n")[:-1]
         if lines[:1] != [self.header.encode()]:
             return []
-        entries = list(_whole_entries(lines[1:]))
+        entries = list(_whole_entries(lines[1:], len(self.outputs)))
         files = [output if output.exists() else partial_name(output) for output in self.outputs]
         sizes = [file.stat().st_size if file.exists() else 0 for file in files]
         while entries and any(
@@ -126,12 +126,15 @@ class Journal:
             os.replace(partial_name(output), output)
 
 
-def _whole_entries(lines: Iterable[bytes]) -> Iterator[Entry]:
+def _whole_entries(lines: Iterable[bytes], num_files: int) -> Iterator[Entry]:
     """Yield the entries up to the first that is damaged, as after a loss of power."""
     for line in lines:
         try:
             digest, sizes, counts = json.loads(line)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
+            return
+        of_files = isinstance(sizes, list) and [type(size) for size in sizes] == [int] * num_files
+        if not (of_files and isinstance(counts, dict)):
             return
         yield Entry(digest, sizes, counts)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import List, NamedTuple, Tuple
 
 from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.paths import check_path
 
 SPLITS = ("train", "valid", "test")
 EVAL_SPLITS = ("valid", "test")
@@ -56,6 +57,8 @@ class Corpus(NamedTuple):
         } - {""}
         if not names:
             refuse(f"{folder}: no training data, as in DATASET.{source} and DATASET.{target}")
+        for name in names:
+            check_path(folder / name)
         return [
             Dataset(name, *(find_text(folder / f"{name}.{side}") for side in (source, target)))
             for name in sorted(names)

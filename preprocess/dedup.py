@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import preprocess.sentence_keys
+from fairseq_taskmoe.errors import refuse
 from preprocess.chunks import Made, Way, process_texts
 from preprocess.corpus import Dataset
 from preprocess.counts import Counts, summed
 from preprocess.sentence_keys import Keys, first_occurrences, folded, pair_keys, sentence_keys
 from preprocess.stages import code_of, file_hash, fingerprint
-from preprocess.text_files import Chunk, atomic_output, iterate_lines
+from preprocess.text_files import Chunk, atomic_output, decoded_lines
 
 Pair = Tuple[str, str]
 Sides = Tuple[Path, Path]  # of the source, of the target
@@ -35,7 +36,7 @@ def code_hash() -> str:
 def write_held_out_keys(texts: Iterable[Tuple[str, Path]], path: Path) -> int:
     """Write the sorted keys of all sentences of texts, each given with its language."""
     keys = [
-        sentence_keys(language, (folded(line.decode()) for line in iterate_lines(file)))
+        sentence_keys(language, map(folded, decoded_lines(file)))
         for language, file in texts
     ]
     # an empty line holds nothing out; in training text there is none
@@ -45,10 +46,21 @@ def write_held_out_keys(texts: Iterable[Tuple[str, Path]], path: Path) -> int:
     return len(unique)
 
 
+def load_keys(path: Path) -> Keys:
+    """Return what write_held_out_keys wrote."""
+    try:
+        keys = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        refuse(f"{path}: damaged ({' '.join(str(error).split())}); remove it")
+    if not isinstance(keys, np.ndarray) or keys.ndim != 1 or keys.dtype != np.dtype("<u8"):
+        refuse(f"{path}: damaged, it holds no keys of sentences; remove it")
+    return keys
+
+
 def key_chunk(languages: Pair, held_out_keys: Path, chunk: Chunk) -> Made:
     """Return the keys of a chunk's pairs, and which of them are held out."""
-    sides = [[folded(line) for line in side.decode().split("\n")[:-1]] for side in chunk.sides]
-    keys = np.load(held_out_keys)
+    sides = [[folded(line) for line in side] for side in chunk.decoded()]
+    keys = load_keys(held_out_keys)
     held_out = np.zeros(len(sides[0]), dtype=bool)
     for language, side in zip(languages, sides, strict=True):
         held_out |= _contained(sentence_keys(language, side), keys)

@@ -7,6 +7,7 @@ from typing import List, Sequence
 import sentencepiece
 
 from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.piece_model import NoPieceModel, load_pieces
 from preprocess.chunks import Made, Way, process_texts
 from preprocess.counts import Counts, summed
 from preprocess.stages import file_hash
@@ -17,9 +18,9 @@ from preprocess.text_files import Chunk
 def load_processor(model: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a model once in a process: chunk after chunk needs it."""
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(model))
-    except (OSError, RuntimeError):
-        refuse(f"{model}: no SentencePiece model")
+        return load_pieces(model)
+    except (OSError, NoPieceModel):
+        refuse(f"{model}: no SentencePiece model, or a damaged one")
 
 
 def encode_lines(
@@ -39,8 +40,8 @@ def encode_chunk(model: Path, num_shards: int, chunk: Chunk) -> Made:
     """
     texts: List[List[bytes]] = []
     num_tokens = 0
-    for side in chunk.sides:
-        lines = encode_lines(load_processor(model), side.decode().split("\n")[:-1])
+    for side in chunk.decoded():
+        lines = encode_lines(load_processor(model), side)
         num_tokens += sum(line.count(" ") + 1 for line in lines)
         hands = [
             lines[(shard - chunk.first_line) % num_shards :: num_shards]

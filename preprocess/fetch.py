@@ -13,6 +13,7 @@ from typing import Iterator, Optional, Sequence, Tuple
 from tqdm import tqdm
 
 from fairseq_taskmoe.errors import command, refuse
+from fairseq_taskmoe.paths import check_paths
 from preprocess.download import Downloads, Mirror
 from preprocess.held_out import held_out_pairs
 from preprocess.mtdata_library import quietly
@@ -120,6 +121,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--without", nargs="+", default=[], metavar="DATASET",
                         help="training data sets to leave out of all pairs")
     args = parser.parse_args(argv)
+    check_paths(args)
     fetch(read_sources(args.config, tuple(args.without)), args.raw, args.mirror)
 
 

@@ -21,10 +21,12 @@ class Records:
         self.parts: Dict[str, Dict[str, Any]] = {}
         if self.path.exists():
             try:
-                content = json.loads(self.path.read_text(encoding="utf-8"))
-                self.downloads, self.parts = dict(content["downloads"]), dict(content["parts"])
-            except (ValueError, KeyError, TypeError):
+                content = json.loads(self.path.read_bytes().decode())
+            except (ValueError, RecursionError):
+                content = None
+            if not _is_record(content):
                 refuse(f"{self.path} is damaged: delete it to fetch everything anew")
+            self.downloads, self.parts = content["downloads"], content["parts"]
 
     def save(self) -> None:
         content = {"downloads": self.downloads, "parts": self.parts}
@@ -70,6 +72,18 @@ class Records:
             if file_hash(self.raw / name) != digest:
                 refuse(f"{self.raw / name} has changed since: delete it to fetch it anew")
         return True
+
+
+def _is_record(content: Any) -> bool:
+    """Say whether parsed JSON is as save() writes it."""
+    halves = [content.get(name) for name in ("downloads", "parts")] if isinstance(
+        content, dict) else []
+    if not halves or not all(isinstance(half, dict) for half in halves):
+        return False
+    return all(isinstance(one, dict) for half in halves for one in half.values()) and all(
+        {"source", "pairs", "dropped", "files"} <= set(part) and isinstance(part["files"], dict)
+        for part in halves[1].values()
+    )
 
 
 def description(part: Part) -> Dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from fairseq_taskmoe.errors import command, refuse
+from fairseq_taskmoe.paths import check_paths
 from preprocess import binarize, clean, dedup, manifest, sentencepiece_model
 from preprocess.chunks import Way
 from preprocess.config import Config, load_config
@@ -205,6 +206,8 @@ def encode_step(run: Run) -> None:
 def binarize_step(run: Run) -> None:
     """Make data-bin with fairseq-preprocess."""
     task = run.binarization()
+    needed([task.model, task.dictionary], "train")
+    binarize.check_vocabulary(task.model, task.dictionary)
     encoded = [
         task.stamp("encode", split, pair)
         for pair in task.pairs
@@ -268,6 +271,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--steps", default=",".join(STEPS), help="which to run, joined by commas (default: all)"
     )
     args = parser.parse_args(argv)
+    check_paths(args)
     steps = args.steps.split(",")
     for step in steps:
         if step not in STEPS:

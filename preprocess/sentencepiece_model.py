@@ -15,7 +15,8 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import sentencepiece
 from tqdm import tqdm
 
-from fairseq_taskmoe.errors import command, refuse
+from fairseq_taskmoe.errors import Refusal, command, refuse
+from fairseq_taskmoe.paths import check_paths
 from preprocess.text_files import (
     atomic_output,
     decoded_lines,
@@ -125,10 +126,19 @@ def train_model(
     Raises BadVocabulary, as its caller knows where the size was asked for.
     """
     trained = io.BytesIO()
+    refused: List[Refusal] = []  # SentencePiece turns what its text raises into an error of its own
+
+    def lines() -> Iterator[str]:
+        try:
+            yield from decoded_lines(sample)
+        except Refusal as refusal:
+            refused.append(refusal)
+            raise
+
     try:
         sentencepiece.SentencePieceTrainer.train(
             # text and writer are handed over, as the model would record the names of files
-            sentence_iterator=decoded_lines(sample),
+            sentence_iterator=lines(),
             model_writer=trained,
             vocab_size=vocab_size,
             character_coverage=coverage,
@@ -139,6 +149,8 @@ def train_model(
             minloglevel=2,
         )
     except RuntimeError as error:
+        if refused:
+            raise refused[0] from None
         # mostly a vocabulary that is too large or too small for the text
         reason = str(error).splitlines()[-1]
         raise BadVocabulary(f"{vocab_size}: SentencePiece says: {reason}") from error
@@ -172,6 +184,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args(argv)
+    check_paths(args)
     for flag in ("vocab_size", "sample_lines", "threads"):
         if getattr(args, flag) < 1:
             refuse(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must be 1 or more")

@@ -1,7 +1,7 @@
 """Skip the stages of a recipe that are done, and run anew those whose inputs changed.
 
-A stage leaves a stamp: a line with the fingerprint of its settings and inputs, and a line of JSON
-with what its action returned.
+A stage leaves a stamp: a line with the fingerprint of its settings and inputs, a line of JSON with
+what its action returned, and the hash of that.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
@@ -32,10 +32,13 @@ def fingerprint(
     cache = {} if cache is None else cache
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in inputs:
-        status = path.stat()
-        known = cache.get(str(path))
-        if known is None or known[:2] != [status.st_size, status.st_mtime_ns]:
-            known = cache[str(path)] = [status.st_size, status.st_mtime_ns, file_hash(path)]
+        try:
+            status = path.stat()
+            known = cache.get(str(path))
+            if known is None or known[:2] != [status.st_size, status.st_mtime_ns]:
+                known = cache[str(path)] = [status.st_size, status.st_mtime_ns, file_hash(path)]
+        except OSError as error:
+            refuse(f"{path}: {error.strerror or error}")
         digest.update(bytes.fromhex(known[2]))
     return digest.hexdigest()
 
@@ -69,11 +72,13 @@ def run_stage(
         if is_stamped(stamp, wanted):
             print(f"{stamp.stem}: done already", file=sys.stderr)
             return False
-    stamp.unlink(missing_ok=True)
+    with refusing_write_errors(stamp):
+        stamp.unlink(missing_ok=True)
     print(f"{stamp.stem} ...", file=sys.stderr)
     result = action()
     write_lines(memory, [json.dumps({str(path): cache[str(path)] for path in inputs})])
-    write_lines(stamp, [wanted, json.dumps(result)])
+    line = json.dumps(result)
+    write_lines(stamp, [wanted, line, _checksum(line)])
     return True
 
 
@@ -86,23 +91,32 @@ def read_cache(path: Path) -> HashCache:
             for name, (size, time, digest) in content.items()
             if SHA256.fullmatch(digest)
         }
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 def is_stamped(stamp: Path, wanted: str) -> bool:
     """Say whether a stamp is whole and of the fingerprint that is wanted."""
     try:
-        found, _, result = stamp.read_text(encoding="utf-8").partition("\n")
+        found, result, *checksums = stamp.read_bytes().decode().split("\n")[:-1]
         json.loads(result)
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return False
-    return found == wanted
+    # a stamp of an older version has none
+    return found == wanted and checksums in ([], [_checksum(result)])
+
+
+def _checksum(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()
 
 
 @contextmanager
 def only_run(lock: Path) -> Iterator[None]:
-    """Refuse to work in a folder, marked by a file lock, where another process is at work."""
+    """Refuse to work in a folder, marked by a file lock, where another process is at work.
+
+    Folders that were made go again where nothing came into them.
+    """
+    made = [each for each in (lock.parent, *lock.parent.parents) if not each.exists()]
     with refusing_write_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("ab")
@@ -112,9 +126,16 @@ def only_run(lock: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             refuse(f"{lock.parent}: another process is at work here")
-        yield
+        try:
+            yield
+        finally:
+            if made and list(lock.parent.iterdir()) == [lock]:
+                lock.unlink()
+                with suppress(OSError):  # something else was put there
+                    for folder in made:
+                        folder.rmdir()
 
 
 def stage_result(stamp: Path) -> Any:
     """Return what the action of a finished stage returned."""
-    return json.loads(stamp.read_text(encoding="utf-8").partition("\n")[2])
+    return json.loads(stamp.read_text(encoding="utf-8").split("\n")[1])
