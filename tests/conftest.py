@@ -9,7 +9,8 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-pytest_plugins = ["console", "fairseq_commands", "services"]  # fixtures that run real commands
+# fixtures that run real commands
+pytest_plugins = ["console", "damage_world", "fairseq_commands", "services"]
 torch.set_num_threads(1)
 logging.getLogger("fairseq").setLevel(logging.ERROR)
 # a busy machine must not make a test fail
