@@ -35,6 +35,7 @@ from ..data.task_pair_dataset import TaskPairDataset
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.layout import expert_layout
+from ..errors import refuse
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
