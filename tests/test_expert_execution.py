@@ -128,22 +128,25 @@ def test_where_nothing_is_grouped_a_loop_is_chosen():
     assert compute_capability(torch.device("cpu")) == (0, 0)
 
 
-@pytest.mark.gpu
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_a_gpu_computes_what_the_cpu_does(dtype):
-    """With what is chosen for the GPU, and with its loop."""
+def test_a_device_computes_what_the_cpu_does(device, dtype):
+    """With what is chosen for the device, and with the loop of GPUs."""
     for execution in (None, Execution.DEVICE_LOOP):
         torch.manual_seed(0)
         here = Experts(6, 16, 32, "gelu").to(dtype)
-        there = Experts(6, 16, 32, "gelu", execution=execution).to("cuda", dtype)
+        there = Experts(6, 16, 32, "gelu", execution=execution).to(device, dtype)
         there.load_state_dict(here.state_dict())
         ids, gates = torch.rand(40, 5).topk(2).indices, torch.rand(40, 2, dtype=dtype)  # 5 unused
         ids = ids.masked_fill(torch.rand(40, 2) < 0.3, 6)
         found = []
         for experts in (here, there):
-            device = experts.fc1.weight.device
-            rows = torch.linspace(-1, 1, 640).view(40, 16).to(device, dtype).requires_grad_()
-            (assignments,) = sort_by_expert([ids.to(device)], [gates.to(device)], [6])
+            where = experts.fc1.weight.device
+            rows = torch.linspace(-1, 1, 640).view(40, 16).to(where, dtype).requires_grad_()
+            (assignments,) = sort_by_expert([ids.to(where)], [gates.to(where)], [6])
             out = experts(rows, assignments)
             out.float().sin().sum().backward()
             gradients = [rows.grad, *(p.grad for p in experts.parameters())]
@@ -152,14 +155,14 @@ def test_a_gpu_computes_what_the_cpu_does(dtype):
             assert (one - other).norm() <= TOLERANCES[dtype] * (one.norm() + 0.5)
 
 
-@pytest.mark.gpu
-def test_a_layer_on_a_gpu_drops_what_it_drops_on_the_cpu():
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_layer_leaves_out_what_it_leaves_out_on_the_cpu(device):
     case = draw_case(1, 1)._replace(router="token", num_experts=4, dtype=torch.float32)
     (layer, *_) = make_layers(case, None)
     layer.experts.execution = None
     x, inputs = make_batch(case, 0)
     expected, _ = layer.eval()(x, inputs)
-    layer.to("cuda")
-    moved = RoutingInputs(*(tensor if tensor is None else tensor.cuda() for tensor in inputs))
-    found, _ = layer(x.cuda(), moved)
+    layer.to(device)
+    moved = RoutingInputs(*(each if each is None else each.to(device) for each in inputs))
+    found, _ = layer(x.to(device), moved)
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-4)

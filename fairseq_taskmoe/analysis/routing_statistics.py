@@ -21,10 +21,10 @@ from ..data.dataset_manager import holds_pair, refuse_part_of_pair
 from ..data.languages import check_folders
 from ..errors import refuse
 from ..evaluation.admission import check_lengths
+from ..evaluation.devices import choose_device, place
 from ..evaluation.evaluate import digest
 from ..evaluation.translate import Batch, Batching, load_for_pairs
 from ..files import new_folder
-from ..host_memory import keep_freed_memory
 from ..modules.gate_losses import GateStats, first_choices
 from ..modules.moe_layer import MoELayer
 from ..modules.routers import RouterOutput
@@ -61,10 +61,7 @@ def write_routing(
         pairs = list(lang_pairs or trained_pairs_in(data, path, split))
         model, task = load_for_pairs(data, path, pairs)
         check_lengths(model, task, task.served, split, batching, read_references=not beam)
-        if torch.cuda.is_available() and not cpu:
-            model.cuda()
-        elif beam:
-            keep_freed_memory()  # a beam search copies its state at every step
+        place(model, choose_device(cpu), searches=bool(beam))
         settings = {"data": data, "checkpoint_digest": digest(path), **choice._asdict(),
                     "pairs": pairs if multi_parallel else None, "skip_long": batching.skip_long}
         unfinished = Unfinished(Path(f"{out}.unfinished"), settings)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
-import torch
 from fairseq.data import LanguagePairDataset, ListDataset
-from fairseq.utils import move_to_cuda, resolve_max_positions
+from fairseq.utils import resolve_max_positions
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,12 +22,12 @@ from ..data.task_pair_dataset import TaskPairDataset
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
-from ..host_memory import keep_freed_memory
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..read_files import read_json
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .detokenize import TextOf
+from .devices import choose_device, device_of, moved, place
 from .distilled_folder import RECORD, check_data, is_complete, link_what_stays
 from .evaluate import claim_folder, digest
 from .over_ranks import join_ranks
@@ -74,10 +73,7 @@ def distill(
     if on_first_rank(lambda: is_complete(out, record)):
         return on_first_rank(lambda: shutil.rmtree(part, ignore_errors=True))
     on_first_rank(lambda: claim_folder(str(part), record))
-    if torch.cuda.is_available() and not cpu:
-        model.cuda()
-    else:
-        keep_freed_memory()  # a beam search copies its state at every step
+    place(model, choose_device(cpu))
     for pair in task.served:
         chunks = _chunks(part / "chunks" / pair, len(sets[pair]), chunk_sentences)
         _translate_pair(model, task, pair, sets[pair], chunks, search, batching)
@@ -105,7 +101,6 @@ def _translate_pair(
     )
     left_out = TextOf(task.dictionary, task.tags).left_out
     folded = fold_model(model, task.task_table.task_id(lang_pair))
-    on_cuda = next(model.parameters()).is_cuda
 
     def words(tokens: Tensor) -> List[int]:
         return [token for token in tokens.tolist() if token not in left_out]
@@ -118,8 +113,7 @@ def _translate_pair(
         for prefix, rows in todo.items():
             chunk = _sources(model, task, dataset, rows)
             batches = batch_iterator(model, task, chunk, batching, f"the train set of {lang_pair}")
-            if on_cuda:
-                batches = map(move_to_cuda, batches)
+            batches = moved(batches, device_of(model))
             found = translate_batches(folded, task, batches, search.config(), words)
             if found is not None:  # on rank 0
                 _write_chunk(prefix, found, dataset, rows, words, task)

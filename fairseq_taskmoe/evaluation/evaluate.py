@@ -8,16 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
-import torch
-
 from ..checkpoint.reading import read_task_moe_checkpoint
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
-from ..host_memory import keep_freed_memory
 from ..read_files import read_json, read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .admission import check_lengths
+from .devices import FAIRSEQ_TOKENS, choose_device, place
 from .floors import nearest_neighbour_translations
 from .folder import EvaluationFolder, write_lines
 from .over_ranks import join_ranks
@@ -26,7 +24,6 @@ from .results import Results
 from .scoring import DirectionScore, bleu_metric, group_directions, score_direction
 from .test_sets import PairSets, find_sets, read_test_set
 from .translate import (
-    FAIRSEQ_TOKENS,
     Batching,
     Search,
     load_for_pairs,
@@ -93,10 +90,7 @@ def evaluate(
         claim_folder(out, config)
 
     on_first_rank(prepare)
-    if torch.cuda.is_available() and not cpu:
-        model.cuda()
-    else:
-        keep_freed_memory()  # a beam search copies its state at every step
+    place(model, choose_device(cpu))
     by_default = batching.max_tokens is None and batching.batch_size is None
     if settings.search.max_len_a > 0 and by_default:
         # fairseq multiplies it with the longest source of a batch: the same batches are needed

@@ -19,6 +19,7 @@ from ..distributed.lost_ranks import RankMonitor, watch_ranks
 from ..models.folded_model import share
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..modules.moe_layer import MoELayer
+from .devices import choose_device
 
 Hypothesis = TypeVar("Hypothesis")
 
@@ -33,7 +34,7 @@ def join_ranks(cpu: bool) -> Optional[RankMonitor]:
     if launcher is None or dist.is_initialized():
         check_launch(num_ranks())
         return None
-    on_gpu = torch.cuda.is_available() and not cpu
+    on_gpu = choose_device(cpu).type == "cuda"
     if on_gpu:
         torch.cuda.set_device((launcher.local_rank or 0) % torch.cuda.device_count())
     dist.init_process_group("nccl" if on_gpu else "gloo")

@@ -21,7 +21,7 @@ import torch
 from fairseq.checkpoint_utils import load_model_ensemble
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import BaseFairseqModel
-from fairseq.utils import move_to_cuda, split_paths
+from fairseq.utils import split_paths
 from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
@@ -42,13 +42,12 @@ from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .admission import Batching, admitted, set_name
 from .detokenize import TextOf
+from .devices import TOKENS, device_of, moved
 from .over_ranks import Together, gather_hypotheses
 from .read_ahead import read_ahead
 
 Batch = Dict[str, Any]
 Output = TypeVar("Output")
-FAIRSEQ_TOKENS = 12000  # of a batch, as in fairseq-generate
-TOKENS = {"cpu": 4000, "cuda": FAIRSEQ_TOKENS}  # a base model on CPU is 10 % slower with 12000
 AHEAD = 4  # batches that are read while the model decodes, of the next direction too
 
 
@@ -120,7 +119,7 @@ def read_directions(
     A thread reads them ahead, beyond the end of a direction. It has no part in what ranks say to
     one another.
     """
-    on_cuda = next(model.parameters()).is_cuda
+    device = device_of(model)
     silent = rank() > 0 or None
     read = _counts_and_batches(model, task, lang_pairs, split, batching)
     with closing(read_ahead(read, AHEAD)) as made:
@@ -128,8 +127,7 @@ def read_directions(
             number = next(made)
             assert isinstance(number, int)
             its_batches: Iterable[Batch] = islice(made, number)
-            if on_cuda:
-                its_batches = map(move_to_cuda, its_batches)
+            its_batches = moved(its_batches, device)
             yield lang_pair, tqdm(
                 its_batches, lang_pair, number, unit="batch", leave=False, disable=silent
             )
@@ -140,7 +138,7 @@ def _counts_and_batches(
     batching: Batching,
 ) -> Iterator[Any]:
     """Yield the number of batches of each direction, then its batches."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     if device.type == "cuda":  # a thread starts with the first one, where batches would be pinned
         torch.cuda.set_device(device)
     for lang_pair in lang_pairs:
@@ -162,7 +160,7 @@ def batch_iterator(
     max_tokens = batching.max_tokens
     if max_tokens is None and batching.batch_size is None:
         longest = int(dataset.sizes.max()) if len(dataset) else 0
-        max_tokens = max(longest, TOKENS[next(model.parameters()).device.type])
+        max_tokens = max(longest, TOKENS[device_of(model).type])
     return task.get_batch_iterator(
         dataset,
         max_tokens=max_tokens,
