@@ -80,7 +80,10 @@ def make_world(folder: Path) -> None:
         run(folder, "evaluate", "data", "--path", f"{name}.pt", "--out",
             f"runs/{name}/evaluation", *CPU)
     run(folder, "distill", "data", "--path", "a.pt", "--out", "distilled", *CPU)
-    run_fairseq(train.cli_main, "FOLDER/data", *TRAINING, "--save-dir", "FOLDER/trained")(folder)
+    run_fairseq(
+        train.cli_main, "FOLDER/data", *TRAINING, "--lang-pairs", PAIRS, "--save-dir",
+        "FOLDER/trained",
+    )(folder)
     with mock.patch("fairseq_taskmoe.evaluation.distill._put_together"):  # as if it was killed
         run(folder, "distill", "data", "--path", "a.pt", "--out", "stopped", *CPU)
     write_experiment(folder)
