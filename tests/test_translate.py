@@ -185,7 +185,7 @@ def test_files(fast, text, tmp_path):
     assert out.read_text() == "mine"
     source.write_bytes(b"one\ntwo\n\xff\n")
     broken = fast("", *flags, tmp_path / "new", "--buffer", 1, check=False)
-    assert "line 3 of the input is no UTF-8" in refused(broken)
+    assert f"line 3 of {tmp_path}/in.txt is no UTF-8" in refused(broken)
     assert sorted(tmp_path.iterdir()) == [source, out]
     assert "out.txt/new: " in refused(fast("", *flags, out / "new", check=False))
 
