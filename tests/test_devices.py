@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from refusals import refusal
 
-from fairseq_taskmoe.evaluation import devices
-from fairseq_taskmoe.evaluation.devices import TOKENS, choose_device, device_of, moved, place
+from fairseq_taskmoe import devices
+from fairseq_taskmoe.devices import TOKENS, choose_device, device_of, moved, place
+from fairseq_taskmoe.serving import open_model
 
 
 @pytest.mark.parametrize("cpu, has_gpu, chosen", [
@@ -31,3 +33,14 @@ def test_batches_are_moved_with_all_that_is_in_them():
     there, empty = moved(batches, torch.device("meta"))
     assert there["id"].is_meta and there["net_input"]["src_tokens"].shape == (3, 2)
     assert there["net_input"]["src_tokens"].is_meta and empty == {}
+
+
+@pytest.mark.parametrize("asked, has_gpu, chosen", [
+    ("auto", True, "cuda"), ("auto", False, "cpu"), ("cuda", True, "cuda"), ("cpu", True, "cpu"),
+])  # fmt: skip
+def test_an_extracted_model_runs_where_it_is_asked_to(asked, has_gpu, chosen):
+    assert open_model.choose_device(asked, has_gpu) == chosen
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    assert "--device cuda" in refusal(open_model.choose_device, "cuda", False)

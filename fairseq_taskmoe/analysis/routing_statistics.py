@@ -19,9 +19,9 @@ from tqdm import tqdm
 from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
 from ..data.dataset_manager import holds_pair, refuse_part_of_pair
 from ..data.languages import check_folders
+from ..devices import choose_device, place
 from ..errors import refuse
 from ..evaluation.admission import check_lengths
-from ..evaluation.devices import choose_device, place
 from ..evaluation.evaluate import digest
 from ..evaluation.translate import Batch, Batching, load_for_pairs
 from ..files import new_folder

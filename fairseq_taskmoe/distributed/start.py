@@ -5,13 +5,13 @@ import uuid
 from functools import partial
 from typing import Any, NamedTuple, Optional, Sequence
 
-import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
 
 from ..checkpoint.first_save import note_finished_save
 from ..checkpoint.same_model import check_loaded
 from ..checkpoint.usable import make_usable
+from ..devices import choose_device
 from ..host_memory import keep_freed_memory
 from .agreement import num_ranks, on_first_rank, rank
 from .checks import check_saving, check_spread, run_settings
@@ -73,7 +73,7 @@ def start_run(cfg: Any, num_experts: int) -> Run:
         return layout
 
     layout = on_first_rank(check)
-    if settings.common.get("cpu") or not torch.cuda.is_available():
+    if choose_device(bool(settings.common.get("cpu"))).type == "cpu":
         keep_freed_memory()
     if sharded and settings.checkpoint:
         # by these fairseq's trainer saves and loads on every rank, each its own file

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..data.indexed_files import join_sentences, write_sentences
 from ..data.indexed_sentences import IndexedSentences
 from ..data.task_pair_dataset import TaskPairDataset
+from ..devices import choose_device, device_of, moved, place
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
@@ -27,7 +28,6 @@ from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..read_files import read_json
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .detokenize import TextOf
-from .devices import choose_device, device_of, moved, place
 from .distilled_folder import RECORD, check_data, is_complete, link_what_stays
 from .evaluate import claim_folder, digest
 from .over_ranks import join_ranks

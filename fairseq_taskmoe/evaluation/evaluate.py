@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 from ..checkpoint.reading import read_task_moe_checkpoint
+from ..devices import FAIRSEQ_TOKENS, choose_device, place
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
 from ..read_files import read_json, read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .admission import check_lengths
-from .devices import FAIRSEQ_TOKENS, choose_device, place
 from .floors import nearest_neighbour_translations
 from .folder import EvaluationFolder, write_lines
 from .over_ranks import join_ranks

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
+from ..devices import choose_device
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
 from ..distributed.launch import check_launch, from_environment
@@ -19,7 +20,6 @@ from ..distributed.lost_ranks import RankMonitor, watch_ranks
 from ..models.folded_model import share
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..modules.moe_layer import MoELayer
-from .devices import choose_device
 
 Hypothesis = TypeVar("Hypothesis")
 

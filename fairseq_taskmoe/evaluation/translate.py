@@ -32,6 +32,7 @@ from ..checkpoint.unset_weights import UnsetWeights
 from ..data.languages import languages_of, load_joined_dictionary
 from ..data.named_pairs import check_pairs
 from ..data.task_pair_dataset import TaskPairDataset
+from ..devices import TOKENS, device_of, moved
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.layout import expert_layout
@@ -42,7 +43,6 @@ from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .admission import Batching, admitted, set_name
 from .detokenize import TextOf
-from .devices import TOKENS, device_of, moved
 from .over_ranks import Together, gather_hypotheses
 from .read_ahead import read_ahead
 

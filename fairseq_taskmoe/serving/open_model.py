@@ -61,7 +61,7 @@ def open_engine(
         from .ctranslate2_engine import Cores, Ctranslate2Engine
 
         has_gpu = ctranslate2.get_cuda_device_count() > 0
-        device = _choose(device, has_gpu)
+        device = choose_device(device, has_gpu)
         cores = Cores.share(
             threads or default_threads(), for_throughput and device == "cpu"
         )
@@ -72,7 +72,7 @@ def open_engine(
     from ..checkpoint.reading import read_task_moe_checkpoint
     from .fairseq_engine import stock_engine, task_moe_engine
 
-    device = _choose(device, torch.cuda.is_available())
+    device = choose_device(device, torch.cuda.is_available())
     if threads:
         torch.set_num_threads(threads)
     if manifest.format == "fairseq":
@@ -84,7 +84,8 @@ def open_engine(
     return task_moe_engine(checkpoint, tags, device)
 
 
-def _choose(device: str, has_gpu: bool) -> str:
+def choose_device(device: str, has_gpu: bool) -> str:
+    """Return cpu or cuda for one of DEVICES, refusing a GPU that is not there."""
     if device == "cuda" and not has_gpu:
         refuse("--device cuda: this machine has no GPU that can be used")
     return {"auto": "cuda" if has_gpu else "cpu"}.get(device, device)

@@ -7,7 +7,7 @@ import torch.nn as nn
 from fairseq.utils import apply_to_sample
 from torch import Tensor
 
-from ..host_memory import keep_freed_memory
+from .host_memory import keep_freed_memory
 
 FAIRSEQ_TOKENS = 12000  # of a batch, as in fairseq-generate
 # a base model on CPU is 10 % slower with as many as fairseq-generate takes
