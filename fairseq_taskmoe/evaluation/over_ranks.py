@@ -90,6 +90,7 @@ class Together:
             "task_ids": [task_ids],
             "sentence_hashes": [task_ids],
             "source_means": [zeros],
+            "task_tokens": [],
         }
 
 
