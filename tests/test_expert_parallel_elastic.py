@@ -23,7 +23,7 @@ STAGES = ((4, 2), (2, 5), (1, 8), (3, 13))  # ranks, last update
 LAST = STAGES[-1][1]
 FLAGS = (
     *ROUTERS, "--moe-expert-count", 12, "--max-tokens", 740, "--disable-validation",
-    "--activation-fn", "gelu", "--clip-norm", 0.5,
+    "--activation-fn", "gelu", "--clip-norm", 0.5, "--moe-gate-loss-reduction", "mean",
 )
 SEARCH = ("--beam", 2, "--max-len-a", 1, "--max-len-b", 5)
 
