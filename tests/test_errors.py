@@ -1,5 +1,6 @@
 """A refusal is an ordinary exception in Python, and one line with status 2 where a command ends."""
 
+import re
 import subprocess
 import sys
 
@@ -38,6 +39,24 @@ def test_a_text_that_is_too_long_does_not_end_the_process(corpus, train):
     else:
         pytest.fail("the text was not refused")
     assert isinstance(model.translate("a word", max_len_b=5), str)
+
+
+ENDING = re.compile(r"\bsys\.exit\(|\bos\._exit\(|raise SystemExit|\(SystemExit\)|\bexit\(")
+MAY_END_THE_PROCESS = {
+    "cli.py", "errors.py",  # where commands end
+    "files.py", "serving/service.py",  # on SIGTERM, in commands
+    "distributed/lost_ranks.py",  # a rank of a run of which another rank was lost
+    "benchmarks/decode_rank.py", "benchmarks/decode_turns.py", "benchmarks/starter.py",  # programs
+}
+
+
+def test_nothing_below_a_command_ends_the_process():
+    package = ROOT / "fairseq_taskmoe"
+    ending = {
+        str(file.relative_to(package)) for file in package.rglob("*.py")
+        if ENDING.search(file.read_text(encoding="utf-8"))
+    }
+    assert ending == MAY_END_THE_PROCESS
 
 
 # -- fairseq's commands
