@@ -75,10 +75,10 @@ def together(timings: Iterable[Timing]) -> Timing:
     return Timing([sum(repeat) for repeat in zip(*(each.seconds for each in timings), strict=True)])
 
 
-def synchronize(device: str) -> None:
+def synchronize(device: str, cuda: Any = torch.cuda) -> None:
     """Wait for what was started on a GPU."""
     if device == "cuda":
-        torch.cuda.synchronize()
+        cuda.synchronize()
 
 
 def describe(settings: Dict[str, Any]) -> Dict[str, Any]:

@@ -25,24 +25,27 @@ def measured_weights(parameters: List[Parameter]) -> Weights:
     )
 
 
-def peak_bytes(step: Callable[[], Any], parameters: List[Parameter], device: str) -> int:
+def peak_bytes(
+    step: Callable[[], Any], parameters: List[Parameter], device: str, cuda: Any = torch.cuda
+) -> int:
     """Return the most bytes that a step has allocated at once, beyond its parameters' gradients.
 
-    On CPU the allocations that torch's profiler reports are added up in order.
+    On CPU the allocations that torch's profiler reports are added up in order; a GPU's allocator,
+    cuda, counts them itself.
     """
     for parameter in parameters:
         parameter.grad = None
-    peak = _cuda_peak(step) if device == "cuda" else _cpu_peak(step)
+    peak = _cuda_peak(step, cuda) if device == "cuda" else _cpu_peak(step)
     used = sum(p.grad.nbytes for p in parameters if p.grad is not None)
     return peak - used
 
 
-def _cuda_peak(step: Callable[[], Any]) -> int:
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+def _cuda_peak(step: Callable[[], Any], cuda: Any) -> int:
+    cuda.reset_peak_memory_stats()
+    before = cuda.memory_allocated()
     step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    cuda.synchronize()
+    return cuda.max_memory_allocated() - before
 
 
 def _cpu_peak(step: Callable[[], Any]) -> int:

@@ -21,7 +21,7 @@ class Tried(NamedTuple):
     value: Any = None
 
 
-def attempt(compute: Callable[[], Any]) -> Tried:
+def attempt(compute: Callable[[], Any], cuda: Any = torch.cuda) -> Tried:
     """Run compute; any error but a lack of memory is raised."""
     try:
         return Tried(True, compute())
@@ -30,8 +30,8 @@ def attempt(compute: Callable[[], Any]) -> Tried:
             raise
     # here the error is gone, and with it the frames that held on to what was allocated
     gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    if cuda.is_initialized():
+        cuda.empty_cache()
     return Tried(False)
 
 
@@ -43,7 +43,9 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def limited_memory(device: str, gigabytes: Optional[float], shared_by: int = 1) -> Iterator[None]:
+def limited_memory(
+    device: str, gigabytes: Optional[float], shared_by: int = 1, cuda: Any = torch.cuda
+) -> Iterator[None]:
     """Let this process allocate so many more GB, or by default its share of what is free.
 
     On CPU by a limit to its address space: without one, Linux promises memory that it does not
@@ -51,7 +53,7 @@ def limited_memory(device: str, gigabytes: Optional[float], shared_by: int = 1) 
     """
     room = None if gigabytes is None else int(gigabytes * 1e9)
     if device == "cuda":
-        with _limited_gpu(room):
+        with _limited_gpu(room, cuda):
             yield
         return
     if room is None:
@@ -73,18 +75,18 @@ def limited_memory(device: str, gigabytes: Optional[float], shared_by: int = 1) 
 
 
 @contextmanager
-def _limited_gpu(room: Optional[int]) -> Iterator[None]:
+def _limited_gpu(room: Optional[int], cuda: Any) -> Iterator[None]:
     """Limit torch's allocator, where a number of bytes is given: a GPU refuses what it has not."""
     if room is None:
         yield
         return
-    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    share = (torch.cuda.memory_reserved() + room) / total
-    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+    total = cuda.get_device_properties(cuda.current_device()).total_memory
+    share = (cuda.memory_reserved() + room) / total
+    cuda.set_per_process_memory_fraction(min(1.0, share))
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+        cuda.set_per_process_memory_fraction(1.0)
 
 
 def _address_space() -> int:

@@ -1,6 +1,6 @@
 """The process groups of experts that are spread over ranks."""
 
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import torch
 import torch.distributed as dist
@@ -39,9 +39,14 @@ class ExpertGroups:
 
     def device(self) -> torch.device:
         """Return the device on which the groups' collectives work."""
-        if dist.get_backend() == "nccl":
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("cpu")
+        return collective_device(dist.get_backend())
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> "ExpertGroups":
         return self  # process groups are no data; fairseq's EMA copies the whole model
+
+
+def collective_device(
+    backend: str, current_gpu: Callable[[], int] = torch.cuda.current_device
+) -> torch.device:
+    """Return the device on which collectives of a backend work: NCCL's are this process's GPU."""
+    return torch.device("cuda", current_gpu()) if backend == "nccl" else torch.device("cpu")

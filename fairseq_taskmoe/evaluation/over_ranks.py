@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
-from ..devices import choose_device
+from ..devices import backend_of, device_of_rank, make_current
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
 from ..distributed.launch import check_launch, from_environment
@@ -34,10 +34,9 @@ def join_ranks(cpu: bool) -> Optional[RankMonitor]:
     if launcher is None or dist.is_initialized():
         check_launch(num_ranks())
         return None
-    on_gpu = choose_device(cpu).type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device((launcher.local_rank or 0) % torch.cuda.device_count())
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    device = device_of_rank(cpu, launcher.local_rank, torch.cuda.device_count())
+    make_current(device)
+    dist.init_process_group(backend_of(device))
     return watch_ranks("the same command goes on with the directions that are not finished")
 
 

@@ -17,7 +17,6 @@ from typing import (
     TypeVar,
 )
 
-import torch
 from fairseq.checkpoint_utils import load_model_ensemble
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import BaseFairseqModel
@@ -32,7 +31,7 @@ from ..checkpoint.unset_weights import UnsetWeights
 from ..data.languages import languages_of, load_joined_dictionary
 from ..data.named_pairs import check_pairs
 from ..data.task_pair_dataset import TaskPairDataset
-from ..devices import TOKENS, device_of, moved
+from ..devices import TOKENS, device_of, make_current, moved
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.layout import expert_layout
@@ -138,9 +137,7 @@ def _counts_and_batches(
     batching: Batching,
 ) -> Iterator[Any]:
     """Yield the number of batches of each direction, then its batches."""
-    device = device_of(model)
-    if device.type == "cuda":  # a thread starts with the first one, where batches would be pinned
-        torch.cuda.set_device(device)
+    make_current(device_of(model))  # where batches are pinned
     for lang_pair in lang_pairs:
         dataset = task.data_manager.load_pair(split, lang_pair)
         iterator = batch_iterator(model, task, dataset, batching, set_name(split, lang_pair))
