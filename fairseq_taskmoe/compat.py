@@ -1,6 +1,6 @@
-"""Repairs of what fairseq 0.12.3 and current torch do to each other; each has a test.
+"""Repairs of faults of fairseq 0.12.3, some only with current torch or NumPy; each has a test.
 
-They are applied when the package is imported, and change no file and no source of fairseq's.
+They are applied when the plugin is imported, and change no file of fairseq.
 """
 
 import argparse
@@ -76,9 +76,9 @@ def put_checkpoints_in_place_atomically() -> None:
 
 
 def leave_no_empty_save_dir() -> None:
-    """Let a run that saves nothing, as one that is refused, leave no folder that it made.
+    """Let a run that saves nothing, such as a refused one, remove the folders that it made.
 
-    fairseq makes --save-dir before it meets the task.
+    fairseq makes --save-dir before it sets up the task.
     """
     verify = checkpoint_utils.verify_checkpoint_directory
 
@@ -107,10 +107,10 @@ def let_nan_detector_see_encoders() -> None:
 
 
 def place_sentences_beyond_2_gib() -> None:
-    """Let data that several workers binarized, or that is put together of parts, be of any size.
+    """Let data that is put together from parts, as by several workers, be of any size.
 
     Sizes of sentences that fairseq reads back are 32-bit numbers, and since NumPy 2 so are their
-    sums: beyond 2 GiB an index says that sentences are where they are not.
+    sums: beyond 2 GiB the positions of sentences in an index are wrong.
     """
     finalize = MMapIndexedDatasetBuilder.finalize
 

@@ -1,7 +1,7 @@
-"""How a user's mistake is turned away: by an exception, and where a command ends by one line.
+"""How a user's mistake is reported: by an exception, which a command turns into one line.
 
 A command that ends with a refusal prints `taskmoe: error: MESSAGE` to stderr and has status 2.
-Whoever uses the package as a library catches an ordinary exception.
+A program that uses the package as a library can catch the exception.
 """
 
 import os
@@ -15,14 +15,14 @@ from types import FrameType, TracebackType
 from typing import Iterator, NoReturn, Optional, Tuple, Type
 
 STATUS = 2
-# Time for rank 0 to print what all ranks found; a launcher may end all as soon as one has ended
+# Time for rank 0 to print its message: a launcher may end all ranks as soon as one has ended
 RANK_0_FIRST_SECONDS = 3.0
 
 
 class Refusal(Exception):
     """A user's mistake, in one line that names the flag, file or language.
 
-    reported_by_rank_0 says that all ranks of a run have found it and that rank 0 prints it.
+    reported_by_rank_0 is true where all ranks of a run have found it and rank 0 prints it.
     """
 
     def __init__(self, message: str, reported_by_rank_0: bool = False):
@@ -38,7 +38,7 @@ def refuse(message: str) -> NoReturn:
 
 @contextmanager
 def command() -> Iterator[None]:
-    """Let a command that is refused end with one line and status 2: for its outermost function."""
+    """On a refusal end the process with one line and status 2: for a command's main function."""
     try:
         yield
     except Refusal as refusal:
@@ -57,7 +57,7 @@ def end_command(refusal: Refusal) -> NoReturn:
 def end_fairseq_commands() -> None:
     """Let fairseq's own commands end with one line, too, where this package refuses something.
 
-    Called when the plugin is imported. An uncaught refusal of other programs is left to Python.
+    Called when the plugin is imported. In other programs Python handles an uncaught refusal.
     """
     if any(map(_is_command, walk_stack(None))):
         # or fairseq-hydra-train would print a traceback of its own and end with status 1
@@ -101,7 +101,7 @@ def find_refusal(error: BaseException) -> Optional[Refusal]:
 
 
 def _rank() -> int:
-    """Return this process's rank; torch is not imported for that where nobody else did."""
+    """Return this process's rank; torch is not imported for that alone."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
         return distributed.get_rank()

@@ -56,14 +56,14 @@ def missing_folders(folder: Path) -> List[Path]:
 
 
 def remove_empty(folders: List[Path]) -> None:
-    """Remove folders, each in the next, as far as nobody has put something there."""
+    """Remove folders, each inside the next, until one is not empty."""
     with suppress(OSError):
         for each in folders:
             each.rmdir()
 
 
 def remove_unless_translated(output: Path) -> None:
-    """Remove what fairseq-generate writes for --results-path where it holds a log alone."""
+    """Remove what fairseq-generate writes for --results-path where that holds nothing but a log."""
     with suppress(OSError):
         with output.open(encoding="utf-8", errors="replace") as file:
             if any(line.startswith(("H-", "Generate ")) for line in file):

@@ -1,4 +1,4 @@
-"""Reading a SentencePiece model: whole, with pieces that are text, or not at all."""
+"""Reading a SentencePiece model; one that is damaged, or has pieces that are not text, fails."""
 
 from pathlib import Path
 from typing import Union
@@ -15,10 +15,10 @@ def load_pieces(path: Union[str, Path]) -> sentencepiece.SentencePieceProcessor:
     content = Path(path).read_bytes()
     try:
         model = sentencepiece.SentencePieceProcessor(model_proto=content)
-        if not content or not len(model):  # of nothing SentencePiece makes a model without pieces
+        if not content or not len(model):  # an empty file gives an empty model
             raise NoPieceModel(f"{path}: no SentencePiece model")
         for number in range(len(model)):
-            model.id_to_piece(number)  # raises what is no text, as of a changed byte
+            model.id_to_piece(number)  # fails where a changed byte leaves no text
     except (RuntimeError, UnicodeDecodeError) as problem:
         raise NoPieceModel(f"{path}: no SentencePiece model, or a damaged one") from problem
     return model

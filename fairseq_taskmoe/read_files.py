@@ -1,10 +1,10 @@
-"""Reading text, JSON and YAML that anyone may have written: what is none is refused by its name.
+"""Reading text, JSON and YAML that anyone may have written: what cannot be read is refused.
 
 Only a line feed ends a line, as in `wc -l`: str.splitlines and text mode also split at carriage
 returns, form feeds, U+0085 and U+2028, which may stand in a sentence. A carriage return before the
-line feed and a byte order mark at the start, both of Windows, are no part of the text.
+line feed and a byte order mark at the start, both of Windows, are not part of the text.
 
-Where a flag names a file, its refusals can name the flag.
+Where a flag names the file, messages can name the flag.
 """
 
 import json
@@ -27,7 +27,7 @@ def read_bytes(path: File, flag: str = "") -> bytes:
 
 
 def read_text(path: File, flag: str = "") -> str:
-    """Return the text of a file of UTF-8."""
+    """Return the text of a file in UTF-8."""
     content = read_bytes(path, flag).removeprefix(BOM)
     try:
         return content.decode()
@@ -37,7 +37,7 @@ def read_text(path: File, flag: str = "") -> str:
 
 
 def iterate_lines(path: File) -> Iterator[str]:
-    """Yield the lines of a text file, which may be large; the last may lack its end."""
+    """Yield the lines of a text file, which may be large; the last need not have a line end."""
     number = 0
     try:
         with open(path, "rb") as file:
@@ -60,7 +60,7 @@ def read_json(path: File, kind: str = "") -> Any:
     """Return what a JSON file holds; kind can say what it should be."""
     try:
         return json.loads(read_bytes(path).decode())
-    except (ValueError, RecursionError) as error:  # the former of what is not UTF-8, too
+    except (ValueError, RecursionError) as error:  # ValueError also where it is not UTF-8
         what = f" is not a {kind}" if kind else ": not JSON"
         refuse(f"{path}{what}: {' '.join(str(error).split())}")
 
@@ -71,9 +71,9 @@ def read_yaml(path: File, loader: Type[Any], flag: str = "") -> Any:
 
     try:
         return yaml.load(read_text(path, flag), loader)
-    # ValueError: a date that is none
+    # ValueError: an invalid date
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        refuse(f"{_with(flag)}{path}: {' '.join(str(error).split())}, so it is no YAML")
+        refuse(f"{_with(flag)}{path}: {' '.join(str(error).split())}, so it is not YAML")
 
 
 def _with(flag: str) -> str:

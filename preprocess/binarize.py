@@ -5,10 +5,10 @@ leaves them; DATA gets fairseq's files and one dictionary, the same under every 
 binarization of a pair serves both of its directions.
 
 With --shards N the training text is dealt out to DATA/shard00, DATA/shard01, ...; fairseq is given
-them all, joined by colons, and loads one an epoch. The largest pair is dealt to all of them; others
-to so many of the first that their shards are no larger than its, the smallest whole to one. fairseq
-goes round the shards of each pair by themselves: in every epoch it reads a small pair whole, and
-it counts each sentence once for sampling. Validation and test data is in the first.
+them all, joined by colons, and loads one an epoch. The largest pair is dealt to all of them,
+another to as few of the first ones as keep its shards no larger, a small one whole to the first.
+fairseq goes through the shards of each pair separately: in every epoch it reads a small pair whole,
+and it counts each sentence once for sampling. Validation and test data is in the first.
 
 Work that is interrupted is kept beside DATA and taken up again.
 """
@@ -58,7 +58,7 @@ class Task(NamedTuple):
         return [f"shard{number:02}" for number in range(self.num_shards)]
 
     def splits(self, pair: str, shard: str) -> List[str]:
-        """Return what a shard has of a pair: training text, perhaps, and the first all else."""
+        """Return a pair's splits in a shard: training text dealt to it, all else in the first."""
         number = self.shards().index(shard)
         return [
             split for split in present_splits(self.text, pair)
@@ -77,9 +77,9 @@ class Task(NamedTuple):
 
 
 def deal_pairs(text: Path, pairs: Sequence[str], num_shards: int) -> Dict[str, int]:
-    """Return to how many shards the training text of each pair is dealt; 1 without any.
+    """Return to how many shards the training text of each pair is dealt; 1 if it has none.
 
-    The largest pair goes to all num_shards, the others to as few as make no shard of theirs larger.
+    The largest pair goes to all num_shards, the others to as few as keep their shards no larger.
     """
     if num_shards == 1:
         return dict.fromkeys(pairs, 1)
@@ -89,7 +89,7 @@ def deal_pairs(text: Path, pairs: Sequence[str], num_shards: int) -> Dict[str, i
 
 
 def numbers_of_shards(lines: Dict[str, int], num_shards: int) -> Dict[str, int]:
-    """As deal_pairs, for pairs of so many lines."""
+    """As deal_pairs, by the number of lines of each pair."""
     largest_shard = max(1, -(-max(lines.values()) // num_shards))
     return {pair: max(1, -(-number // largest_shard)) for pair, number in lines.items()}
 

@@ -36,7 +36,7 @@ def encode_lines(
 def encode_chunk(model: Path, num_shards: int, chunk: Chunk) -> Made:
     """Return a chunk in pieces: for every shard the first side and the second.
 
-    Lines are dealt out like cards, so that each of its shards has as many of every part of a text.
+    Lines are dealt out in turn, like cards, so that every shard has lines of every part of a text.
     """
     texts: List[List[bytes]] = []
     num_tokens = 0

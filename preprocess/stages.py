@@ -114,7 +114,7 @@ def _checksum(line: str) -> str:
 def only_run(lock: Path) -> Iterator[None]:
     """Refuse to work in a folder, marked by a file lock, where another process is at work.
 
-    Folders that were made go again where nothing came into them.
+    Folders that it made are removed again if nothing was put into them.
     """
     made = [each for each in (lock.parent, *lock.parent.parents) if not each.exists()]
     with refusing_write_errors(lock):

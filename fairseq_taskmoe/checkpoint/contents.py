@@ -1,6 +1,7 @@
-"""What a checkpoint of transformer_task_moe has to hold, looked at before any tool uses it.
+"""What a checkpoint of transformer_task_moe has to hold, checked before any tool uses it.
 
-A file may be whole and yet be none: of another program, of an interrupted conversion, or edited.
+A file can be whole and still not be one: written by another program, left by an interrupted
+conversion, or edited.
 """
 
 from typing import Any, Callable, Dict, Optional
@@ -14,16 +15,16 @@ STYLES = ("multilingual", "mbart")  # of language tags
 
 
 def find_damage(checkpoint: Dict[str, Any]) -> Optional[str]:
-    """Say what of a checkpoint is not as training writes it, None where nothing is.
+    """Return what in a checkpoint is not as training writes it, None where all is.
 
-    Parts that an older version did not write may be missing; weights are not looked into.
+    Parts that an older version did not write may be missing; values of weights are not checked.
     """
     weights = checkpoint["model"].items()
     if not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights):
-        return "its weights are not tensors by name"
+        return "its weights are not a table of names and tensors"
     history = checkpoint.get("optimizer_history") or []
     if not (isinstance(history, list) and all(isinstance(entry, dict) for entry in history)):
-        return "its optimizer history is no list of records"
+        return "its optimizer history is not a list of records"
     for name, is_right in TASK_STATE.items():
         value = checkpoint["task_state"].get(name)
         if value is not None and not is_right(value):
@@ -32,13 +33,13 @@ def find_damage(checkpoint: Dict[str, Any]) -> Optional[str]:
 
 
 def _find_wrong_setting(settings: Dict[str, Any]) -> Optional[str]:
-    from ..models.config import TransformerTaskMoeConfig  # models themselves ask what is an expert
+    from ..models.config import TransformerTaskMoeConfig  # not above: models import this file
 
     defaults = OmegaConf.structured(TransformerTaskMoeConfig)
     try:
         OmegaConf.merge(defaults, {k: v for k, v in settings.items() if k in defaults})
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        return f"a setting of its model cannot be: {' '.join(str(error).split())}"
+        return f"its model has an invalid setting: {' '.join(str(error).split())}"
     return None
 
 

@@ -26,7 +26,7 @@ def refuse_routed(routed: Dict[str, str], format: str) -> None:
 
 
 def stock_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
-    """Return a checkpoint of fairseq's own `transformer`, as fairseq-train without the plugin.
+    """Return a checkpoint of fairseq's own `transformer`, as fairseq-train alone writes it.
 
     It is whole but for the optimizer's state, as after --no-save-optimizer-state.
     """

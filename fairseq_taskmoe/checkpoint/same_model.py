@@ -13,7 +13,7 @@ from .reading import Checkpoint, Unreadable, open_checkpoint
 
 HALVES = ("encoder", "decoder")
 LAST = "checkpoint_last.pt"  # default of --restore-file
-# Weights of another model have the same shapes, and mean nothing in this one
+# With another value weights have the same shapes, but the model computes something else
 MEANING = (
     "share_all_embeddings", "share_decoder_input_output_embed", "no_scale_embedding",
     "layernorm_embedding", "activation_fn",
@@ -22,7 +22,7 @@ MEANING = (
         for name in ("attention_heads", "normalize_before", "learned_pos")
     ),
 )
-# Of the other settings, those that no missing weight and no shape tells
+# Other settings in which a difference shows neither in names nor in shapes of weights
 DEPTH = tuple(f"{half}_layers" for half in HALVES)
 ROUTING = (
     "moe_top_k",
@@ -49,8 +49,8 @@ def file_to_load(saving: Dict[str, Any]) -> Optional[str]:
 def check_loaded(cfg: Any, saving: Dict[str, Any]) -> Optional[str]:
     """Refuse a checkpoint of a model that computes something else with the same weights.
 
-    Returns how the gate losses of layers are put together where the run of that checkpoint goes
-    on, None where a new one starts.
+    Returns how the gate losses of layers are reduced (sum or mean) where the run of that
+    checkpoint goes on, None where a new one starts.
 
     Args:
         cfg: configuration of the model to train
@@ -62,7 +62,7 @@ def check_loaded(cfg: Any, saving: Dict[str, Any]) -> Optional[str]:
     try:
         checkpoint = open_checkpoint(path)
     except (Unreadable, OSError):
-        return None  # usable.py says what is wrong with a file to resume, fairseq of others
+        return None  # usable.py reports what is wrong with a file to resume, fairseq with others
     settings = checkpoint.get("cfg") or {}
     stored = settings.get("model") or {}
     stored = vars(stored) if isinstance(stored, Namespace) else dict(stored)
@@ -77,9 +77,9 @@ def check_loaded(cfg: Any, saving: Dict[str, Any]) -> Optional[str]:
 
 
 def difference(stored: Any, own: Any, names: Iterable[str]) -> Optional[str]:
-    """Return in which of the named settings two models differ first, None where they do not.
+    """Return the first of the named settings in which two models differ, None where none does.
 
-    stored is a mapping; what it does not have is not compared.
+    stored is a mapping; a setting that it lacks is not compared.
     """
     for name in names:
         theirs, ours = stored.get(name, getattr(own, name)), getattr(own, name)
@@ -92,13 +92,13 @@ def difference(stored: Any, own: Any, names: Iterable[str]) -> Optional[str]:
 
 
 def _routing_difference(stored: Dict[str, Any], own: Any) -> Optional[str]:
-    """As difference, of what routes in models with MoE layers."""
+    """As difference, for the routing settings of models with MoE layers."""
     defaults = OmegaConf.structured(TransformerTaskMoeConfig)
     known = {name: value for name, value in stored.items() if name in defaults}
     other: Any = OmegaConf.merge(defaults, known)
     own = OmegaConf.merge(defaults, own)
     if not (has_moe_layer(other) and has_moe_layer(own)):
-        return None  # weights of experts are there or not: shapes tell
+        return None  # in one of them the weights of experts are missing
     for cfg in (other, own):
         for half in HALVES:
             cfg[f"{half}_moe_freq"] = moe_freq(cfg, half)
@@ -106,7 +106,7 @@ def _routing_difference(stored: Dict[str, Any], own: Any) -> Optional[str]:
 
 
 def _reduction(checkpoint: Checkpoint) -> str:
-    """Return --moe-gate-loss-reduction of a checkpoint; before there was one, it was the mean."""
+    """Return --moe-gate-loss-reduction of a checkpoint: the mean, before the flag existed."""
     criterion = (checkpoint.get("cfg") or {}).get("criterion")
     criterion = criterion if isinstance(criterion, dict) else {}
     return criterion.get("moe_gate_loss_reduction", "mean") or "sum"

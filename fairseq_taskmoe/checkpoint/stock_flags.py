@@ -1,4 +1,4 @@
-"""How fairseq's own commands are told what a sub-network is: flags, and what they parse to."""
+"""Flags that describe a sub-network to fairseq's own commands, and what they parse to."""
 
 from typing import Any, Dict, List
 
@@ -23,7 +23,7 @@ SHARED_OPTIONS = (
 
 
 def model_options(subnet: Subnet) -> Dict[str, Any]:
-    """Return the options of fairseq's transformer, whose layers all have the widest one's width."""
+    """Return the options of fairseq's transformer, whose layers all get the width of the widest."""
     chosen: Dict[str, Any] = {name: subnet.model_cfg[name] for name in SHARED_OPTIONS}
     for half in HALVES:
         chosen[f"{half}_ffn_embed_dim"] = widest_layer(subnet.state, half, chosen[f"{half}_layers"])
@@ -33,16 +33,16 @@ def model_options(subnet: Subnet) -> Dict[str, Any]:
 def generation_flags(subnet: Subnet) -> List[str]:
     """Return the flags with which fairseq-generate translates the first pair.
 
-    The multiple of 1 is for fairseq's loss of the last batch.
+    fairseq may drop the last batch unless --required-batch-size-multiple is 1.
     """
     source, target = subnet.lang_pairs[0].split("-")
     return [*_task_flags(subnet), "-s", source, "-t", target, "--required-batch-size-multiple", "1"]
 
 
 def training_flags(checkpoint: Checkpoint, subnet: Subnet) -> List[str]:
-    """Return the flags with which fairseq-train builds the model, and the loss it was trained by.
+    """Return the flags with which fairseq-train builds the model and the loss it was trained by.
 
-    Without an optimizer, its settings, and a batch size.
+    They name no optimizer, none of its settings, and no batch size.
     """
     criterion = checkpoint["cfg"].get("criterion") or {}
     flags = [*_task_flags(subnet), "--arch", "transformer"]
@@ -68,7 +68,7 @@ def training_settings(checkpoint: Checkpoint, subnet: Subnet) -> Dict[str, Any]:
 def _task_flags(subnet: Subnet) -> List[str]:
     """Return the flags of fairseq's multilingual task.
 
-    It knows the language tags, which are in the model and not in dict.txt.
+    That task adds the language tags, which the model has and dict.txt has not.
     """
     tags = subnet.tags
     flags = [

@@ -38,8 +38,8 @@ class MoeLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfi
         metadata={
             "help": "add the gate losses of MoE layers up, as the authors' code does, or take "
             "their mean, so that a weight means the same for any number of layers (default: what a "
-            "resumed run began with, the mean if a version before this option saved it; otherwise "
-            "sum)"
+            "resumed run began with, which is the mean if it was saved before this option existed; "
+            "otherwise sum)"
         },
     )
 

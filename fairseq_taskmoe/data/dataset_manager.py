@@ -77,7 +77,7 @@ class TaskDatasetManager(MultilingualDatasetManager):
 
     @classmethod
     def load_data(cls, path: str, vdict: Dictionary, impl: Optional[str]) -> IndexedSentences:
-        """As in fairseq, checked; a file says itself in which of its formats it is."""
+        """As in fairseq, with checks; a file states its own format, and impl is not used."""
         return IndexedSentences(path, len(vdict))
 
     def get_data_paths_and_lang_pairs(self, split: str) -> Tuple[Any, Dict[str, List[str]]]:
@@ -143,12 +143,13 @@ def refuse_missing_pair(folder: str, split: str, lang_pair: str) -> NoReturn:
 
 
 def refuse_part_of_pair(folder: str, split: str, lang_pair: str) -> None:
-    """Refuse a folder that holds some of a pair's files, or its text, and not the pair."""
+    """Refuse a folder that holds some of a pair's files, or its text, but not the pair."""
     for prefix in _prefixes(folder, split, lang_pair):
         files = _files(prefix, lang_pair)
         missing = [file for file in files if not os.path.exists(file)]
         if len(missing) < len(files):
-            refuse(f"{missing[0]}: no such file, beside others of the {split} data of {lang_pair}")
+            refuse(f"{missing[0]}: no such file, though others of the {split} data of "
+                   f"{lang_pair} are there")
         raw = [f"{prefix}.{lang}" for lang in lang_pair.split("-")]
         if all(map(os.path.exists, raw)):
             refuse(f"{raw[0]}: {split} data of {lang_pair} as text; {BINARIZE}")

@@ -9,10 +9,10 @@ OVERWRITE = "#fairseq:overwrite"  # behind the count of a word that replaces an 
 
 
 def read_dictionary(path: str) -> Dictionary:
-    """Return the dictionary of a file, as fairseq reads it, refusing what is none.
+    """Return the dictionary of a file, as fairseq reads it, refusing any other file.
 
-    Token ids are the places of words: a word that is there twice, or that changed, would shift or
-    rename them. fairseq takes a byte order mark for a part of the first word.
+    Token ids are the positions of words in the file: a word that occurs twice would shift them.
+    fairseq reads a byte order mark as a part of the first word.
     """
     if read_bytes(path).startswith(BOM):
         refuse(f"{path}: begins with a byte order mark, which would be part of its first word")

@@ -2,8 +2,9 @@
 
 The index has a header, then for N sentences
     --dataset-impl mmap:           sizes (N,) int32, and places in the .bin (N,) int64, in bytes
-    --dataset-impl lazy, cached:   numbers of dimensions, added up (N + 1,), places (N + 1,), in
-                                   tokens, and sizes (N,), all int64; ids are stored plus one
+    --dataset-impl lazy, cached:   running sum of the numbers of dimensions (N + 1,), places
+                                   (N + 1,) in tokens, and sizes (N,), all int64; ids are stored
+                                   plus one
 """
 
 import os
@@ -23,14 +24,14 @@ TYPES = {  # of token ids, by their number in a header
     1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64,
     8: np.uint16, 9: np.uint32, 10: np.uint64,
 }
-READ = ("mmap", "lazy", "cached")  # by --dataset-impl; a file says itself which it is
+READ = ("mmap", "lazy", "cached")  # by --dataset-impl; a file states its own format
 LONGEST_HEADER = 48  # bytes
-AT_ONCE = 2**22  # numbers that are looked at together
+AT_ONCE = 2**22  # numbers that are checked together
 BINARIZE = "binarize the text with fairseq-preprocess --dataset-impl mmap"
 
 
 class Index(NamedTuple):
-    """What an index says: arrays that stay on the disk."""
+    """The content of an index: arrays that stay on the disk."""
 
     type: Any  # of the token ids
     sizes: NDArray[Any]  # (N,) tokens of each sentence
@@ -40,7 +41,7 @@ class Index(NamedTuple):
 
 
 class Damaged(Exception):
-    """A file is not what its header, or the other file, says; the text says why."""
+    """A file does not agree with its header or with the other file; the message says why."""
 
 
 class IndexedSentences(FairseqDataset):
@@ -49,8 +50,8 @@ class IndexedSentences(FairseqDataset):
     def __init__(self, prefix: str, num_words: int):
         """Open prefix.bin and prefix.idx, refusing what is damaged.
 
-        All ids are looked at, in the pass with which fairseq, too, brings a file into memory: one
-        beyond the dictionary would stop a training in its middle.
+        All ids are checked, in one pass over the file: one beyond the dictionary would stop a
+        training half-way. fairseq, too, reads the whole file when it opens it.
         """
         super().__init__()
         self.prefix, self.num_words = prefix, num_words
@@ -93,7 +94,7 @@ class IndexedSentences(FairseqDataset):
 
 
 def refuse_unread_format(dataset_impl: Optional[Any]) -> None:
-    """Refuse a --dataset-impl whose files are none of these."""
+    """Refuse a --dataset-impl whose files are not read here."""
     if dataset_impl is not None and str(dataset_impl) not in READ:
         refuse(f"--dataset-impl {dataset_impl}: not read by this plugin; {BINARIZE}")
 
@@ -125,11 +126,11 @@ def _read_index(path: str) -> Index:
         elif header.startswith(LAZY):
             version, code, _, number, num_sizes = struct.unpack_from("<QQQQQ", header, len(LAZY))
             if num_sizes != number:
-                raise Damaged("of other data than sentences")
+                raise Damaged("holds other data than sentences")
             parts = [(np.int64, number + 1), (np.int64, number + 1), (np.int64, number)]
             start = LONGEST_HEADER
         else:
-            raise Damaged(f"no index of fairseq's: {BINARIZE}")
+            raise Damaged(f"not an index that fairseq wrote; {BINARIZE}")
     except struct.error as problem:
         raise Damaged("truncated: it ends in its header") from problem
     if version != 1 or code not in TYPES:
@@ -148,7 +149,7 @@ def _read_index(path: str) -> Index:
     dimensions, places, sizes = arrays
     for begin, end in _pieces(number + 1):
         if not np.array_equal(dimensions[begin:end], np.arange(begin, end)):
-            raise Damaged("of other data than sentences, or damaged")
+            raise Damaged("holds other data than sentences, or is damaged")
     return Index(TYPES[code], sizes, places, np.dtype(TYPES[code]).itemsize, 1)
 
 
@@ -164,8 +165,8 @@ def _check_places(index: Index, bin_size: int) -> None:
                           f"sizes; {BINARIZE}")
         place = int(ends[-1])
     if place * index.unit != bin_size:
-        raise Damaged(f"has {bin_size} bytes, of {place * index.unit} by its index: truncated, or "
-                      "of another index")
+        raise Damaged(f"has {bin_size} bytes, but {place * index.unit} by its index: truncated, "
+                      "or it belongs to another index")
 
 
 def _check_ids(tokens: NDArray[Any], first_id: int, num_words: int) -> None:
@@ -174,7 +175,7 @@ def _check_ids(tokens: NDArray[Any], first_id: int, num_words: int) -> None:
         lowest, highest = int(piece.min()) - first_id, int(piece.max()) - first_id
         if lowest < 0 or highest >= num_words:
             raise Damaged(f"has the token id {lowest if lowest < 0 else highest}, and the "
-                          f"dictionary {num_words} words: damaged, or of another dictionary")
+                          f"dictionary {num_words} words: damaged, or made with another dictionary")
 
 
 def _pieces(number: int) -> Any:

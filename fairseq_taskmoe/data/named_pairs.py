@@ -1,4 +1,4 @@
-"""Languages and language pairs, as people name them in flags and in files."""
+"""Languages and language pairs, as people write them in flags and in files."""
 
 import os
 import re
@@ -12,12 +12,12 @@ SUBTAG = re.compile(r"[A-Z]{2}|[A-Z][a-z]{3}|[0-9]{3}|[a-z0-9]{4,}")  # BR, Hans
 
 
 def split_list(text: str) -> List[str]:
-    """Return the names in a list, which commas or line ends separate; spaces around are dropped."""
+    """Return the names in a list, separated by commas or line ends, without spaces around them."""
     return [name for part in re.split(r"[,\r\n]", text) if (name := part.strip())]
 
 
 def named_pairs(text: Optional[str], flag: str = "--lang-pairs") -> List[str]:
-    """Return the pairs that a flag names, itself or as in fairseq by a file with the list."""
+    """Return the pairs in the value of a flag, or as in fairseq in a file of that name."""
     if text and os.path.isfile(text):
         text = read_text(text, flag)
     pairs = split_list(text or "")
@@ -36,7 +36,7 @@ def named_languages(text: Optional[str], flag: str = "--langs") -> List[str]:
 
 
 def check_pairs(lang_pairs: Sequence[str], flag: str = "--lang-pairs") -> None:
-    """Refuse what is no language pair."""
+    """Refuse names that are not language pairs."""
     for pair in lang_pairs:
         parts = pair.split("-")
         if len(parts) > 2 and all(map(LANGUAGE.fullmatch, parts)):
@@ -46,7 +46,7 @@ def check_pairs(lang_pairs: Sequence[str], flag: str = "--lang-pairs") -> None:
 
 
 def check_language(lang: str, flag: str) -> None:
-    """Refuse what is no code of a language."""
+    """Refuse a name that is not a language code."""
     parts = lang.split("-")
     if len(parts) > 1 and all(map(LANGUAGE.fullmatch, parts)):
         _refuse_hyphen(f"{flag} {lang}", parts)
@@ -55,7 +55,7 @@ def check_language(lang: str, flag: str) -> None:
 
 
 def hyphen_hint(parts: Sequence[str]) -> str:
-    """Return how to write a language, or a pair, whose languages' codes hold hyphens."""
+    """Return how to write a language, or a pair, whose codes were written with hyphens."""
     written = [parts[0]]
     for part in parts[1:]:
         joint = "_" if SUBTAG.fullmatch(part) else "-"

@@ -4,8 +4,8 @@ Every sentence of an epoch is still in exactly one batch, and every step still t
 batches of the shuffled list: only which rank computes which of them is chosen, so that fewer tokens
 travel to experts on other ranks.
 
-A batch of one task does not show how tasks share the experts: with each comes how many tokens every
-task has in the epoch, for the balance loss of the routers that route by task.
+A batch of one task does not show how tasks share the experts: each batch therefore carries the
+number of tokens that every task has in the epoch, for the balance loss of routers by task.
 
 Shapes: N batches, W ranks, P places of an expert-parallel group (rank r has place r % P).
 """

@@ -1,4 +1,4 @@
-"""Which test sets a model can translate, found out before it translates any."""
+"""Whether a model can translate its test sets, checked before it translates any."""
 
 from typing import NamedTuple, Optional, Sequence
 
@@ -13,9 +13,9 @@ from ..tasks.translation_task_moe import TranslationTaskMoeTask
 class Batching(NamedTuple):
     """How sentences are put together for translation, which changes speed alone."""
 
-    max_tokens: Optional[int] = None  # with neither, TOKENS of the device
+    max_tokens: Optional[int] = None  # with neither limit, TOKENS of the device
     batch_size: Optional[int] = None
-    skip_long: bool = False  # over-long sources translate to an empty line instead of refusal
+    skip_long: bool = False  # over-long sources translate to an empty line, and are not refused
 
 
 def check_lengths(
@@ -24,7 +24,8 @@ def check_lengths(
 ) -> None:
     """Refuse what a model cannot read or a batch cannot hold, in any direction's test set.
 
-    To be called before work starts; references count where the model is to read them.
+    To be called before work starts; read_references checks references too, for a model that is to
+    read them.
     """
     for lang_pair in lang_pairs:
         dataset, name = task.data_manager.load_pair(split, lang_pair), set_name(split, lang_pair)
@@ -39,7 +40,7 @@ def admitted(
 ) -> TaskPairDataset:
     """Return a dataset that the model can read and that fits batches, or refuse it.
 
-    told says that check_lengths has told of what is left out.
+    told is true where check_lengths has already warned of what translates to an empty line.
     """
     limit, _ = resolve_max_positions(task.max_positions(), model.max_positions())
     dataset = admit_sources(dataset, limit, batching.skip_long, told)

@@ -36,8 +36,8 @@ def is_complete(out: str, record: Dict[str, Any]) -> bool:
         if stored == json.loads(json.dumps(record)):
             return True
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        refuse(f"--out {out} exists; nothing was overwritten (its {RECORD} is missing, or that of "
-               "other settings)")
+        refuse(f"--out {out} exists; nothing was overwritten (its {RECORD} is missing, or was "
+               "written with other settings)")
     return False
 
 

@@ -148,8 +148,8 @@ def score_file(
     file = folder.hypotheses(lang_pair)
     hypotheses = read_lines(file)
     if len(hypotheses) != len(references):
-        refuse(f"{file}: {len(hypotheses)} hypotheses but {len(references)} references; without "
-               "the file its sentences are translated again")
+        refuse(f"{file}: {len(hypotheses)} hypotheses but {len(references)} references; "
+               "remove the file, and its sentences are translated again")
     nearest = None
     if sets.train is not None:
         train = read_test_set(task, sets.train)

@@ -78,7 +78,7 @@ def check_comparable(base: Evaluated, system: Evaluated) -> None:
                  if one != other), min(len(expected), len(got)) + 1,
             )
             files = " and ".join(str(one.texts.references(pair)) for one in both)
-            refuse(f"{pair}: {base.row} and {system.row} were scored against other references: "
+            refuse(f"{pair}: {base.row} and {system.row} were scored against different references: "
                    f"{files} differ from line {line} on")
 
 
@@ -99,7 +99,7 @@ def _open_part(path: Path) -> dict[str, Evaluation]:
     if not isinstance(split, str):
         refuse(f"{path}/results.json does not say which set was translated (gen_subset)")
     if not isinstance(config.get("tokenize"), str | None):
-        refuse(f"{path}/results.json does not say how words were told apart (tokenize)")
+        refuse(f"{path}/results.json does not say which tokenization was used (tokenize)")
     texts = EvaluationFolder(path, split)
     for pair in results.directions:
         for file in (texts.hypotheses(pair), texts.references(pair)):

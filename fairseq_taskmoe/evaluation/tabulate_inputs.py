@@ -23,9 +23,9 @@ class ExpertsUsed(NamedTuple):
 
 
 def read_experts_used(path: Path) -> dict[str, ExpertsUsed]:
-    """Read what the file of `taskmoe routing` has on it, by half, of those with experts.
+    """Read the experts used, by half, from a file of `taskmoe routing`.
 
-    All of a model's MoE layers are in it, and all of their experts.
+    The file has all MoE layers of a model, with all of their experts.
     """
     from ..analysis.routing_plot import load_shares  # which needs numpy
 

@@ -78,7 +78,7 @@ class Experiment(NamedTuple):
     systems: dict[str, System]  # by name, as found
     languages: dict[str, Language]  # most text first; empty: unknown
     parameters: dict[str, dict[str, int]]  # by system, of those that were counted
-    experts_used: dict[str, dict[str, ExpertsUsed]]  # by system and half, where it was looked at
+    experts_used: dict[str, dict[str, ExpertsUsed]]  # by system and half, where it was measured
     speeds: Speeds
     significance: Optional[dict[str, Any]]
 

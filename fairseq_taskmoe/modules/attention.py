@@ -79,8 +79,8 @@ class MultiheadAttention(nn.Module):
 def attention_mask(token_mask: Tensor, on_cpu: Optional[bool] = None) -> Optional[Tensor]:
     """Return token_mask (B, S) as a mask (B, 1, 1, S) for attend, None where all keys are tokens.
 
-    On a GPU the mask is always there: the host would have to wait to learn what it hides. on_cpu
-    is by default what the device of token_mask is.
+    On a GPU there is always a mask: the host would have to wait to learn whether it hides anything.
+    on_cpu is by default whether token_mask is on a CPU.
     """
     on_cpu = token_mask.device.type == "cpu" if on_cpu is None else on_cpu
     if on_cpu and bool(token_mask.all()):

@@ -17,7 +17,7 @@ class ExpertAssignments(NamedTuple):
     ends: Tensor  # (E,) int32, where each expert's assignments end; the dropped ones follow
 
     def counts(self) -> List[int]:
-        """Return each expert's number of assignments, for which a GPU must be waited for."""
+        """Return each expert's number of assignments; the host waits for a GPU to give it."""
         ends = [0, *self.ends.tolist()]
         return [end - start for start, end in zip(ends, ends[1:], strict=False)]
 
@@ -28,8 +28,8 @@ def sort_by_expert(
 ) -> List[ExpertAssignments]:
     """Return the assignments for each layer's experts (T, K) and gates (T, K), num_experts there.
 
-    An expert number of num_experts marks a dropped choice. With leave_out those are no part of the
-    result; otherwise a GPU need not be asked how many there are.
+    An expert number of num_experts marks a dropped choice. With leave_out those are not part
+    of the result; without it the host need not wait for a GPU to count them.
     """
     counts = [ids.numel() for ids in experts]
     if leave_out:

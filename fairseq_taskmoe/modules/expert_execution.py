@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ALIGNED = 8  # bfloat16 numbers in the 16 bytes that rows must be a multiple of
+ALIGNED = 8  # rows must be multiples of 16 bytes, which hold 8 bfloat16 numbers
 MOST_GROUPS = 1023  # of torch's grouped_mm
 HOPPER = (9, 0)  # CUDA compute capability
 
@@ -19,13 +19,13 @@ HOPPER = (9, 0)  # CUDA compute capability
 class Execution(Enum):
     """A way to compute the products of all experts."""
 
-    CPU_LOOP = "expert by expert, small ones on several cores at once"
+    CPU_LOOP = "expert by expert, those with few rows on several cores at once"
     DEVICE_LOOP = "expert by expert; the host waits for their numbers of rows"
     GROUPED = "all experts in one kernel; the host never waits"
 
 
 def choose_execution(weight: Tensor, dtype: torch.dtype, num_rows: int) -> Execution:
-    """Return how to multiply T = num_rows rows in a type with stacked weight (E, O, I)."""
+    """Return how to multiply T = num_rows rows of a type with a stacked weight (E, O, I)."""
     if weight.device.type == "cpu":
         return Execution.CPU_LOOP
     shape = (weight.size(0), weight.size(1), weight.size(2))
@@ -56,7 +56,7 @@ def supports_grouped_mm(
 
 
 def compute_capability(device: torch.device) -> Tuple[int, int]:
-    """Return a GPU's CUDA compute capability, (0, 0) of what is no NVIDIA GPU."""
+    """Return a GPU's CUDA compute capability, or (0, 0) for any other device."""
     if device.type != "cuda" or torch.version.cuda is None:
         return (0, 0)
     return torch.cuda.get_device_capability(device)

@@ -27,8 +27,8 @@ def label_smoothed_nll(
 class _LabelSmoothedNll(torch.autograd.Function):
     """With p = softmax(logits) the gradient of the loss is p - q, q the smoothed target.
 
-    It is computed in forward, so that exp is taken once of each logit. Where p is near q little is
-    left of either: in half precision p - q is rounded, not p.
+    It is computed in forward, so that exp is taken once of each logit. Where p is near q their
+    difference is small: in half precision p - q is rounded once, and p is not.
     """
 
     @staticmethod
@@ -70,7 +70,7 @@ class _LabelSmoothedNll(torch.autograd.Function):
 
 
 def stored_scale(dtype: torch.dtype) -> int:
-    """Return by what differences of probabilities are multiplied while they are stored in a type.
+    """Return the factor by which differences of probabilities are scaled to be stored in a type.
 
     In float16 those below 6e-8 would become 0, before the loss scale can magnify them.
     """
@@ -80,7 +80,7 @@ def stored_scale(dtype: torch.dtype) -> int:
 def row_chunks(
     logits: Tensor, gpu_rows: int = 2**14, on_cpu: Optional[bool] = None
 ) -> List[slice]:
-    """Return the blocks of rows to work on: a GPU has no use for small ones.
+    """Return the blocks of rows to work on: a GPU needs large ones.
 
     on_cpu: which of the two (default: as the device of logits (R, V) is).
     """

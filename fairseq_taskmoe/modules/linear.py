@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 class Linear(nn.Linear):
     """nn.Linear, with products in bfloat16 on CPU where the process asks for medium precision.
 
-    With keep_bf16_output the result is bfloat16 then, else it has the type of the weight.
+    The result has the type of the weight, or with keep_bf16_output it stays bfloat16 then.
     """
 
     def __init__(
@@ -35,9 +35,10 @@ class Linear(nn.Linear):
 
 
 def use_bf16_matmul(weight: Tensor, has_avx512_bf16: Optional[bool] = None) -> bool:
-    """Return whether products with a float32 weight are to be computed in bfloat16 by us.
+    """Return whether products with a float32 weight are to be computed in bfloat16 here.
 
-    A CPU without instructions for it (by default: the one at hand) would be slower than in float32.
+    A CPU without instructions for it would be slower than in float32. has_avx512_bf16 is by default
+    whether this CPU has them.
     """
     if (
         weight.device.type != "cpu"

@@ -19,7 +19,7 @@ from .expert_threads import Block, each_expert
 
 
 class ExpertLoop(NamedTuple):
-    """The work of a layer's experts, of those that have any."""
+    """The work of those of a layer's experts that have any."""
 
     blocks: List[Block]
     gates: Tensor  # (R, 1) of their assignments, without dropped choices
@@ -27,10 +27,10 @@ class ExpertLoop(NamedTuple):
 
 
 def make_loop(assignments: ExpertAssignments, on_cpu: bool) -> ExpertLoop:
-    """Return the work of each expert, for which a GPU is asked for the numbers of rows.
+    """Return the work of each expert; the host waits for a GPU to give the numbers of rows.
 
-    on_cpu: experts may be worked on by several threads, and rows that lie side by side are found.
-    On a GPU that question would cost more than a copy of the rows.
+    on_cpu: several threads may compute experts, and adjacent rows are used without a copy. On a GPU
+    finding out whether rows are adjacent would cost more than the copy.
     """
     blocks, start = [], 0
     for expert, count in enumerate(assignments.counts()):
@@ -44,9 +44,9 @@ def make_loop(assignments: ExpertAssignments, on_cpu: bool) -> ExpertLoop:
 
 
 def _as_slice(rows: Tensor) -> Union[slice, Tensor]:
-    """Return ascending rows as a slice where they lie side by side: no copy is made of them.
+    """Return ascending rows as a slice where they are adjacent: no copy is made of them.
 
-    So do those of sentences of one task, where a batch is sorted by task and has no padding.
+    The rows of one task are adjacent where a batch is sorted by task and has no padding.
     """
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last - first == len(rows) - 1 else rows

@@ -184,8 +184,8 @@ class TaskRouter(Router):
     def balance_over_tasks(self, task_tokens: Tensor) -> Tensor:
         """Return the balance loss () of a batch that held every task by its task_tokens (N,).
 
-        Where batches hold one task each, their own balance loss compares nothing: all that it does
-        is to flatten the task's gate. This one needs no batch, since the gate sees the task alone.
+        Where batches hold one task each, their own balance loss does not compare tasks: it only
+        flattens the task's gate. This one needs no batch, since the gate depends on the task alone.
         """
         with torch.autocast(task_tokens.device.type, enabled=False):
             logits = F.linear(self.embed_tasks.weight.float(), self.gate.weight.float())

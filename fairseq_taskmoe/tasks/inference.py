@@ -1,4 +1,4 @@
-"""Translation by fairseq's own search: which of its options mean something here."""
+"""Translation by fairseq's own search: which of its options are supported here."""
 
 from typing import Any, Dict
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data.languages import LanguageTags
 from ..errors import refuse
 
-# Options of fairseq's commands that would be passed over in silence, or fail half-way
+# Options of fairseq's commands that would be ignored without a message, or fail half-way
 UNSUPPORTED = {
     "constraints": "constrained decoding is not supported",
     "lm_path": "a language model knows no language tags, and has another vocabulary",
@@ -36,9 +36,9 @@ def check_search(args: Any, tags: LanguageTags) -> None:
     if getattr(args, "replace_unk", None) is not None and (in_source or in_target):
         refuse("--replace-unk: language tags shift the alignment by which words are copied")
     if getattr(args, "print_alignment", None) and in_target:
-        refuse("--print-alignment: the target's language tag, which is not printed, is counted")
+        refuse("--print-alignment: the target's language tag would count, though it is not printed")
     if getattr(args, "match_source_len", False) and in_source != in_target:
-        refuse("--match-source-len: a language tag stands on one side alone, and is counted")
+        refuse("--match-source-len: only one side has a language tag, which would count")
 
 
 def empty_hypothesis(eos: int) -> Dict[str, Tensor]:

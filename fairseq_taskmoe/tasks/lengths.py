@@ -23,11 +23,11 @@ SKIP = "--skip-invalid-size-inputs-valid-test"
 def admit_sources(
     dataset: TaskPairDataset, limit: int, empty_long: bool, told: bool = False
 ) -> TaskPairDataset:
-    """Return dataset with no source of more than limit tokens, and every sentence in place.
+    """Return dataset with no source of more than limit tokens, and as many sentences as before.
 
     Longer ones are refused, or with empty_long emptied, so that they translate to an empty line:
-    fairseq would leave them out of its output without a word. told says that the warning was given
-    before.
+    fairseq would leave them out of its output without a message. told is true where the warning
+    has been given before.
     """
     too_long = np.flatnonzero(dataset.src_sizes > limit)
     if len(too_long) == 0:
@@ -44,7 +44,7 @@ def admit_sources(
 
 
 def check_fits_batch(dataset: TaskPairDataset, max_tokens: Optional[int], name: str) -> None:
-    """Refuse sentences, references counted, that no batch of max_tokens can hold."""
+    """Refuse sentences that no batch of max_tokens can hold, or whose references are too long."""
     sizes = _two_sides(dataset).max(axis=1)
     too_long = np.flatnonzero(sizes > (max_tokens or math.inf))
     if len(too_long):
@@ -53,9 +53,9 @@ def check_fits_batch(dataset: TaskPairDataset, max_tokens: Optional[int], name: 
 
 
 def check_references(dataset: TaskPairDataset, models: Sequence[Any], name: str) -> None:
-    """Refuse references that a model is to read at once and has no positions for.
+    """Refuse references that a model is to read and that are longer than its learned positions.
 
-    Sinusoidal positions go on for ever, learned ones end.
+    Sinusoidal positions have no end, learned ones have.
     """
     limits = [
         model.max_decoder_positions() for model in models
@@ -110,13 +110,13 @@ def admit_validation(
 
 
 def numbers(rows: np.ndarray) -> str:
-    """Return which sentences these are, the first five of them."""
+    """Return the numbers of the first five of these sentences, as text."""
     first = ", ".join(str(row) for row in rows[:5])
     return f"number {first}{', ...' if len(rows) > 5 else ''}, counted from 0"
 
 
 def _two_sides(dataset: FairseqDataset) -> np.ndarray:
-    """Return sizes (N, 2); without targets they are the sources' alone, (N, 1)."""
+    """Return sizes (N, 2); without targets those of the sources, (N, 1)."""
     sizes = np.asarray(dataset.sizes)
     return sizes if sizes.ndim == 2 else sizes[:, None]
 

@@ -64,7 +64,7 @@ class MultilingualTask(FairseqTask):
             atexit.register(remove_unless_translated, output)
         if cfg.num_shards > 1:
             refuse(f"--num-shards {cfg.num_shards}: fairseq does not read it, and would translate "
-                   "all of the set; `taskmoe evaluate` under torchrun deals a set to processes")
+                   "all of the set; `taskmoe evaluate` under torchrun divides it among processes")
         check_folders(cfg.data)
         for flag, lang in (("-s", cfg.source_lang), ("-t", cfg.target_lang)):
             if lang:
@@ -195,7 +195,7 @@ class MultilingualTask(FairseqTask):
         if not self.served:
             refuse("name the direction to translate: -s en -t de; in Python, "
                    'from_pretrained(..., source_lang="en", target_lang="de")')
-        # fairseq-interactive alone names constraints: it comes back for each buffer of its input
+        # only fairseq-interactive gives constraints: it calls this for each buffer of its input
         first = self.num_typed if "constraints" in kwargs else 0
         self.num_typed = first + len(src_tokens)
         source, target = self.served[0].split("-")

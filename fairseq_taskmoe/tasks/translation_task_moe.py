@@ -106,7 +106,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         fairseq drops the last batch when its size is no multiple of --required-batch-size-multiple:
         the multiple is 1 here, always. Sentences that are too long for the model or for a batch are
         refused; with --skip-invalid-size-inputs-valid-test, sources are translated to nothing, and
-        validation leaves them out. Training leaves them out and says so. It resumes at any number
+        validation leaves them out. Training leaves them out and logs it. It resumes at any number
         of ranks.
         """
         max_tokens = kwargs.get("max_tokens")
@@ -182,7 +182,7 @@ class TranslationTaskMoeTask(MultilingualTask):
     ) -> Any:
         """As in fairseq; language tags are no part of a translation.
 
-        Refuses options of the search that mean nothing here, and references that it cannot score.
+        Refuses options of the search that are not supported, and references that it cannot score.
         """
         check_search(args, self.tags)
         if getattr(args, "score_reference", False):
