@@ -36,7 +36,7 @@ def read_text(path: File, flag: str = "") -> str:
         refuse(f"{_with(flag)}{path}: line {line} is not UTF-8")
 
 
-def iterate_lines(path: File) -> Iterator[str]:
+def iterate_lines(path: File, flag: str = "") -> Iterator[str]:
     """Yield the lines of a text file, which may be large; the last need not have a line end."""
     number = 0
     try:
@@ -46,9 +46,9 @@ def iterate_lines(path: File) -> Iterator[str]:
                     line = line.removeprefix(BOM)
                 yield line.removesuffix(b"\n").removesuffix(b"\r").decode()
     except UnicodeDecodeError:
-        refuse(f"{path}: line {number} is not UTF-8")
+        refuse(f"{_with(flag)}{path}: line {number} is not UTF-8")
     except OSError as error:
-        refuse(f"cannot read {path}: {error.strerror or error}")
+        refuse(f"{flag or 'cannot read'} {path}: {error.strerror or error}")
 
 
 def read_lines(path: File) -> List[str]:

@@ -18,7 +18,9 @@ from fairseq_taskmoe.checkpoint.manifest import read_manifest
 from fairseq_taskmoe.checkpoint.reading import read_whole_checkpoint
 from fairseq_taskmoe.cli import main
 
-ctranslate2 = pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
+ctranslate2 = pytest.importorskip(
+    "fairseq_taskmoe.serving.ctranslate2_cpu", reason="the extra `serve` is not installed"
+).ctranslate2
 UNSUPPORTED = {"float16", "int8_float16"} - ctranslate2.get_supported_compute_types("cpu")
 
 

@@ -17,7 +17,9 @@ from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.open_model import open_model
 
-pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
+pytest.importorskip(
+    "fairseq_taskmoe.serving.ctranslate2_cpu", reason="the extra `serve` is not installed"
+)
 
 
 @pytest.fixture

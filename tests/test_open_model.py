@@ -13,7 +13,9 @@ from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.open_model import open_model
 
-pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
+pytest.importorskip(
+    "fairseq_taskmoe.serving.ctranslate2_cpu", reason="the extra `serve` is not installed"
+)
 # settings of fairseq's that it evaluates, imports from, or opens
 DANGEROUS = {
     "model": ["adaptive_softmax_cutoff", "encoder_xformers_att_config", "arch", "_name", "_target_",

@@ -213,7 +213,7 @@ def test_default_is_all_trained_pairs_of_the_data(data, checkpoint, tmp_path, no
         ({}, {"lang_pairs": ["de-zh"]}, "zh"),
         ({}, {"lang_pairs": ["de"]}, "'de'"),
         ({}, {"split": "valid"}, "holds no valid data"),
-        ({}, {"data": "missing"}, "missing holds no test data"),
+        ({}, {"data": "missing"}, "missing: no such folder of data"),
         ({"moe_expert_count": 0}, {}, "no MoE layers"),
         (both("dense"), {}, "no MoE layers"),
     ],

@@ -25,7 +25,9 @@ from services import (
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.open_model import open_model
 
-pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
+pytest.importorskip(
+    "fairseq_taskmoe.serving.ctranslate2_cpu", reason="the extra `serve` is not installed"
+)
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
 is_json = pytest.importorskip("fairseq_taskmoe.serving.guards").is_json

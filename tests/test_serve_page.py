@@ -5,7 +5,9 @@ import shutil
 import pytest
 from services import PATIENT, Service, translate
 
-pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
+pytest.importorskip(
+    "fairseq_taskmoe.serving.ctranslate2_cpu", reason="the extra `serve` is not installed"
+)
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

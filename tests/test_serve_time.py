@@ -25,7 +25,9 @@ from services import (
 
 from fairseq_taskmoe.serving.limits import Limits
 
-pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
+pytest.importorskip(
+    "fairseq_taskmoe.serving.ctranslate2_cpu", reason="the extra `serve` is not installed"
+)
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
 BODY = json.dumps({"source": "en", "target": "de", "text": "slow body"}).encode()

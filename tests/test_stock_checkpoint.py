@@ -12,7 +12,9 @@ from console import generate, logged, run, stir
 
 from fairseq_taskmoe.checkpoint.manifest import read_manifest
 
-ctranslate2 = pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
+ctranslate2 = pytest.importorskip(
+    "fairseq_taskmoe.serving.ctranslate2_cpu", reason="the extra `serve` is not installed"
+).ctranslate2
 
 NO_PLUGIN = """
 import sys

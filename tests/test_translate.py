@@ -15,7 +15,9 @@ from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
 from fairseq_taskmoe.serving.engine import SearchOptions
 from fairseq_taskmoe.serving.open_model import open_model
 
-pytest.importorskip("ctranslate2", reason="the extra `serve` is not installed")
+pytest.importorskip(
+    "fairseq_taskmoe.serving.ctranslate2_cpu", reason="the extra `serve` is not installed"
+)
 SHORT = ("--max-len", 15)
 # what other programs take for ends of lines; the last one has none
 ODD = "Good day.\r\n\r\n\n \t\nGood\u2028day.\n\u0085\x0bGood\x0c day. \x1e\nGood day."

@@ -8,9 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
-import ctranslate2
 import torch
-from ctranslate2.specs import attention_spec, common_spec, model_spec, transformer_spec
 from fairseq.modules import SinusoidalPositionalEmbedding
 from torch import Tensor
 from tqdm import tqdm
@@ -18,17 +16,18 @@ from tqdm import tqdm
 from ..data.languages import make_dictionary
 from ..errors import refuse
 from ..host_memory import release_pages
+from ..serving.ctranslate2_cpu import ctranslate2, specs
 from .export_fairseq import refuse_routed
 from .extract_subnet import Subnet
 
 ACTIVATIONS = {
-    "relu": common_spec.Activation.RELU,
-    "gelu": common_spec.Activation.GELU,
-    "gelu_accurate": common_spec.Activation.GELUTanh,
-    "gelu_fast": common_spec.Activation.GELUTanh,
-    "tanh": common_spec.Activation.Tanh,
+    "relu": specs.common_spec.Activation.RELU,
+    "gelu": specs.common_spec.Activation.GELU,
+    "gelu_accurate": specs.common_spec.Activation.GELUTanh,
+    "gelu_fast": specs.common_spec.Activation.GELUTanh,
+    "tanh": specs.common_spec.Activation.Tanh,
 }
-QUANTIZATIONS = model_spec.ACCEPTED_MODEL_TYPES
+QUANTIZATIONS = specs.model_spec.ACCEPTED_MODEL_TYPES
 # of what is not quantized: biases, layer norms, positions
 REST = {
     "int8_float16": "float16", "int8_bfloat16": "bfloat16", "float16": "float16",
@@ -73,12 +72,12 @@ class _Export:
         self.state = subnet.state
         self.quantization = quantization
         self.rest = getattr(torch, REST.get(quantization, "float32"))
-        self.tables: Dict[int, common_spec.EmbeddingsSpec] = {}
+        self.tables: Dict[int, specs.common_spec.EmbeddingsSpec] = {}
 
-    def spec(self) -> transformer_spec.TransformerSpec:
-        spec = transformer_spec.TransformerSpec(
-            self._half("encoder", transformer_spec.TransformerEncoderSpec),
-            self._half("decoder", transformer_spec.TransformerDecoderSpec),
+    def spec(self) -> specs.transformer_spec.TransformerSpec:
+        spec = specs.transformer_spec.TransformerSpec(
+            self._half("encoder", specs.transformer_spec.TransformerEncoderSpec),
+            self._half("decoder", specs.transformer_spec.TransformerDecoderSpec),
         )
         self._fill_half(spec.encoder, "encoder", spec.encoder.embeddings[0])
         self._fill_half(spec.decoder, "decoder", spec.decoder.embeddings)
@@ -103,7 +102,9 @@ class _Export:
         spec.scale_embeddings = 1.0 if cfg["no_scale_embedding"] else math.sqrt(dim)
         return spec
 
-    def _fill_half(self, spec: Any, half: str, embeddings: common_spec.EmbeddingsSpec) -> None:
+    def _fill_half(
+        self, spec: Any, half: str, embeddings: specs.common_spec.EmbeddingsSpec
+    ) -> None:
         self._table(embeddings, f"{half}.embed_tokens.weight")
         spec.position_encodings.encodings = self._positions(half).to(self.rest).contiguous()
         for name in ("layer_norm", "layernorm_embedding"):
@@ -124,7 +125,7 @@ class _Export:
         )
 
     def _attention(
-        self, spec: attention_spec.MultiHeadAttentionSpec, prefix: str, parts: Any
+        self, spec: specs.attention_spec.MultiHeadAttentionSpec, prefix: str, parts: Any
     ) -> None:
         """Fill in attention; parts: which projections are one product in CTranslate2."""
         self._norm(spec.layer_norm, f"{prefix}_layer_norm")
@@ -132,7 +133,7 @@ class _Export:
             letters = [names] if names == "out" else list(names)
             self._linear(linear, *(f"{prefix}.{name}_proj" for name in letters))
 
-    def _linear(self, spec: common_spec.LinearSpec, *prefixes: str) -> None:
+    def _linear(self, spec: specs.common_spec.LinearSpec, *prefixes: str) -> None:
         """Fill in one linear map, of the rows of several."""
         weights = [self.state.pop(f"{prefix}.weight") for prefix in prefixes]
         # numpy arrays are written with one copy in memory, tensors with two
@@ -153,12 +154,12 @@ class _Export:
         else:
             spec.weight, spec.weight_scale = done.weight, done.weight_scale
 
-    def _quantize(self, spec: model_spec.LayerSpec, read: Any) -> None:
+    def _quantize(self, spec: specs.model_spec.LayerSpec, read: Any) -> None:
         release_pages(read)
         spec.validate()
         spec.optimize(self.quantization)
 
-    def _norm(self, spec: common_spec.LayerNormSpec, prefix: str) -> None:
+    def _norm(self, spec: specs.common_spec.LayerNormSpec, prefix: str) -> None:
         spec.gamma = self.state[f"{prefix}.weight"].to(self.rest)
         spec.beta = self.state[f"{prefix}.bias"].to(self.rest)
 

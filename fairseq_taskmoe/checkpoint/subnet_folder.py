@@ -218,6 +218,6 @@ def _checked(
 def _can_run(what: Extraction) -> bool:
     if what.device == "cpu" or what.format != "ctranslate2":
         return True
-    import ctranslate2
+    from ..serving.ctranslate2_cpu import ctranslate2
 
     return ctranslate2.get_cuda_device_count() > 0

@@ -33,7 +33,7 @@ TABLES = (  # parameters with a row for each word
     "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
     "decoder.output_projection.weight",
 )
-COUNTS = "counts:"
+FLAG, COUNTS = "--trim-vocabulary", "counts:"
 LINES_AT_ONCE = 10000
 
 
@@ -83,16 +83,16 @@ def used_words(
         used |= {spm.id_to_piece(i) for i in range(len(spm)) if spm.is_byte(i)}
     used |= {character for word in used for character in word}
     if used.isdisjoint(words[NUM_SPECIAL:]):
-        refuse(f"--trim-vocabulary {source}: none of its words is in the model's vocabulary")
+        refuse(f"{FLAG} {source}: none of its words is in the model's vocabulary")
     return used
 
 
 def _read_counts(path: str) -> Dict[str, int]:
     counts: Dict[str, int] = Counter()  # counts of several texts may stand one below the other
-    for number, line in enumerate(iterate_lines(path), 1):
+    for number, line in enumerate(iterate_lines(path, FLAG), 1):
         word, _, count = line.rpartition("\t" if "\t" in line else " ")
         if not word or not re.fullmatch("[0-9]{1,18}", count):
-            refuse(f"--trim-vocabulary {path}: line {number} is no word with its count")
+            refuse(f"{FLAG} {path}: line {number} is no word with its count")
         counts[word] += int(count)
     return counts
 
@@ -101,12 +101,13 @@ def _count_text(
     paths: Sequence[str], spm: Optional[sentencepiece.SentencePieceProcessor]
 ) -> Dict[str, int]:
     if spm is None:
-        refuse(f"--trim-vocabulary {paths[0]}: counting the pieces of a text needs a SentencePiece "
+        refuse(f"{FLAG} {paths[0]}: counting the pieces of a text needs a SentencePiece "
                "model (--sentencepiece-model)")
     counts: Dict[str, int] = Counter()
     for path in paths:
         lines: List[str] = []
-        for line in tqdm(iterate_lines(path), os.path.basename(path), unit="line", disable=None):
+        text = iterate_lines(path, FLAG)
+        for line in tqdm(text, os.path.basename(path), unit="line", disable=None):
             lines.append(line)
             if len(lines) == LINES_AT_ONCE:
                 _count_pieces(lines, spm, counts)

@@ -1,23 +1,20 @@
 """An extracted model in CTranslate2."""
 
-import os
+import logging
 import sys
 from typing import Dict, List, NamedTuple, Sequence
 
-import ctranslate2
-
 from ..errors import refuse
 from ..host_memory import keep_freed_memory
+from .ctranslate2_cpu import GIVEN, LOADED_BEFORE, ctranslate2, is_inexact
 from .ctranslate2_file import PAD, check_vocabulary, num_positions, read_shapes
 from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags
+
+logger = logging.getLogger(__name__)
 
 NEVER = [[PAD]]  # as in fairseq, which has no probability for it
 # of a batch for one core: with more, the probabilities of all words leave the cache
 MAX_PART_TOKENS = 500
-
-
-ISA = "CT2_FORCE_CPU_ISA"  # read by CTranslate2 when it is first used
-AVX512 = {"avx512f", "avx512cd", "avx512vl", "avx512bw", "avx512dq"}
 
 
 class Cores(NamedTuple):
@@ -48,7 +45,11 @@ class Ctranslate2Engine:
                    f"which computes with {', '.join(sorted(supported))}; extract another one")
         if device == "cpu":
             keep_freed_memory()
-            _use_avx512()
+            if is_inexact(quantization, LOADED_BEFORE, GIVEN):
+                logger.warning(
+                    "%s: 8-bit products overflow on this CPU, so that translations are worse: set "
+                    "CT2_USE_MKL=1, or import fairseq_taskmoe before ctranslate2", folder
+                )
         shapes = read_shapes(folder)
         check_vocabulary(folder, shapes)
         self.max_positions = num_positions(shapes)
@@ -119,17 +120,3 @@ class Ctranslate2Engine:
             batch_type="tokens",
         )
         return [sum(result.log_probs[len(tags.target):]) for result in results]
-
-
-def _use_avx512() -> None:
-    """Let CTranslate2 use AVX-512 where there is any, unless the environment says otherwise.
-
-    Of itself it does so on Intel's processors alone; on a Zen 4 it translates 4 % more with it.
-    """
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:  # another system
-        return
-    if set(flags.split()) >= AVX512:
-        os.environ.setdefault(ISA, "AVX512")

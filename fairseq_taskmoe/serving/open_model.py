@@ -56,8 +56,7 @@ def open_engine(
     """Return the engine of a model folder, as open_model does."""
     tags = {pair: Tags(**tags) for pair, tags in manifest.directions.items()}
     if manifest.format == "ctranslate2":
-        import ctranslate2
-
+        from .ctranslate2_cpu import ctranslate2
         from .ctranslate2_engine import Cores, Ctranslate2Engine
 
         has_gpu = ctranslate2.get_cuda_device_count() > 0
