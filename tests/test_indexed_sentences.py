@@ -1,5 +1,6 @@
 """Binarized sentences: the same as by fairseq's own readers, in every format, and never damaged."""
 
+import os
 import pickle
 import struct
 
@@ -15,6 +16,7 @@ from fairseq.data.indexed_dataset import (
     make_dataset,
 )
 
+from fairseq_taskmoe.data.indexed_files import write_sentences
 from fairseq_taskmoe.data.indexed_sentences import IndexedSentences, refuse_unread_format
 from fairseq_taskmoe.errors import Refusal
 
@@ -123,3 +125,12 @@ def test_places_beyond_2_gib_are_right_when_parts_are_put_together(tmp_path):
     index = MMapIndexedDataset.Index(f"{tmp_path}/large.idx")
     assert [int(index[i][0]) for i in range(number)] == [2 * size * i for i in range(number)]
     assert IndexedDataset.exists(f"{tmp_path}/large")
+
+
+def test_two_files_take_two_file_descriptors(tmp_path):
+    # many pairs of languages are open at once, and a process may have 1,024
+    write_sentences(tmp_path / "a", [[5, 2], [6, 7, 2]], 100)
+    before = len(os.listdir("/proc/self/fd"))
+    opened = IndexedSentences(str(tmp_path / "a"), 100)
+    assert len(os.listdir("/proc/self/fd")) - before == 2
+    assert opened[1].tolist() == [6, 7, 2]

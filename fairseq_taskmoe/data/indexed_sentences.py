@@ -61,7 +61,7 @@ class IndexedSentences(FairseqDataset):
             file = f"{prefix}.bin"
             size = _size(file)
             _check_places(index, size)
-            self._tokens = _mapped(file, index.type, size // np.dtype(index.type).itemsize, 0)
+            self._tokens = _mapped(file).view(index.type)
             _check_ids(self._tokens, index.first_id, num_words)
         except Damaged as problem:
             refuse(f"{file}: {problem}")
@@ -109,9 +109,10 @@ def _size(path: str) -> int:
     return os.path.getsize(path)
 
 
-def _mapped(path: str, type_: Any, number: int, offset: int) -> NDArray[Any]:
+def _mapped(path: str) -> NDArray[np.uint8]:
+    """Return the bytes of a file, mapped once: a mapping keeps a file descriptor."""
     # as a plain array: slices of a memmap are ten times as slow
-    return np.memmap(path, type_, "r", offset, (number,)).view(np.ndarray)
+    return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
 
 def _read_index(path: str) -> Index:
@@ -140,10 +141,11 @@ def _read_index(path: str) -> Index:
     expected = start + sum(np.dtype(kind).itemsize * length for kind, length in parts)
     if size != expected:
         raise Damaged(f"damaged: an index of {number} sentences has {expected} bytes, not {size}")
-    arrays = []
+    arrays, content = [], _mapped(path)
     for kind, length in parts:
-        arrays.append(_mapped(path, kind, length, start))
-        start += length * np.dtype(kind).itemsize
+        end = start + length * np.dtype(kind).itemsize
+        arrays.append(content[start:end].view(kind))
+        start = end
     if len(parts) == 2:
         return Index(TYPES[code], arrays[0], arrays[1], 1, 0)
     dimensions, places, sizes = arrays
