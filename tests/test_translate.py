@@ -239,7 +239,7 @@ def test_long_lines_are_refused_or_empty(fast, text):
     lines = text.splitlines()[:3]
     stdin = f"{lines[0]}\n{lines[1] * 20}\n{lines[2]}\n{'Good day. ' * 99}\n"
     line = refused(fast(stdin, check=False))
-    assert "line 2 has " in line and "at most 126" in line and "--skip-long" in line
+    assert "line 2 of the input has " in line and "at most 126" in line and "--skip-long" in line
     first, second, third, fourth = lines_of(fast(stdin, "--skip-long"))
     assert (second, fourth) == ("", "")
     assert [first, third] == lines_of(fast(f"{lines[0]}\n{lines[2]}\n"))

@@ -49,7 +49,7 @@ def translate_lines(
     with tqdm(desc=lang_pair, unit="line", disable=None) as bar:
         for lines in _available(source, options.buffer):
             texts = [_decoded(line, number + i, name) for i, line in enumerate(lines, 1)]
-            found = _translate(translator, lang_pair, texts, search, options, number)
+            found = _translate(translator, lang_pair, texts, search, options, number, name)
             for ranked in found:
                 number += 1
                 for translation in ranked:
@@ -60,7 +60,7 @@ def translate_lines(
 
 def _translate(
     translator: Translator, lang_pair: str, texts: List[str], search: SearchOptions,
-    options: PipeOptions, before: int,
+    options: PipeOptions, before: int, name: str,
 ) -> List[List[Translation]]:
     sources: List[List[str]] = []
     for number, text in enumerate(texts, before + 1):
@@ -68,7 +68,8 @@ def _translate(
             sources.append(translator.encode(text))
         except TooLong as long:
             if not options.skip_long:
-                refuse(f"line {number} has {long}; --skip-long translates such lines to empty ones")
+                refuse(f"line {number} of {name} has {long}; --skip-long translates such lines to "
+                       "empty ones")
             sources.append([])
     return translator.translate_pieces(lang_pair, sources, search, options.max_batch_tokens)
 
