@@ -206,8 +206,6 @@ def encode_step(run: Run) -> None:
 def binarize_step(run: Run) -> None:
     """Make data-bin with fairseq-preprocess."""
     task = run.binarization()
-    needed([task.model, task.dictionary], "train")
-    binarize.check_vocabulary(task.model, task.dictionary)
     encoded = [
         task.stamp("encode", split, pair)
         for pair in task.pairs
@@ -215,6 +213,8 @@ def binarize_step(run: Run) -> None:
         if split != "train" or pair in run.config.pairs
     ]
     needed(encoded, "encode")
+    needed([task.model, task.dictionary], "train")
+    binarize.check_vocabulary(task.model, task.dictionary)
     data = run.corpus.out / "data-bin"
     run_stage(
         run.corpus.stamp("data-bin"),
