@@ -256,6 +256,7 @@ def find_problem(case: Case, ended: Outcome, file: str, before: Any, after: Any)
     left = ended.new - kept - folder
     if left:
         return f"left {sorted(left)[:5]} ({ended.line})"
-    if before != after:
-        return "changed files"
+    changed = [name for name, facts in before.items() if after.get(name) != facts]
+    if changed:
+        return f"changed {changed[:5]}"
     return None
