@@ -1,4 +1,4 @@
-"""Traffic between ranks: what is really sent, the least that the routing needs, and the log.
+"""Traffic between ranks: what is sent, the least that the routing needs, the log and the plan.
 
 Real ranks over gloo; what they send is counted where it is handed to torch.distributed.
 """
@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from console import run
+from console import TRAIN
 from hypothesis import given
 from hypothesis import strategies as st
 from rank_processes import Ranks, start_nursery
-from refusals import refusal
+from rows_needed import rows_needed
 
 from fairseq_taskmoe.analysis.plan_traffic import exchange_bytes
-from fairseq_taskmoe.benchmarks.traffic import Load, Variant, list_variants, training_flags
-from fairseq_taskmoe.benchmarks.wire_counter import rows_needed
-from fairseq_taskmoe.cli import Parser
 from fairseq_taskmoe.distributed.layout import expert_layout
 from fairseq_taskmoe.modules.routers import RouterOutput
-from fairseq_taskmoe.verbs import bench
 
+UPDATES = 6
+LOCAL = ["--moe-task-local-batches"]
+FIXED_GATES = ("--lr", "0")
 LANG_PAIRS = ("en-de", "de-en", "en-ru", "ru-en")
 BYTES = 4  # of a number in float32
 
@@ -31,13 +30,14 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import torch
 import torch.distributed as dist
-from fairseq_taskmoe.benchmarks.wire_counter import counting_collectives, counting_needs
+from fairseq_taskmoe.benchmarks.wire_counter import counting_collectives
 from fairseq_taskmoe.criterions.moe_label_smoothed_cross_entropy import (
     MoeLabelSmoothedCrossEntropyCriterion,
 )
 from fairseq_taskmoe.distributed.expert_groups import ExpertGroups
 from fairseq_taskmoe.distributed.layout import expert_layout
 from helpers import make_batch, make_model, make_task, random_sentences
+from rows_needed import counting_needs
 
 dist.init_process_group("gloo")
 task = make_task()
@@ -67,8 +67,9 @@ CASES = [(router, checkpointed) for router in ROUTED_AHEAD for checkpointed in (
 # The measured training, with gates that a test has set: by task, 1 for each expert that it wants
 TRAINING = """
 import os, sys
+sys.path.insert(0, {tests!r})
 import torch
-from fairseq_taskmoe.benchmarks import counted_training
+import counted_training
 from fairseq_taskmoe.modules.routers import TaskRouter
 from fairseq_taskmoe.tasks.translation_task_moe import TranslationTaskMoeTask
 
@@ -133,27 +134,16 @@ def routings(draw):
 @given(routings())
 def test_needs_are_those_of_a_walk_over_all_tokens(drawn):
     routing, token_mask, layout, place = drawn
-    minimum, stay, choices = 0, 0, []
+    minimum, stay = 0, 0
     for sentence, position in token_mask.nonzero().tolist():
         unit = position if routing.gates.size(1) == token_mask.size(1) else 0
         pairs = zip(routing.expert_ids[sentence, unit], routing.gates[sentence, unit], strict=True)
         experts = [int(expert) for expert, gate in pairs if gate > 0]
-        visited = {expert // layout.experts_per_rank for expert in experts}
-        minimum += len(visited - {place})
-        stay += place in visited
-        choices += experts
-    loads = [choices.count(expert) for expert in range(layout.num_experts)]
-    capacity = -(-2 * int(token_mask.sum()) // layout.num_experts)
-    elsewhere = [e for e in range(layout.num_experts) if e // layout.experts_per_rank != place]
-    assert rows_needed(routing, token_mask, layout, place) == {
-        "minimum": minimum,
-        "stay": stay,
-        "each_choice": sum(loads[expert] for expert in elsewhere),
-        "unsorted": len(choices),
-        "capacity": len(elsewhere) * capacity,
-        "dropped": sum(max(0, load - capacity) for load in loads),
-        "capacity_for_all": len(elsewhere) * max(loads),
-    }
+        ranks = {expert // layout.experts_per_rank for expert in experts}
+        minimum += len(ranks - {place})
+        stay += place in ranks
+    needed = {"minimum": minimum, "stay": stay}
+    assert rows_needed(routing, token_mask, layout, place) == needed
 
 
 # -- one step
@@ -195,19 +185,29 @@ def test_a_step_sends_what_is_logged_and_what_the_plan_estimates(router, checkpo
 # -- trainings
 
 
-def train(nursery, corpus, folder, batches, wanted, lang_pairs=LANG_PAIRS, updates=6):
-    """Return what is counted in trainings with gates that stay as they are set."""
-    load = Load(str(corpus.data), lang_pairs, ranks=2, num_experts=4, max_tokens=300)
+def train(nursery, corpus, folder, batches, wanted, routers=("pair", "pair"), flags=()):
+    """Return what is counted in each update of trainings with mixed batches, or of one task.
+
+    wanted: the experts that the gates of each pair choose; without it, those of each rank its own.
+    """
+    kinds = {"mixed": [], "one task": LOCAL, "local": LOCAL}
     jobs = [
         (
-            [*training_flags(load, Variant("pair_pair", "fp32", kind), str(folder)), "--lr", "0"],
-            updates, kind == "one task",
+            [
+                str(corpus.data), *TRAIN, "--lang-pairs", ",".join(LANG_PAIRS), "--moe-freq", "1",
+                "--moe-expert-count", "4", "--encoder-moe-router", routers[0],
+                "--decoder-moe-router", routers[1], "--max-tokens", "300", "--no-save",
+                "--save-dir", str(folder), "--ddp-backend", "legacy_ddp", *kinds[kind], *flags,
+            ],
+            UPDATES, kind == "one task",
         )
         for kind in batches
     ]
-    program = TRAINING.format(jobs=json.dumps(jobs), wanted=wanted)
-    said = run_ranks(nursery, program, folder)[0]
-    return [json.loads(line) for line in said.splitlines() if line.startswith("[")]
+    program = TRAINING.format(
+        tests=str(Path(__file__).parent), jobs=json.dumps(jobs), wanted=wanted, routers=routers
+    )
+    printed = run_ranks(nursery, program, folder)[0]
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("[")]
 
 
 def rows(updates):
@@ -218,7 +218,9 @@ def test_task_local_batches_stay_where_their_experts_are(nursery, corpus, tmp_pa
     """German's experts are on rank 0, Russian's on rank 1."""
     wanted = {pair: [0, 1] if "de" in pair else [2, 3] for pair in LANG_PAIRS}
     batches = ["mixed", "one task", "local"]
-    mixed, in_turn, local = train(nursery, corpus, tmp_path, batches, wanted)
+    mixed, in_turn, local = train(
+        nursery, corpus, tmp_path, batches, wanted, flags=FIXED_GATES
+    )
     assert all(number > 0 for number in rows(mixed))
     # the same two batches in each step: where one is German and one Russian, nothing is sent
     assert [u["batches"] for u in in_turn] == [u["batches"] for u in local]
@@ -232,62 +234,16 @@ def test_task_local_batches_stay_where_their_experts_are(nursery, corpus, tmp_pa
 
 def test_nothing_is_exchanged_where_all_experts_are_at_home(nursery, corpus, tmp_path):
     """The gates of each rank want its own experts, which real gates, equal on all, never do."""
-    (updates,) = train(nursery, corpus, tmp_path, ["mixed"], wanted=None, updates=2)
+    (updates,) = train(nursery, corpus, tmp_path, ["mixed"], None, flags=FIXED_GATES)
     for update in updates:
         assert update["needed"]["stay"] > 0
         assert update["calls"].keys() == {"counts", "all_reduce"}
         assert update["sent"].get("rows", 0) == update["logged"] == 0
 
 
-def test_trainings_send_the_minimum_and_log_it(corpus, tmp_path):
-    out = tmp_path / "traffic.json"
-    printed = run(
-        "taskmoe", "bench", "traffic", "--data", corpus.data, "--lang-pairs", ",".join(LANG_PAIRS),
-        "--ranks", 2, "--moe-expert-count", 4, "--max-tokens", 300, "--updates", 3,
-        "--variants", "token_token,sentence_sentence,target_target", "--out", out,
-    ).stdout
-    report = json.loads(out.read_text())
-    assert report["settings"]["ranks"] == 2
-    found = {(row["routers"], row["precision"], row["batches"]): row for row in report["variants"]}
-    assert len(found) == 3 * 2 + 2
-    for (routers, precision, _), row in found.items():
-        assert row["bytes_sent"]["rows"] == row["bytes_needed"]["minimum"] > 0
-        assert row["is_minimum"] and row["is_logged"] and row["updates_compared_with_log"] == 3
-        for other in ("each_choice", "unsorted", "capacity_for_all"):
-            assert row["bytes_needed"][other] > row["bytes_sent"]["rows"]
-        if routers != "token_token":  # at a width of 64; at 512 it is an eighth of that
-            assert row["share_of_facts_and_counts"] < (0.02 if precision == "fp32" else 0.04)
-        assert f"{routers:19}{precision}" in printed
-    halves = found["target_target", "bf16", "mixed"], found["target_target", "fp32", "mixed"]
-    ratio = halves[0]["bytes_sent"]["rows"] / halves[1]["bytes_sent"]["rows"]
-    assert ratio == pytest.approx(0.5, rel=0.1)  # the gates differ a little after an update
-
-
-# -- what is measured
-
-
-def test_batches_of_one_task_are_measured_where_tasks_are_routed():
-    variants = list_variants(["token_token", "token_pair"], ["fp32", "bf16"])
-    assert [variant[0] + " " + variant[2] for variant in variants if variant[1] == "fp32"] == [
-        "token_token mixed", "token_pair mixed", "token_pair one task", "token_pair local"
-    ]
-    assert {variant.batches for variant in variants if variant.precision == "bf16"} == {"mixed"}
-
-
-@pytest.mark.parametrize(
-    "flags, named",
-    [
-        (("--data", "nowhere"), "--data nowhere"),
-        (("--ranks", 3), "--ranks 3"),
-        (("--updates", 0), "--updates 0"),
-        (("--variants", "token"), "--variants token"),
-        (("--precisions", "fp16"), "--precisions fp16"),
-        (("--lang-pairs", "en-zh"), "en-zh"),
-    ],
-)
-def test_what_cannot_be_counted_is_refused(flags, named, corpus):
-    parser = Parser(allow_abbrev=False)
-    bench.add_arguments(parser)
-    words = ("--data", corpus.data, "--lang-pairs", "en-de", "--moe-expert-count", 4)
-    args = parser.parse_args(["traffic", *map(str, (*words, *flags))])
-    assert named in refusal(bench.run, args)
+@pytest.mark.parametrize("flags", [(), ("--bf16",)])
+@pytest.mark.parametrize("routers", [("token", "token"), ("sentence", "sentence")])
+def test_trainings_send_the_minimum_and_log_it(routers, flags, nursery, corpus, tmp_path):
+    (updates,) = train(nursery, corpus, tmp_path, ["mixed"], {}, routers, flags)
+    for update in updates:
+        assert update["sent"]["rows"] == update["needed"]["minimum"] == update["logged"] > 0

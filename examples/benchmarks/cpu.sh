@@ -5,7 +5,6 @@
 #     OUT=/tmp/try REPEATS=2 DECODE_REPEATS=2 THREADS=1 ARCH=tiny EXPERTS=4 MORE_EXPERTS=8 \
 #         GROWTH=4,8 LAYER_TOKENS=256 LAYER_DIMS="--embed-dim 16 --ffn-dim 32" TRAIN_TOKENS=256 \
 #         STOCK_ARCHS=tiny STOCK_TOKENS=256 BATCH_SIZES=1,4 PROCESS_BATCH_SIZES=2 \
-#         SUBNET="--arch tiny --moe-expert-count 4 --vocab-size 2000 --sentences 4" \
 #         examples/benchmarks/cpu.sh
 #
 # Each leaves a JSON file and a table in $OUT; what is there is not measured again.
@@ -29,7 +28,6 @@ STOCK_TOKENS=${STOCK_TOKENS:-1024 4096}
 BATCH_SIZES=${BATCH_SIZES:-1,2,4,8,16,32,64,128,256,512}
 PROCESS_BATCH_SIZES=${PROCESS_BATCH_SIZES:-1,4,16,64,256}
 PROCESSES=${PROCESSES:-2}
-SUBNET=${SUBNET:-}                             # flags of bench subnet, instead of random weights
 
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 mkdir -p "$OUT"
@@ -74,10 +72,5 @@ stage decode-growth "${sweep[@]}" --moe-expert-count "$GROWTH" --variants task,t
 # 4. one-core processes side by side: sub-networks against experts spread over all of them
 stage decode-processes "${decode[@]}" --processes "$PROCESSES" --moe-expert-count "$EXPERTS" \
   --batch-sizes "$PROCESS_BATCH_SIZES"
-
-# 5. the sub-network of one language pair as it is served, against the full model in fairseq
-# shellcheck disable=SC2086
-stage subnet subnet --threads "$THREADS" --repeats "$DECODE_REPEATS" \
-  ${SUBNET:---arch "$ARCH" --moe-expert-count "$EXPERTS"}
 
 finish

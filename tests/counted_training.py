@@ -1,4 +1,4 @@
-"""One rank of the trainings whose traffic is counted; torchrun runs this module on every rank.
+"""One rank of trainings whose traffic between ranks is counted.
 
 The trainer, the task and the data are those of any training. Rank 0 prints what was counted as one
 line of JSON for each training.
@@ -19,12 +19,10 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
-from tqdm import tqdm
+from rows_needed import counting_needs
 
-from .. import register  # noqa: F401
-from ..errors import command
-from .traffic import add_counts
-from .wire_counter import counting_collectives, counting_needs
+from fairseq_taskmoe import register  # noqa: F401
+from fairseq_taskmoe.benchmarks.wire_counter import counting_collectives
 
 
 class Job(NamedTuple):
@@ -53,7 +51,7 @@ def count_training(cfg: Any, job: Job) -> List[Dict[str, Any]]:
         counting_collectives(1 + 2 * cfg.model.moe_top_k) as sent,
         counting_needs(model, layout, layout.place(rank)) as needed,
     ):
-        for samples in tqdm(updates, total=job.updates, leave=False, disable=rank > 0 or None):
+        for samples in updates:
             sent.clear()
             needed.clear()
             with metrics.aggregate() as meters:
@@ -97,11 +95,11 @@ def logged_bytes(meters: Any) -> int:
 
 def add_up(ranks: List[Dict[str, Any]]) -> Dict[str, Any]:
     """Return one update's record of all ranks together."""
-    summed = {
-        part: add_counts([record[part] for record in ranks])
-        for part in ("sent", "calls", "needed", "batches")
-    }
-    return {**summed, "logged": ranks[0]["logged"]}
+    summed: Dict[str, Any] = {"logged": ranks[0]["logged"]}
+    for part in ("sent", "calls", "needed", "batches"):
+        names = set().union(*(record[part] for record in ranks))
+        summed[part] = {name: sum(record[part].get(name, 0) for record in ranks) for name in names}
+    return summed
 
 
 def parse(flags: List[str]) -> Any:
@@ -129,7 +127,3 @@ def main() -> None:
     first = parse(jobs[0].flags)
     distributed_utils.call_main(first, run_jobs, jobs=jobs)
 
-
-if __name__ == "__main__":
-    with command():
-        main()
