@@ -1,6 +1,7 @@
 """Loading binarized pairs: fairseq's multilingual data manager, with task ids in its examples."""
 
 import argparse
+import logging
 import os
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Tuple
 
@@ -15,6 +16,8 @@ from .indexed_files import SUFFIXES
 from .indexed_sentences import BINARIZE, IndexedSentences
 from .task_pair_dataset import TaskPairDataset
 from .task_table import TaskTable
+
+logger = logging.getLogger(__name__)
 
 
 class ChosenRows(NamedTuple):
@@ -78,7 +81,9 @@ class TaskDatasetManager(MultilingualDatasetManager):
     @classmethod
     def load_data(cls, path: str, vdict: Dictionary, impl: Optional[str]) -> IndexedSentences:
         """As in fairseq, with checks; a file states its own format, and impl is not used."""
-        return IndexedSentences(path, len(vdict))
+        sentences = IndexedSentences(path, len(vdict))
+        logger.info("loaded %s examples from: %s", f"{len(sentences):,}", path)
+        return sentences
 
     def get_data_paths_and_lang_pairs(self, split: str) -> Tuple[Any, Dict[str, List[str]]]:
         """As in fairseq, without the pairs that are not there: of others it lists the shards."""
