@@ -41,7 +41,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["fairseq_taskmoe*"]),
-    package_data={"fairseq_taskmoe": ["py.typed", "serving/page.html", "evaluation/paper.yaml"]},
+    package_data={"fairseq_taskmoe": ["py.typed", "serving/page.html", "tables/paper.yaml"]},
     install_requires=[
         *FAIRSEQ_FOR_TEXT,
         "fairscale>=0.4.13",  # fairseq's fully sharded data parallelism for the shared weights

@@ -38,7 +38,7 @@ VERBS = {
     "plan": Verb("plan", "estimate memory, traffic and time of training on N GPUs"),
     "routing": Verb("routing", "routing statistics and figures"),
     "tabulate": Verb("tabulate", "tables and figures of the paper, from results files"),
-    "bench": Verb("bench", "measure throughput"),
+    "bench": Verb("bench.verb", "measure throughput"),
 }
 
 

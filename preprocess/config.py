@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type, TypeVar
 
 from fairseq_taskmoe.errors import refuse
-from preprocess.rules import Limits
+from preprocess.cleaning.rules import Limits
 from preprocess.sentencepiece_model import COVERAGES, MIN_TEMPERATURE
 from preprocess.yaml_settings import check_pair, read_mapping, refuse_type
 

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
-from preprocess.download import Downloads, Mirror
-from preprocess.held_out import held_out_pairs
-from preprocess.mtdata_library import quietly
-from preprocess.read_pairs import BadArchive, Pair, read_pairs
-from preprocess.records import Records
-from preprocess.sources import Archive, Part, Sources, read_sources
+from preprocess.fetching.download import Downloads, Mirror
+from preprocess.fetching.held_out import held_out_pairs
+from preprocess.fetching.mtdata_library import quietly
+from preprocess.fetching.read_pairs import BadArchive, Pair, read_pairs
+from preprocess.fetching.records import Records
+from preprocess.fetching.sources import Archive, Part, Sources, read_sources
 from preprocess.stages import only_run
 from preprocess.text_files import atomic_output
 

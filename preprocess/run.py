@@ -16,8 +16,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
-from preprocess import binarize, clean, dedup, manifest, sentencepiece_model
+from preprocess import binarize, manifest, sentencepiece_model
 from preprocess.chunks import Way
+from preprocess.cleaning import clean, dedup
 from preprocess.config import Config, load_config
 from preprocess.corpus import EVAL_SPLITS, SPLITS, Corpus, Dataset
 from preprocess.pool import worker_pool

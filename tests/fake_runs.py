@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, Optional
 import yaml
 
 from fairseq_taskmoe.evaluation.results import Results
-from fairseq_taskmoe.evaluation.scoring import DirectionScore, averages
+from fairseq_taskmoe.metrics.scoring import DirectionScore, averages
 
 LANGUAGES = {
     "de": {"train_pairs": 2000, "class": "high"},

@@ -3,7 +3,7 @@
     python tests/miniature_mirror.py examples/wmt30/sources.yaml --folder MIRROR --port 8765
     python examples/wmt30/prepare.py --mirror http://127.0.0.1:8765 ...
 
-The text is real: sentences of LibreOffice's interface, in all 16 languages (tests/data).
+The text is real: sentences of LibreOffice's interface, in all 16 languages (tests/corpora).
 """
 
 import argparse
@@ -27,11 +27,11 @@ from xml.sax.saxutils import escape
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # preprocess is not installed
 
-from preprocess.download import key_of, place_of  # noqa: E402
-from preprocess.held_out import DATASETS, addresses  # noqa: E402
-from preprocess.sources import Archive, HeldOut, Part, read_sources  # noqa: E402
+from preprocess.fetching.download import key_of, place_of  # noqa: E402
+from preprocess.fetching.held_out import DATASETS, addresses  # noqa: E402
+from preprocess.fetching.sources import Archive, HeldOut, Part, read_sources  # noqa: E402
 
-TEXT = ROOT / "tests" / "data" / "interface-15.tsv.xz"
+TEXT = ROOT / "tests" / "corpora" / "interface-15.tsv.xz"
 NUM_HELD_OUT = 100  # rows that no training set has
 Rows = List[Dict[str, str]]
 

@@ -20,8 +20,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 import pytest
 from console import ROOT, run, stir
 
-from fairseq_taskmoe.serving.engine import Hypothesis, Tags
-from fairseq_taskmoe.serving.translator import Translator
+from fairseq_taskmoe.engines.engine import Hypothesis, Tags
+from fairseq_taskmoe.engines.translator import Translator
 
 PAIRS = ("en-de", "de-en")
 JSON = {"Content-Type": "application/json"}

@@ -21,7 +21,7 @@ from fairseq_taskmoe.devices import (
     place,
 )
 from fairseq_taskmoe.distributed.expert_groups import collective_device
-from fairseq_taskmoe.serving import open_model
+from fairseq_taskmoe.engines import open_model
 
 
 @pytest.mark.parametrize("cpu, has_gpu, chosen", [

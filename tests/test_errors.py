@@ -46,7 +46,7 @@ MAY_END_THE_PROCESS = {
     "cli.py", "errors.py",  # where commands end
     "files.py", "serving/service.py",  # on SIGTERM, in commands
     "distributed/lost_ranks.py",  # a rank of a run of which another rank was lost
-    "benchmarks/decode_rank.py", "benchmarks/decode_turns.py",  # programs
+    "benchmarks/decode/rank.py", "benchmarks/decode/turns.py",  # programs
 }
 
 

@@ -7,11 +7,11 @@ from typing import Any, Dict, List, Sequence
 from tqdm import tqdm
 
 from examples.demo.train import DIRECTIONS
-from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
+from fairseq_taskmoe.engines.engine import SearchOptions
+from fairseq_taskmoe.engines.open_model import open_model
 from fairseq_taskmoe.evaluation.evaluate import read_lines
-from fairseq_taskmoe.evaluation.scoring import score_direction
-from fairseq_taskmoe.serving.engine import SearchOptions
-from fairseq_taskmoe.serving.open_model import open_model
+from fairseq_taskmoe.metrics.scoring import score_direction
+from fairseq_taskmoe.subnet.folder import Extraction, extract
 
 VARIANTS = ("float32", "int8", "trimmed")  # the last has the words of the training data, in float32
 MODEL = "model.bin"

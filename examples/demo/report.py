@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from examples.demo.train import DIRECTIONS
 from fairseq_taskmoe import register  # noqa: F401
-from fairseq_taskmoe.analysis.routing_statistics import write_routing
 from fairseq_taskmoe.checkpoint.load_models import load_stock
-from fairseq_taskmoe.checkpoint.manifest import read_manifest
-from fairseq_taskmoe.checkpoint.subnet_folder import Extraction, extract
+from fairseq_taskmoe.engines.manifest import read_manifest
 from fairseq_taskmoe.evaluation.compare import compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate, read_lines
 from fairseq_taskmoe.evaluation.results import load_results, terminal_table
 from fairseq_taskmoe.evaluation.translate import Batching, Search, load_for_pairs
+from fairseq_taskmoe.routing.collect import write_routing
+from fairseq_taskmoe.subnet.folder import Extraction, extract
 
 SEARCH = Search(beam=4)
 BATCHING = Batching(max_tokens=4000)

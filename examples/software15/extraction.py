@@ -14,20 +14,20 @@ from tqdm import tqdm
 
 from fairseq_taskmoe import register  # noqa: F401
 from fairseq_taskmoe.checkpoint.load_models import load_task_moe
-from fairseq_taskmoe.checkpoint.manifest import read_manifest
 from fairseq_taskmoe.checkpoint.reading import (
     pairs_of,
     read_task_moe_checkpoint,
     read_whole_checkpoint,
 )
-from fairseq_taskmoe.checkpoint.subnet_folder import MODEL, Extraction, extract
+from fairseq_taskmoe.engines.manifest import read_manifest
 from fairseq_taskmoe.errors import command
 from fairseq_taskmoe.evaluation.compare import Comparison, compare
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
 from fairseq_taskmoe.evaluation.results import Results, load_results
-from fairseq_taskmoe.evaluation.scoring import DirectionScore
 from fairseq_taskmoe.evaluation.translate import Batching, Search, load_for_pairs
 from fairseq_taskmoe.files import write_atomically
+from fairseq_taskmoe.metrics.scoring import DirectionScore
+from fairseq_taskmoe.subnet.folder import MODEL, Extraction, extract
 
 BATCHING = Batching(max_tokens=4000)
 

@@ -11,8 +11,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.evaluation.results import commit, load_results
-from fairseq_taskmoe.evaluation.tabulate_table import NOT_RUN
 from fairseq_taskmoe.files import write_atomically
+from fairseq_taskmoe.tables.table import NOT_RUN
 
 LOGGED = re.compile(r"^\[([^]]*)\].*- (\{.*\})$")
 TABLES = {  # file of taskmoe tabulate -> what it is about

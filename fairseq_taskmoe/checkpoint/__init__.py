@@ -1,1 +1,1 @@
-"""Checkpoints: read them safely, cut sub-networks out of them."""
+"""Checkpoints: read safely, written atomically, in shards, averaged, converted."""

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from ..errors import refuse
 from ..files import written_together
 from ..host_memory import release_pages
+from ..subnet.extract import model_config
 from .convert_shards import write
-from .extract_subnet import model_config
 from .reading import Checkpoint, read_whole_checkpoint
 
 # what two models of the same shapes may still differ in

@@ -10,7 +10,7 @@ from fairseq.models.transformer import TransformerModel
 from ..data.languages import LanguageTags, make_dictionary
 from ..data.task_table import TaskTable
 from ..models.transformer_task_moe import build_without_task
-from .extract_subnet import model_config
+from ..subnet.extract import model_config
 from .reading import Checkpoint, read_checkpoint
 from .stock_settings import stock_dictionary, stock_options
 from .stored_weights import with_weights

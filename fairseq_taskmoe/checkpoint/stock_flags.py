@@ -4,7 +4,7 @@ from typing import Any, Dict, List
 
 from fairseq import options
 
-from .extract_subnet import HALVES, Subnet, widest_layer
+from ..subnet.extract import HALVES, Subnet, widest_layer
 from .reading import Checkpoint
 
 STOCK_TASK = "translation_multi_simple_epoch"

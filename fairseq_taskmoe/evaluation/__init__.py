@@ -1,1 +1,1 @@
-"""Translate all directions with one model, score them, tabulate the scores."""
+"""Translate all directions with one model; results, significance, test sets."""

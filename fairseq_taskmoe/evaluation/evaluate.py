@@ -13,15 +13,15 @@ from ..devices import FAIRSEQ_TOKENS, choose_device, place
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
+from ..metrics.floors import nearest_neighbour_translations
+from ..metrics.scoring import DirectionScore, bleu_metric, group_directions, score_direction
+from ..models.lockstep_search import join_ranks
 from ..read_files import read_json, read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .admission import check_lengths
-from .floors import nearest_neighbour_translations
 from .folder import EvaluationFolder, write_lines
-from .over_ranks import join_ranks
 from .pivot import pivot_missing_pairs
 from .results import Results
-from .scoring import DirectionScore, bleu_metric, group_directions, score_direction
 from .test_sets import PairSets, find_sets, read_test_set
 from .translate import (
     Batching,

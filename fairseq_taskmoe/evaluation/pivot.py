@@ -17,7 +17,7 @@ from ..data.dataset_manager import (
     pair_prefix,
 )
 from ..errors import refuse
-from .scoring import is_english
+from ..metrics.scoring import is_english
 
 
 def pivot_missing_pairs(

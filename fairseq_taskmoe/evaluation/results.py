@@ -16,8 +16,8 @@ from typing import Any, Optional, Union
 from ..errors import refuse
 from ..files import write_atomically
 from ..host_cores import available_cores
+from ..metrics.scoring import SCORE_FIELDS, Average, DirectionScore, averages
 from ..read_files import read_json
-from .scoring import SCORE_FIELDS, Average, DirectionScore, averages
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCORE_TITLES = ("BLEU", "chrF", "chrF++", "copy chrF", "nearest chrF")  # of SCORE_FIELDS

@@ -16,8 +16,8 @@ from sacrebleu.significance import PairedTest, Result
 from tqdm import tqdm
 
 from ..errors import refuse
+from ..metrics.scoring import bleu_metric
 from ..read_files import read_lines
-from .scoring import bleu_metric
 from .significance_inputs import Evaluated, Evaluation, check_comparable, open_system
 
 SIGNIFICANT = 0.05

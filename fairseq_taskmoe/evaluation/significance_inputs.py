@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import refuse
+from ..metrics.scoring import DirectionScore
 from ..read_files import read_lines
 from .folder import EvaluationFolder
 from .results import load_results
-from .scoring import DirectionScore
 
 # of results.json's config: with others the same model translates, or scores, otherwise
 SEARCH = ("gen_subset", "beam", "lenpen", "max_len_a", "max_len_b")

@@ -3,11 +3,11 @@
 import os
 from typing import List, NamedTuple, Optional
 
+from ..data.detokenize import TextOf
 from ..data.task_pair_dataset import TaskPairDataset
 from ..errors import refuse
 from ..read_files import read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
-from .detokenize import TextOf
 
 
 class TestSet(NamedTuple):

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from .. import register  # noqa: F401
 from ..checkpoint.reading import pairs_of, read_servable_checkpoint
 from ..checkpoint.unset_weights import UnsetWeights
+from ..data.detokenize import TextOf
 from ..data.languages import languages_of, load_joined_dictionary
 from ..data.named_pairs import check_pairs
 from ..data.task_pair_dataset import TaskPairDataset
@@ -37,12 +38,11 @@ from ..distributed.expert_groups import ExpertGroups
 from ..distributed.layout import expert_layout
 from ..errors import refuse
 from ..models.folded_model import fold_model
+from ..models.lockstep_search import Together, gather_hypotheses
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .admission import Batching, admitted, set_name
-from .detokenize import TextOf
-from .over_ranks import Together, gather_hypotheses
 from .read_ahead import read_ahead
 
 Batch = Dict[str, Any]

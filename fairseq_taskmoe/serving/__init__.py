@@ -1,1 +1,1 @@
-"""Translating text with extracted models: in a pipe, and as an HTTP service."""
+"""The HTTP service over extracted models, and the pipe."""

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from ..engines.translator import TooLong, Translator
 from ..version import __version__
 from .batching import Batcher, TooBusy
 from .guards import KnownHosts, WholeBodies, busy
@@ -26,7 +27,6 @@ from .messages import (
 )
 from .metrics import CLIENT_LEFT, CountAnswers, Metrics
 from .page import page
-from .translator import TooLong, Translator
 
 MISTAKES = (400, 404, 408, 413, 415, 422, 500, 503, 504)
 Result = TypeVar("Result")

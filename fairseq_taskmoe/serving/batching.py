@@ -6,10 +6,10 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Deque, List, NamedTuple, Sequence
 
-from .engine import SearchOptions
+from ..engines.engine import SearchOptions
+from ..engines.translator import Translation, Translator
 from .limits import Limits
 from .metrics import Metrics
-from .translator import Translation, Translator
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from .engine import SearchOptions
+from ..engines.engine import SearchOptions
 from .limits import Limits
 
 

@@ -13,11 +13,11 @@ from typing import BinaryIO, Iterator, List, NamedTuple, Optional, TextIO, Union
 
 from tqdm import tqdm
 
+from ..engines.engine import SearchOptions
+from ..engines.translator import TooLong, Translation, Translator
 from ..errors import refuse
 from ..files import written_together
 from ..read_files import BOM
-from .engine import SearchOptions
-from .translator import TooLong, Translation, Translator
 
 END = None  # of the lines, in the queue
 LINE_ENDS = str.maketrans("\n\r", "  ")

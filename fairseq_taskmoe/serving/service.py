@@ -12,13 +12,13 @@ from typing import Any, Dict, List, Optional, cast
 import uvicorn
 from fastapi import FastAPI
 
-from ..checkpoint.manifest import MANIFEST
+from ..engines.manifest import MANIFEST
+from ..engines.open_model import open_model
+from ..engines.translator import Translator
 from ..errors import refuse
 from .app import create_app
 from .connections import ACCEPTED_AT_ONCE, QUEUE, Connection, make_room
 from .limits import Limits
-from .open_model import open_model
-from .translator import Translator
 
 LOOPBACK_NAMES = ["localhost", "127.0.0.1", "::1"]
 FAREWELL_SECONDS = 5.0  # that requests get beyond their own time when the service ends

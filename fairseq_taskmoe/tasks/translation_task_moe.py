@@ -13,7 +13,6 @@ from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 from torch import Tensor
 
-from ..checkpoint.init_shared import init_shared_weights
 from ..checkpoint.reading import SHARD
 from ..data.epoch_batches import Deal, deal_in_turn, rank_free_batches
 from ..data.task_local_batches import AffinityDeal, OneTaskBatches
@@ -21,17 +20,18 @@ from ..data.task_table import load_task_groups
 from ..distributed.affinity import task_affinity
 from ..distributed.agreement import on_first_rank
 from ..distributed.expert_groups import ExpertGroups
-from ..distributed.start import Run, start_run
 from ..errors import refuse
 from ..models.build_layers import check_config, has_moe_layer
 from ..models.config import TransformerTaskMoeConfig
+from ..training.init_shared import init_shared_weights
+from ..training.start import Run, start_run
 from .config import TranslationTaskMoeConfig
 from .inference import check_search, empty_hypothesis
 from .lengths import admit_sources, admit_validation, check_fits_batch, check_references
 from .multilingual_task import MultilingualTask
 
 if TYPE_CHECKING:
-    from ..evaluation.validation_scores import ValidationScores
+    from .validation_scores import ValidationScores
 
 
 @register_task("translation_task_moe", dataclass=TranslationTaskMoeConfig)
@@ -85,7 +85,7 @@ class TranslationTaskMoeTask(MultilingualTask):
                 task_affinity, model, len(self.task_table.lang_pairs), self.run.layout
             )
         if self.run is not None and self.cfg.eval_bleu:
-            from ..evaluation.validation_scores import ValidationScores
+            from .validation_scores import ValidationScores
 
             self.validation_scores = ValidationScores(self, model)
         self.parameter_names = [

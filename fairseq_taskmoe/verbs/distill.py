@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     refuse_empty(args)
+    from ..distillation.distill import distill
     from ..errors import refuse
-    from ..evaluation.distill import distill
     from ..evaluation.translate import Batching
 
     if args.chunk_sentences < 1:

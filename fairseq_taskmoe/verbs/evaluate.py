@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     refuse_empty(args)
     from ..evaluation.evaluate import Settings, evaluate
-    from ..evaluation.languages_file import read_languages
     from ..evaluation.results import terminal_table
     from ..evaluation.translate import Batching
+    from ..metrics.languages_file import read_languages
 
     resources = None
     if args.languages:

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
     share_cores()
 
     from .. import register  # noqa: F401
-    from ..checkpoint.prune import Pruning
-    from ..checkpoint.subnet_folder import Extraction, extract
+    from ..subnet.folder import Extraction, extract
+    from ..subnet.prune import Pruning
 
     given = {
         name: getattr(args, f"prune_{name}") for name in PRUNING
@@ -132,9 +132,9 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _lang_pairs(args: argparse.Namespace) -> List[str]:
     """Return the directions that the flags name."""
-    from ..checkpoint.extract_subnet import pairs_with
     from ..checkpoint.reading import read_task_moe_checkpoint
     from ..data.named_pairs import check_pairs, named_pairs
+    from ..subnet.extract import pairs_with
 
     named = args.lang_pair or args.lang_pairs
     if args.source_lang and args.target_lang:

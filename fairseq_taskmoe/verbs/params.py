@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         refuse(f"{described[0]} goes with --arch: a checkpoint has its own configuration")
 
     from .. import register  # noqa: F401
-    from ..analysis.parameters import report_architecture, report_checkpoint
+    from ..plan.parameters import report_architecture, report_checkpoint
 
     if args.checkpoint:
         report = report_checkpoint(args.checkpoint)
@@ -127,9 +127,9 @@ def model_config(args: argparse.Namespace, words: List[str]) -> Any:
 
 def task_table(args: argparse.Namespace) -> Any:
     """Return the table of the pairs that the model is for."""
-    from ..analysis.parameters import WMT_PAIRS, pairs_with_english
     from ..data.languages import NUM_SPECIAL
     from ..data.task_table import TaskTable, load_task_groups
+    from ..plan.parameters import WMT_PAIRS, pairs_with_english
 
     if args.vocab_size is None or args.vocab_size < NUM_SPECIAL:
         refuse(f"--arch needs --vocab-size N, rows of the embedding, at least {NUM_SPECIAL}")

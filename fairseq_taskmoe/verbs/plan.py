@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> None:
     words = given_model_flags(argparse.Namespace(**{**vars(args), **_not_of_the_model()}))
 
     from .. import register  # noqa: F401
-    from ..analysis.plan import Run, make_plan, warnings
-    from ..analysis.plan_text import assumptions, plan_text
+    from ..plan.plan import Run, make_plan, warnings
+    from ..plan.report import assumptions, plan_text
 
     plan_of = Run(
         args.ranks, args.ranks_per_node, args.moe_expert_parallel_size, args.max_tokens,
@@ -145,7 +145,7 @@ def _not_of_the_model() -> Dict[str, None]:
 
 def _device(args: argparse.Namespace) -> Any:
     """Return the device that the flags describe, refusing one that is not known in full."""
-    from ..analysis.plan_time import Device, known_device
+    from ..plan.time import Device, known_device
 
     known = known_device(args.device, args.precision) if args.device else Device(*[None] * 5)
     flags = ("tflops", "memory_gib", "memory_bandwidth_gbs", "node_bandwidth_gbs", "bandwidth_gbs")

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
             refuse(f"--plot {args.plot} takes no data, no --path and no --out: it reads its tables")
         from pathlib import Path
 
-        from ..analysis.routing_figures import draw_figures
+        from ..routing.figures import draw_figures
 
         print(f"{args.plot}: {', '.join(draw_figures(Path(args.plot)))}")
         return
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
         refuse(f"--beam {args.beam}: " + ("give 1 or more" if args.decode else "needs --decode"))
 
     clean_up_when_terminated()
-    from ..analysis.routing_statistics import write_routing
     from ..evaluation.translate import Batching
+    from ..routing.collect import write_routing
 
     written = write_routing(
         args.data,

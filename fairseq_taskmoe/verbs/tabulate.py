@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     refuse_empty(args)
     from ..errors import refuse
-    from ..evaluation.tabulate import FORMATS, write_tables
-    from ..evaluation.tabulate_runs import read_experiment
     from ..files import clean_up_when_terminated
+    from ..tables.experiment import read_experiment
+    from ..tables.tabulate import FORMATS, write_tables
 
     formats = args.formats.split(",")
     for name in formats:

@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
     clean_up_when_terminated()
     share_cores()
 
-    from ..serving.engine import SearchOptions
-    from ..serving.open_model import open_model
+    from ..engines.engine import SearchOptions
+    from ..engines.open_model import open_model
     from ..serving.pipe import PipeOptions, output_file, translate_lines
 
     source = open(args.input or 0, "rb", closefd=bool(args.input))

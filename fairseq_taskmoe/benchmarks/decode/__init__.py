@@ -1,0 +1,1 @@
+"""Beam search by batch size, on random weights."""

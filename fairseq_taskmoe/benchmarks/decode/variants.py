@@ -1,0 +1,200 @@
+"""The models whose decoding is compared, made of the same random weights as far as they go.
+
+`extracted`, `padded`, `stock_widths`, `task` and `task_routed` compute the same function. The
+others have its attention and embeddings, and of `token_token` the experts too. Routed and folded
+models share their weights' memory.
+"""
+
+from functools import partial
+from typing import Any, Callable, Dict, NamedTuple, Sequence
+
+import torch
+import torch.nn as nn
+from fairseq.models import build_model
+from fairseq.tasks import FairseqTask
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ...models.build_layers import build_router
+from ...models.config import ARCHITECTURES, TransformerTaskMoeConfig
+from ...models.folded_model import fold_model, share
+from ...models.transformer_task_moe import TransformerTaskMoeModel
+from ...modules.folding import fold_experts
+from ...modules.moe_layer import MoELayer
+from ...subnet.extract import HALVES, Subnet, extract_subnet
+from ...subnet.to_fairseq import stock_checkpoint
+from ...tasks.translation_task_moe import TranslationTaskMoeTask
+from .gates import even_out
+from .search import (
+    SERVED,
+    Load,
+    StockTask,
+    generation,
+    make_batch,
+    random_targets,
+)
+
+REFERENCE = "token_token"
+SAMPLE = 64  # sentences from which gates learn what all have in common
+VARIANTS = {
+    "dense": "ordinary widths",
+    REFERENCE: "each token routed, dropless",
+    "task": "target/target, folded for one direction as `taskmoe evaluate` does",
+    "task_routed": "target/target through the routers",
+    "token_task": "token/target: tokens routed in the encoder, the decoder folded",
+    "extracted": "the sub-network cut out: a dense model of unequal widths",
+    "padded": "the same in fairseq's own transformer, zero-padded to the widest layer",
+    "stock_widths": "fairseq's own layers given the unequal widths",
+}
+
+
+class Variant(NamedTuple):
+    """A model that is ready to translate, and the task whose search it is used in."""
+
+    model: nn.Module
+    task: FairseqTask
+
+
+def make_config(load: Load, num_experts: int, router: str) -> Any:
+    """Return the configuration of an architecture with the same router in both halves."""
+    settings = {
+        **ARCHITECTURES[load.arch],
+        "moe_expert_count": num_experts, "encoder_moe_router": router, "decoder_moe_router": router,
+        "max_source_positions": max(1024, load.length),
+        "max_target_positions": max(1024, load.output_length + 1),
+    }
+    own = OmegaConf.from_dotlist(list(load.model))
+    return OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), settings, own)
+
+
+def build_own(cfg: Any, task: TranslationTaskMoeTask, load: Load) -> TransformerTaskMoeModel:
+    """Return a model of random weights, the same whenever it is built."""
+    torch.manual_seed(1)
+    model = TransformerTaskMoeModel.build_model(cfg, task).to(load.device, _dtype(load))
+    return model.eval().requires_grad_(False)
+
+
+def build_variants(
+    names: Sequence[str], num_experts: int, load: Load, task: TranslationTaskMoeTask
+) -> Dict[str, Variant]:
+    """Return the variants of one number of experts."""
+    cfg = make_config(load, num_experts, "target")
+    routed = build_own(cfg, task, load)
+    stock = StockTask(task.dictionary)
+    state = {
+        "cfg": {"model": OmegaConf.to_container(cfg, enum_to_str=True), "task": {}},
+        "model": routed.state_dict(), "task_state": task.state_dict(),
+    }
+    subnet = extract_subnet(state, [SERVED])
+    fold = partial(fold_model, task_id=task.task_table.task_id(SERVED))
+    # only what is asked for is made: extracted models have weights of their own
+    make: Dict[str, Callable[[], Variant]] = {
+        "dense": lambda: Variant(_one_expert(routed), task),
+        REFERENCE: lambda: Variant(_routed_by_token(routed, cfg, HALVES, task, load), task),
+        "token_task": lambda: Variant(
+            fold(_routed_by_token(routed, cfg, ["encoder"], task, load)), task
+        ),
+        "task": lambda: Variant(fold(routed), task),
+        "task_routed": lambda: Variant(routed, task),
+        "extracted": lambda: Variant(_extracted(subnet, task, load), task),
+        "padded": lambda: Variant(_stock(state, subnet, stock, load), stock),
+        "stock_widths": lambda: Variant(
+            _with_widths(_stock(state, subnet, stock, load), subnet, load), stock
+        ),
+    }
+    return {name: make[name]() for name in names}
+
+
+def _with_layers(
+    model: TransformerTaskMoeModel, change: Callable[[str, int, Any], Any]
+) -> TransformerTaskMoeModel:
+    """Return a model whose MoE layers are change(half, number, layer), all else shared."""
+    changed = share(model)
+    for name in HALVES:
+        half = share(model.get_submodule(name))
+        layers: Any = model.get_submodule(f"{name}.layers")
+        half._modules["layers"] = nn.ModuleList(
+            layer if layer.moe is None else change(name, i, share(layer))
+            for i, layer in enumerate(layers)
+        )
+        changed._modules[name] = half
+    return changed
+
+
+def _routed_by_token(
+    model: TransformerTaskMoeModel, cfg: Any, halves: Sequence[str], task: TranslationTaskMoeTask,
+    load: Load,
+) -> TransformerTaskMoeModel:
+    """Return the model with gates in halves that read tokens and use experts about evenly."""
+    by_token = OmegaConf.merge(cfg, {f"{half}_moe_router": "token" for half in halves})
+    torch.manual_seed(2)
+
+    def change(half: str, i: int, layer: Any) -> Any:
+        if half not in halves:
+            return layer
+        router = build_router(by_token, half, i, task.task_table).to(load.device, _dtype(load))
+        layer._modules["moe"] = MoELayer(router.requires_grad_(False).eval(), layer.moe.experts)
+        return layer
+
+    routed = _with_layers(model, change)
+    even_out(routed, make_batch(task, SAMPLE, load), random_targets(SAMPLE, load))
+    return routed
+
+
+def _one_expert(model: TransformerTaskMoeModel) -> TransformerTaskMoeModel:
+    """Return the model with the first expert of each layer as its dense network."""
+
+    def change(half: str, i: int, layer: Any) -> Any:
+        first = {name: stack[:1] for name, stack in layer.moe.experts.state_dict().items()}
+        set_feed_forward(layer, fold_experts(first, torch.ones(1)))
+        layer._modules["moe"] = None
+        return layer
+
+    return _with_layers(model, change)
+
+
+def _extracted(
+    subnet: Subnet, task: TranslationTaskMoeTask, load: Load
+) -> TransformerTaskMoeModel:
+    """Return what `taskmoe extract --format taskmoe` leaves, loaded."""
+    cfg = OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), subnet.model_cfg)
+    model = build_own(cfg, task, load)
+    model.load_state_dict(subnet.state)
+    return model
+
+
+def _stock(state: Any, subnet: Subnet, task: StockTask, load: Load) -> nn.Module:
+    """Return what `taskmoe extract --format fairseq` leaves, as fairseq-generate runs it."""
+    checkpoint = stock_checkpoint(state, subnet)
+    model = build_model(OmegaConf.create(checkpoint["cfg"]["model"]), task, from_checkpoint=True)
+    model.to(load.device, _dtype(load)).eval().requires_grad_(False)
+    model.load_state_dict(checkpoint["model"])
+    model.prepare_for_inference_(OmegaConf.create({"generation": vars(generation(load))}))
+    return model
+
+
+def _with_widths(model: nn.Module, subnet: Subnet, load: Load) -> nn.Module:
+    """Give fairseq's layers the sub-network's own feed-forward networks."""
+    for half in HALVES:
+        layers: Any = model.get_submodule(f"{half}.layers")
+        for i, layer in enumerate(layers):
+            names = [f"{fc}.{part}" for fc in ("fc1", "fc2") for part in ("weight", "bias")]
+            own = {name: subnet.state[f"{half}.layers.{i}.{name}"] for name in names}
+            # folded weights are float32, whatever the model's precision
+            set_feed_forward(
+                layer, {name: own[name].to(load.device, _dtype(load)) for name in names}
+            )
+    return model
+
+
+def set_feed_forward(layer: nn.Module, weights: Dict[str, Tensor]) -> None:
+    """Replace fc1 and fc2 of a transformer layer."""
+    for name in ("fc1", "fc2"):
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        linear = nn.utils.skip_init(nn.Linear, weight.size(1), weight.size(0))
+        linear.weight, linear.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        layer._modules[name] = linear
+
+
+def _dtype(load: Load) -> torch.dtype:
+    return getattr(torch, load.dtype)

@@ -1,0 +1,1 @@
+"""One MoE layer against a dense network and other libraries' layers."""

@@ -1,0 +1,1 @@
+"""A training step of whole models, against dense ones and fairseq's own."""

@@ -1,0 +1,112 @@
+"""The models whose training steps are compared: ours with each router, and stock fairseq's.
+
+`dense_equal` has one feed-forward network as wide as K experts where the others have MoE layers:
+the same computation for each token. `dense` has the ordinary width everywhere, and `stock` is
+fairseq's own `transformer` of those sizes, with fairseq's own criterion.
+"""
+
+from argparse import Namespace
+from types import SimpleNamespace
+from typing import Any, Dict, List, NamedTuple, Sequence
+
+import torch
+import torch.nn as nn
+from fairseq.criterions import FairseqCriterion
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.data import Dictionary
+from fairseq.models.transformer import TransformerModel
+from omegaconf import OmegaConf
+
+from ... import register  # noqa: F401
+from ...criterions.moe_label_smoothed_cross_entropy import MoeLabelSmoothedCrossEntropyCriterion
+from ...data.task_table import TaskTable
+from ...models.config import ARCHITECTURES, TransformerTaskMoeConfig
+from ...models.transformer_task_moe import TransformerTaskMoeModel
+
+# name -> (encoder router, decoder router); these depend on the number of experts
+ROUTED = {
+    "token_token": ("token", "token"),
+    "target_target": ("target", "target"),
+    "token_target": ("token", "target"),
+    "pair_pair": ("pair", "pair"),
+    "sentence_sentence": ("sentence", "sentence"),
+}
+UNROUTED = ("dense", "dense_equal", "stock")
+VARIANTS = (*UNROUTED, *ROUTED)
+POSITIONS = {"max_source_positions": 1024, "max_target_positions": 1024}
+# as wide as experiments on a few million sentences are; no architecture of its own in the plugin
+SMALL: Dict[str, Any] = {
+    f"{half}_{name}": number
+    for half in ("encoder", "decoder")
+    for name, number in (
+        ("embed_dim", 256), ("ffn_embed_dim", 1024), ("layers", 3), ("attention_heads", 4)
+    )
+}
+SIZES = {**ARCHITECTURES, "small": {**SMALL, "share_all_embeddings": True}}
+LABEL_SMOOTHING, GATE_LOSS_WEIGHT = 0.1, 0.01
+
+
+class Variant(NamedTuple):
+    """A model to measure."""
+
+    label: str
+    name: str  # of VARIANTS
+    num_experts: int
+    precision: str  # of float32 products, as torch names it
+
+
+class Trained(NamedTuple):
+    """A model and what is minimised."""
+
+    model: nn.Module
+    criterion: FairseqCriterion
+
+
+def list_variants(
+    words: Sequence[str], expert_counts: Sequence[int], precision: str
+) -> List[Variant]:
+    """Return the variants that words name: `dense`, or with a precision of its own `dense:medium`.
+
+    Routed ones come with each number of experts, which their labels tell where there are several.
+    """
+    variants = []
+    for word in words:
+        name, _, own = word.partition(":")
+        counts = expert_counts if name in ROUTED else expert_counts[:1]
+        for count in counts:
+            label = f"{name}@{count}" if len(counts) > 1 else name
+            variants.append(
+                Variant(f"{label}:{own}" if own else label, name, count, own or precision)
+            )
+    return variants
+
+
+def build(variant: Variant, arch: str, dictionary: Dictionary, table: TaskTable) -> Trained:
+    """Return a model of random weights and its criterion."""
+    torch.manual_seed(1)
+    task: Any = SimpleNamespace(
+        source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
+        expert_groups=None,
+    )
+    sizes = {**SIZES[arch], **POSITIONS}
+    if variant.name == "stock":
+        criterion = LabelSmoothedCrossEntropyCriterion(task, False, LABEL_SMOOTHING)
+        return Trained(build_stock(sizes, task), criterion)
+    sizes["moe_expert_count"] = 0
+    if variant.name != "dense":
+        routers = ROUTED.get(variant.name, ("dense", "dense"))
+        sizes.update(
+            moe_expert_count=variant.num_experts, encoder_moe_router=routers[0],
+            decoder_moe_router=routers[1],
+        )
+    cfg = OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), sizes)
+    ours = MoeLabelSmoothedCrossEntropyCriterion(
+        task, False, LABEL_SMOOTHING, GATE_LOSS_WEIGHT, 0.0
+    )
+    return Trained(TransformerTaskMoeModel.build_model(cfg, task), ours)
+
+
+def build_stock(sizes: Dict[str, Any], task: Any) -> nn.Module:
+    """Return the model of `fairseq-train --arch transformer` with flags for these sizes."""
+    stock = {name: value for name, value in sizes.items() if not name.startswith("moe_")}
+    return TransformerModel.build_model(Namespace(**stock), task)

@@ -1,0 +1,1 @@
+"""Training data for a student from the translations of a teacher."""

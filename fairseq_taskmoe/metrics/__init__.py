@@ -1,0 +1,1 @@
+"""BLEU, chrF and the floors beside them; nothing here knows a model."""

@@ -1,0 +1,104 @@
+"""Translating on many ranks: each its own sentences, with experts that may be spread over them.
+
+Where a layer exchanges rows, every step of one rank's search is a step of all: who has no more to
+translate goes along with a batch of padding, which is never routed.
+"""
+
+from functools import partial
+from typing import Any, Dict, List, Optional, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from torch import Tensor
+
+from ..devices import backend_of, device_of_rank, make_current
+from ..distributed.agreement import num_ranks, rank
+from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
+from ..distributed.launch import check_launch, from_environment
+from ..distributed.lost_ranks import RankMonitor, watch_ranks
+from ..modules.moe_layer import MoELayer
+from .folded_model import share
+from .transformer_task_moe import TransformerTaskMoeModel
+
+Hypothesis = TypeVar("Hypothesis")
+
+
+def join_ranks(cpu: bool) -> Optional[RankMonitor]:
+    """Form the process group of a launcher's processes; nothing is done without one.
+
+    With torchrun, each process takes its node's GPU of its own number. Returns what watches over
+    the ranks, until rank 0 needs the others no longer and leaves.
+    """
+    launcher = from_environment()
+    if launcher is None or dist.is_initialized():
+        check_launch(num_ranks())
+        return None
+    device = device_of_rank(cpu, launcher.local_rank, torch.cuda.device_count())
+    make_current(device)
+    dist.init_process_group(backend_of(device))
+    return watch_ranks("the same command goes on with the directions that are not finished")
+
+
+def exchanges_rows(half: nn.Module) -> bool:
+    """Say whether a half of a model has a layer whose experts are on other ranks."""
+    moes = [module for module in half.modules() if isinstance(module, MoELayer)]
+    return any(isinstance(moe.dispatcher, AllToAllDispatcher) for moe in moes)
+
+
+class Together:
+    """Keeps the ranks' searches in step, batch by batch. All ranks translate as many batches."""
+
+    def __init__(self, model: TransformerTaskMoeModel):
+        self.alone = model
+        self.in_encoder = exchanges_rows(model.encoder)
+        self.in_decoder = exchanges_rows(model.decoder)
+        self.model = share(model)
+        if self.in_decoder:
+            decoder: Any = share(model.decoder)
+            decoder.forward = partial(self._step, model.decoder)
+            self.model._modules["decoder"] = decoder
+
+    def finish_batch(self, had_one: bool) -> None:
+        """Go along until every rank has finished its batch, or from its start if there was none."""
+        values = next(self.alone.parameters())
+        padding = values.new_full((1, 1), self.alone.encoder.padding_idx, dtype=torch.long)
+        with torch.no_grad():
+            if self.in_encoder and not had_one:
+                self.alone.encoder(padding, task_ids=torch.zeros_like(padding[0]))
+            while self.in_decoder and self._anyone_steps(False):
+                self.alone.decoder(padding, self._nothing(values), incremental_state={})
+
+    def _step(self, decoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Run one step of this rank's search."""
+        self._anyone_steps(True)
+        return decoder(*args, **kwargs)
+
+    def _anyone_steps(self, this_rank: bool) -> bool:
+        steps = torch.tensor(float(this_rank), device=next(self.alone.parameters()).device)
+        dist.all_reduce(steps)
+        return bool(steps > 0)
+
+    def _nothing(self, like: Tensor) -> Dict[str, List[Any]]:
+        """Return the encoder's output for a sentence of padding, without running its layers."""
+        zeros = like.new_zeros(1, self.alone.encoder.embed_tokens.embedding_dim)
+        task_ids = torch.zeros(1, dtype=torch.long, device=like.device)
+        return {
+            "encoder_out": [zeros.unsqueeze(0)],
+            "encoder_padding_mask": [torch.ones_like(task_ids, dtype=torch.bool).unsqueeze(0)],
+            "task_ids": [task_ids],
+            "sentence_hashes": [task_ids],
+            "source_means": [zeros],
+            "task_tokens": [],
+        }
+
+
+def gather_hypotheses(own: Dict[int, Hypothesis]) -> Optional[Dict[int, Hypothesis]]:
+    """Return all ranks' hypotheses on rank 0, None elsewhere: a collective call."""
+    if not dist.is_initialized():
+        return own
+    parts: Optional[List[Any]] = [None] * num_ranks() if rank() == 0 else None
+    dist.gather_object(own, parts)
+    if parts is None:
+        return None
+    return {index: each for part in parts for index, each in part.items()}

@@ -1,0 +1,1 @@
+"""Estimates for a model on N devices: parameters, memory, traffic, time."""

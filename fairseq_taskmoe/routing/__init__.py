@@ -1,0 +1,1 @@
+"""Which experts each direction uses: collecting, statistics, tables, figures."""

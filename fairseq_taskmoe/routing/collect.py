@@ -1,0 +1,213 @@
+"""Which experts each language pair uses, measured on a test set (paper figures 5-11).
+
+The model reads the sources and, teacher-forced, the references or its own translations.
+P language pairs, E experts.
+"""
+
+import sys
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+import torch
+from fairseq.utils import split_paths
+from torch import Tensor
+from tqdm import tqdm
+
+from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
+from ..data.dataset_manager import holds_pair, refuse_part_of_pair
+from ..data.languages import check_folders
+from ..devices import choose_device, place
+from ..errors import refuse
+from ..evaluation.admission import check_lengths
+from ..evaluation.evaluate import digest
+from ..evaluation.translate import Batch, Batching, load_for_pairs
+from ..files import new_folder
+from ..modules.gate_losses import GateStats, first_choices
+from ..modules.moe_layer import MoELayer
+from ..modules.routers import RouterOutput
+from .figures import draw_figures
+from .heat_maps import LayerName, load_shares
+from .load import save_load
+from .similarity import save_similarity
+from .statistics import ExpertUse, RoutingStatistics, loads_of, save_npz, save_table
+from .summary import save_summary
+from .text import RoutedText, TextChoice
+from .unfinished import PairUse, Unfinished
+
+
+def write_routing(
+    data: str,
+    path: str,
+    out: str,
+    lang_pairs: Optional[Sequence[str]] = None,
+    split: str = "test",
+    batching: Batching = Batching(),  # noqa: B008 (a NamedTuple is immutable)
+    cpu: bool = False,
+    beam: int = 0,
+    multi_parallel: bool = False,
+) -> List[str]:
+    """Write tables of routing, similarity and load to the new folder out, with matplotlib figures.
+
+    Without lang_pairs: of all trained pairs that the data folder holds. With a beam the decoder
+    reads what a search of that width translates, without one the references. What an interrupted
+    run has measured stays in the folder {out}.unfinished until a run with the same settings ends.
+    Returns the files' names.
+    """
+    choice = TextChoice(split, beam, multi_parallel)
+    with new_folder(out) as folder:
+        pairs = list(lang_pairs or trained_pairs_in(data, path, split))
+        model, task = load_for_pairs(data, path, pairs)
+        check_lengths(model, task, task.served, split, batching, read_references=not beam)
+        place(model, choose_device(cpu), searches=bool(beam))
+        settings = {"data": data, "checkpoint_digest": digest(path), **choice._asdict(),
+                    "pairs": pairs if multi_parallel else None, "skip_long": batching.skip_long}
+        unfinished = Unfinished(Path(f"{out}.unfinished"), settings)
+        statistics = collect(model, task, choice, batching, unfinished)
+        save_npz(statistics, describe(path, choice), folder / "routing.npz")
+        save_table(statistics, folder / "routing.tsv")
+        shares = load_shares(folder / "routing.npz")
+        save_similarity(shares, folder)
+        save_summary(shares, folder / "summary.tsv")
+        save_load(statistics.lang_pairs, loads_of(statistics), folder)
+        if find_spec("matplotlib"):
+            draw_figures(folder)
+        written = sorted(file.name for file in folder.iterdir())
+    unfinished.remove()
+    return written
+
+
+def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
+    """Return the pairs that a checkpoint was trained on and that the data folder holds."""
+    trained = pairs_of(read_task_moe_checkpoint(path))
+    check_folders(data)
+    folder = split_paths(data)[0]
+    pairs = [pair for pair in trained if holds_pair(folder, split, pair)]
+    if not pairs:
+        for pair in trained:
+            refuse_part_of_pair(folder, split, pair)
+        refuse(f"{folder} holds no {split} data of the trained pairs {', '.join(trained)}")
+    return pairs
+
+
+def describe(path: str, choice: TextChoice) -> Dict[str, str]:
+    """Return what routing.npz says of how it was measured."""
+    model = read_task_moe_checkpoint(path)["cfg"]["model"]
+    return {
+        "encoder router": str(model["encoder_moe_router"]),
+        "decoder router": str(model["decoder_moe_router"]),
+        "decoder reads": choice.decoder_reads,
+        "split": choice.split,
+        "sentences": "common to all pairs" if choice.multi_parallel else "all",
+        "checkpoint": digest(path),
+    }
+
+
+@torch.no_grad()
+def collect(
+    model: Any, task: Any, choice: TextChoice, batching: Batching,
+    unfinished: Optional[Unfinished] = None,
+) -> RoutingStatistics:
+    """Run the pairs that a task serves through its model, and add up each MoE layer's choices.
+
+    Pairs that an unfinished run has measured are taken over from it, and the others added to it.
+    """
+    layers = {
+        (half, i): layer.moe
+        for half in ("encoder", "decoder")
+        for i, layer in enumerate(getattr(model, half).layers)
+        if layer.moe is not None
+    }
+    if not layers:
+        refuse("the model has no MoE layers: nothing is routed")
+    text = RoutedText(model, task, choice, batching)
+    uses = []
+    for pair in task.served:
+        use = unfinished.load(pair) if unfinished else None
+        if use is None:
+            use = measure(model, layers, text.batches(pair))
+            if unfinished:
+                unfinished.save(pair, use)
+        tqdm.write(f"{pair}: {use.sentences} sentences", file=sys.stderr)
+        uses.append(use)
+    tables = {name: np.stack([use.layers[name] for use in uses], axis=1) for name in layers}
+    return RoutingStatistics(
+        list(task.served),
+        [use.sentences for use in uses],
+        {name: ExpertUse(*table) for name, table in tables.items()},
+    )
+
+
+def measure(
+    model: Any, layers: Dict[LayerName, MoELayer], batches: Iterator[Batch]
+) -> PairUse:
+    """Run one pair's batches through a model, and add up what its MoE layers did."""
+    num_fields = len(ExpertUse._fields)
+    num_experts: Dict[LayerName, Any] = {n: moe.router.num_experts for n, moe in layers.items()}
+    sums = {name: np.zeros((num_fields, number)) for name, number in num_experts.items()}
+    sentences = 0
+    for batch in batches:
+        sentences += len(batch["id"])
+        with watch_first_choices(layers) as seen:
+            stats = gate_stats(model, batch)
+        for name, of_layer in zip(layers, stats, strict=True):
+            use = torch.stack([of_layer.load, of_layer.gate_sum, *seen[name]])
+            sums[name] += use.double().cpu().numpy()
+    return PairUse(sentences, sums)
+
+
+class Choices(NamedTuple):
+    """What GateStats do not say of a batch, for they are computed at every step of training."""
+
+    tokens: Tensor  # (E,) tokens whose first choice an expert is, whether or not it had room
+    prob_sum: Tensor  # (E,) its softmax probabilities for those tokens, added up
+    dropped: Tensor  # (E,) choices that it had no room for
+
+
+@contextmanager
+def watch_first_choices(layers: Dict[LayerName, MoELayer]) -> Iterator[Dict[LayerName, Choices]]:
+    """Yield a dictionary that holds each layer's choices of the batch that was run last.
+
+    It listens to the routers, so that the model's forward need not compute what training has no
+    use for.
+    """
+    seen: Dict[LayerName, Choices] = {}
+
+    def listener(name: LayerName) -> Any:
+        def listen(router: Any, args: Any, routing: Any) -> None:
+            _, inputs = args
+            seen[name] = Choices(
+                *first_choices(routing, inputs.token_mask),
+                dropped_choices(routing, inputs.token_mask),
+            )
+
+        return listen
+
+    handles = [moe.router.register_forward_hook(listener(name)) for name, moe in layers.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def dropped_choices(routing: RouterOutput, token_mask: Tensor) -> Tensor:
+    """Return how many choices (E,) of token_mask (B, S) each expert had no room for, in tokens."""
+    dropped = routing.probs.new_zeros(routing.probs.size(2))
+    if routing.overflow is not None:
+        for k in range(routing.expert_ids.size(2)):  # each choice in turn, as if it came first
+            choice = routing._replace(expert_ids=routing.expert_ids[..., k:])
+            dropped += first_choices(choice, token_mask & routing.overflow[..., k]).tokens
+    return dropped
+
+
+def gate_stats(model: Any, batch: Dict[str, Any]) -> List[GateStats]:
+    """Return the statistics of a batch's routing, one for each MoE layer, the encoder's first."""
+    net_input = dict(batch["net_input"])
+    # a reference may be longer than the model's positions reach
+    references = net_input["prev_output_tokens"][:, : model.max_decoder_positions()]
+    net_input["prev_output_tokens"] = references
+    _, extra = model(**net_input, features_only=True)
+    return [*extra["encoder_gate_stats"], *extra["gate_stats"]]

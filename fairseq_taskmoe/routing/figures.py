@@ -1,0 +1,164 @@
+"""The paper's figures 5-11 and a dendrogram, drawn from the files of `taskmoe routing` alone.
+
+Directions are told apart by the language that most of them have, English say: those into it
+(xx-en) and those out of it (en-xx). Others are in routing.png only. P language pairs, E experts.
+"""
+
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Sequence
+
+import numpy as np
+from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import squareform
+
+from ..errors import refuse
+from .heat_maps import (
+    HeatMap,
+    RoutingShares,
+    draw_heat_maps,
+    load_shares,
+    new_figure,
+    plot_routing,
+    save_figure,
+)
+from .similarity import JensenShannon, load_jensen_shannon
+from .summary import Directions, directions_of
+
+HALVES = ("encoder", "decoder")
+TASK_KINDS = ("source", "target", "pair", "group", "static")  # routers that do not read the text
+
+
+class HeatMapFigure(NamedTuple):
+    """A file of heat-maps side by side."""
+
+    name: str
+    title: str
+    panels: List[HeatMap]
+
+
+class Tree(NamedTuple):
+    """One panel of the dendrogram."""
+
+    title: str
+    lang_pairs: List[str]  # Q
+    merges: np.ndarray  # (Q - 1, 4), as scipy's linkage returns them
+
+
+def draw_figures(folder: Path) -> List[str]:
+    """Draw all figures of a folder that has routing.npz and similarity.npz; return their names."""
+    shares = load_shares(folder / "routing.npz")
+    similarity = load_jensen_shannon(folder / "similarity.npz")
+    if (shares.lang_pairs, list(shares.layers)) != (similarity.lang_pairs, list(similarity.layers)):
+        refuse(f"{folder}: routing.npz and similarity.npz are of different pairs or layers")
+    trees = list(find_trees(shares, similarity))
+    plot_routing(folder / "routing.npz", folder / "routing.png")
+    drawn = ["routing.png"]
+    for name, title, panels in heat_map_figures(shares):
+        figure = new_figure()
+        draw_heat_maps(figure, [panels], title)
+        save_figure(figure, folder / name)
+        drawn.append(name)
+    if trees:
+        draw_trees(trees, folder / "dendrogram.png")
+        drawn.append("dendrogram.png")
+    return drawn
+
+
+def heat_map_figures(shares: RoutingShares) -> Iterator[HeatMapFigure]:
+    """Yield what to draw: the last layers (figure 5), then each half's first and last layer."""
+    into, out_of = directions_of(shares.lang_pairs)
+    panels = [
+        heat_map(shares, half, layers_of(shares, half)[-1], directions)
+        for half, directions in (("encoder", into), ("decoder", out_of))
+        if is_drawn(shares, half, directions)
+    ]
+    if panels:
+        title = "last MoE layers, as in the paper's figure 5"
+        yield HeatMapFigure("last_layers.png", title, panels)
+    for half in HALVES:
+        for directions in (into, out_of):
+            if is_drawn(shares, half, directions):
+                layers = layers_of(shares, half)
+                ends = layers[:1] if len(layers) == 1 else [layers[0], layers[-1]]
+                yield HeatMapFigure(
+                    f"{half}_{directions.name}.png",
+                    figure_title(shares.about, half, directions),
+                    [heat_map(shares, half, layer, directions) for layer in ends],
+                )
+
+
+def figure_title(about: Dict[str, str], half: str, directions: Directions) -> str:
+    """Return what a figure of a half's first and last layer shows, and which of the paper's."""
+    kind = about.get(f"{half} router")
+    routed = f", routed by {kind}" if kind else ""
+    text = about.get("decoder reads") if half == "decoder" else None
+    read = f", reading {text}" if text else ""
+    number = "10-11" if kind in TASK_KINDS else "6-9"
+    return f"{half} of {directions.name}{routed}{read}\nas in the paper's figures {number}"
+
+
+def heat_map(shares: RoutingShares, half: str, layer: int, directions: Directions) -> HeatMap:
+    """Return the panel of one layer for some directions."""
+    return HeatMap(
+        f"{half} layer {layer}, {directions.name}",
+        [shares.lang_pairs[row] for row in directions.rows],
+        shares.layers[half, layer][directions.rows],
+    )
+
+
+def layers_of(shares: RoutingShares, half: str) -> List[int]:
+    """Return the MoE layers of a half, ascending."""
+    return [layer for side, layer in shares.layers if side == half]
+
+
+def is_drawn(shares: RoutingShares, half: str, directions: Directions) -> bool:
+    """Say whether there is something to see: MoE layers, and directions that are not one task.
+
+    Routed by the target language, all directions into English are the same line.
+    """
+    rows = [shares.layers[half, layer][directions.rows] for layer in layers_of(shares, half)]
+    if not rows or not directions.rows:
+        return False
+    return len(directions.rows) == 1 or any((own != own[0]).any() for own in rows)
+
+
+def find_trees(shares: RoutingShares, similarity: JensenShannon) -> Iterator[Tree]:
+    """Yield a tree of the directions for the last MoE layer of each half, by average linkage.
+
+    The distance of two clusters is the mean Jensen-Shannon distance of their members.
+    """
+    for half in HALVES:
+        for directions in directions_of(shares.lang_pairs):
+            if is_drawn(shares, half, directions):
+                layer = layers_of(shares, half)[-1]
+                values = similarity.layers[half, layer]
+                # of a direction of which nothing was routed nothing is known
+                rows = [row for row in directions.rows if not np.isnan(values[row, row])]
+                if len(rows) > 1:
+                    distances = 1 - values[np.ix_(rows, rows)]
+                    yield Tree(
+                        f"{half} layer {layer}, {directions.name}",
+                        [similarity.lang_pairs[row] for row in rows],
+                        linkage(squareform(distances, checks=False), "average"),
+                    )
+
+
+def draw_trees(trees: Sequence[Tree], path: Path) -> None:
+    """Draw trees side by side, their leaves at the left."""
+    figure = new_figure()
+    rows = max(len(tree.lang_pairs) for tree in trees)
+    figure.set_size_inches(2.9 * len(trees), max(1.8, 0.18 * rows) + 1)
+    figure.suptitle("average linkage of Jensen-Shannon distances between directions", fontsize=10)
+    # one scale for all
+    longest = max(float(tree.merges[:, 2].max()) for tree in trees) or 1.0
+    for tree, axis in zip(trees, figure.subplots(1, len(trees), squeeze=False)[0], strict=True):
+        dendrogram(
+            tree.merges, labels=tree.lang_pairs, orientation="right", ax=axis,
+            color_threshold=0, above_threshold_color="black", leaf_font_size=7,
+        )
+        axis.set_xlim(0, longest * 1.05)
+        axis.set_title(tree.title, fontsize=9)
+        axis.set_xlabel("Jensen-Shannon distance", fontsize=8)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.spines[["top", "left", "right"]].set_visible(False)
+    save_figure(figure, path)

@@ -1,0 +1,1 @@
+"""The sub-network of a language pair: extracted, pruned, trimmed, written, verified."""

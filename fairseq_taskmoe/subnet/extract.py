@@ -1,0 +1,221 @@
+"""Cut out of a Task-MoE checkpoint the sub-network that serves one or several language pairs.
+
+A task's experts and gates are constants, so its K experts are one feed-forward network K times as
+wide (paper section 3.2): where all pairs take the same ones, no router and no other expert is
+needed. Where they differ, the experts that none of them takes are left out. Of a half that routes
+by the text, experts can be left out only by choice (pruning).
+"""
+
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from ..checkpoint.reading import EXPERTS, Checkpoint, pairs_of
+from ..data.languages import LanguageTags
+from ..data.task_table import TaskTable
+from ..errors import refuse
+from ..models.build_layers import build_router, is_moe_position
+from ..models.config import TASK_ROUTERS, TEXT_ROUTERS, TransformerTaskMoeConfig
+from ..modules.folding import TaskRoute, task_route
+from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
+
+HALVES = ("encoder", "decoder")
+StateDict = Dict[str, Tensor]
+KeptExperts = Dict[Tuple[str, int], List[int]]  # half and layer -> experts that remain
+
+
+class Subnet(NamedTuple):
+    """The sub-network of some language pairs, still with layers of different width."""
+
+    lang_pairs: List[str]
+    model_cfg: Dict[str, Any]  # of transformer_task_moe; folded halves have the router `dense`
+    state: StateDict
+    words: List[str]  # of the dictionary, special ones first and without tags
+    word_counts: List[int]
+    tags: LanguageTags
+    routed: Dict[str, str]  # halves that are not dense, and why
+    zero_shot: Dict[str, Dict[str, str]]  # pair never trained -> half -> pair whose route it takes
+
+    @property
+    def num_parameters(self) -> int:
+        """Return how many parameters the sub-network has."""
+        return count_parameters(self.state)
+
+
+def count_parameters(state: StateDict) -> int:
+    """Return how many parameters a model has, shared ones counted once."""
+    sizes = {
+        tensor.data_ptr(): tensor.numel() for name, tensor in state.items()
+        if name.endswith(("weight", "bias"))
+    }
+    return sum(sizes.values())
+
+
+def extract_subnet(
+    checkpoint: Checkpoint, lang_pairs: Sequence[str], pruned: Optional[KeptExperts] = None
+) -> Subnet:
+    """Return the sub-network of lang_pairs; pruned says what to keep where the text decides.
+
+    A pair that was never trained takes the route that it takes in the full model.
+    """
+    task_state = checkpoint["task_state"]
+    pairs = servable_pairs(checkpoint, lang_pairs)
+    cfg = model_config(checkpoint)
+    table = TaskTable.from_state(task_state["task_table"]).with_pairs(pairs)
+    state = dict(checkpoint["model"])
+    model_cfg: Any = OmegaConf.to_container(cfg, enum_to_str=True)
+    routed = {}
+    for half in HALVES:
+        reason = _cut_half(state, model_cfg, cfg, half, table, pairs, pruned or {})
+        if reason is not None:
+            routed[half] = reason
+    return Subnet(
+        pairs, model_cfg, state, task_state["words"], task_state["word_counts"],
+        LanguageTags.from_state(task_state["tags"]), routed, zero_shot_routes(checkpoint, pairs),
+    )
+
+
+def servable_pairs(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> List[str]:
+    """Return pairs in order, refusing those that the model has no tags or no experts for."""
+    pairs = sorted(set(lang_pairs))
+    langs = checkpoint["task_state"]["tags"]["langs"]
+    only = checkpoint["task_state"].get("served_only", pairs)
+    for pair in pairs:
+        for lang in pair.split("-"):
+            if lang not in langs:
+                refuse(f"unknown language {lang}: the checkpoint has {', '.join(langs)}")
+        if pair not in only:
+            refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
+        if len(set(pair.split("-"))) == 1 and pair not in pairs_of(checkpoint):
+            refuse(f"{pair}: source and target are the same language, and it was never trained")
+    return pairs
+
+
+def zero_shot_routes(checkpoint: Checkpoint, pairs: Sequence[str]) -> Dict[str, Dict[str, str]]:
+    """Return for each pair that was never trained, by half, the trained pair whose route it takes.
+
+    Refuses a pair that no trained one can stand for. Halves that route by the text have no say.
+    """
+    task_state, cfg = checkpoint["task_state"], model_config(checkpoint)
+    table = TaskTable.from_state(task_state["task_table"])
+    kinds = {}
+    for half in HALVES:
+        router = str(getattr(cfg, f"{half}_moe_router"))
+        layers = range(getattr(cfg, f"{half}_layers"))
+        if any(is_moe_position(cfg, half, i) for i in layers):
+            kinds[half] = {"static": "pair", "table": "pair"}.get(router, router)
+    found = dict(task_state.get("zero_shot") or {})  # of the model that this was cut out of
+    for pair in set(pairs) - set(table.trained):
+        found[pair] = {
+            half: table.routed_as(pair, kind) for half, kind in kinds.items()
+            if kind in TASK_ROUTERS
+        }
+    return {pair: found[pair] for pair in pairs if pair in found}
+
+
+def text_routing(cfg: Any) -> Dict[str, str]:
+    """Return the halves that route by the text or by chance, and why they cannot be folded."""
+    return {
+        half: f"the {half} routes by {router}: which experts a sentence needs shows only when it "
+        "is translated"
+        for half in HALVES
+        if (router := str(getattr(cfg, f"{half}_moe_router"))) in (*TEXT_ROUTERS, "random")
+        and any(is_moe_position(cfg, half, i) for i in range(getattr(cfg, f"{half}_layers")))
+    }
+
+
+def pairs_with(checkpoint: Checkpoint, lang: str, side: int) -> List[str]:
+    """Return the trained pairs whose source (side 0) or target (1) language is lang."""
+    trained = pairs_of(checkpoint)
+    found = [pair for pair in trained if pair.split("-")[side] == lang]
+    if not found:
+        refuse(f"no trained pair has the {('source', 'target')[side]} language {lang} "
+               f"(trained: {', '.join(trained)})")
+    return found
+
+
+def model_config(checkpoint: Checkpoint) -> DictConfig:
+    """Return the model's configuration, with defaults for what an older version did not have."""
+    defaults = OmegaConf.structured(TransformerTaskMoeConfig)
+    stored = {k: v for k, v in checkpoint["cfg"]["model"].items() if k in defaults}
+    return DictConfig(OmegaConf.merge(defaults, stored))
+
+
+def moe_layers(state: StateDict, cfg: Any, half: str) -> Iterator[Tuple[int, str]]:
+    """Yield the MoE layers of a half that a checkpoint holds: number, and prefix of the names."""
+    for layer in range(getattr(cfg, f"{half}_layers")):
+        prefix = f"{half}.layers.{layer}"
+        if is_moe_position(cfg, half, layer) and f"{prefix}{EXPERTS}fc1.weight" in state:
+            yield layer, prefix
+
+
+def layer_route(
+    state: StateDict, cfg: Any, half: str, layer: int, table: TaskTable, lang_pair: str
+) -> Optional[TaskRoute]:
+    """Return a pair's route through one layer of a checkpoint, None where the text decides."""
+    router = build_router(cfg, half, layer, table)
+    prefix = f"{half}.layers.{layer}.moe.router."
+    weights = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
+    router.load_state_dict(weights)
+    return task_route(router, table.task_id(lang_pair))
+
+
+def _cut_half(
+    state: StateDict, model_cfg: Dict[str, Any], cfg: Any, half: str, table: TaskTable,
+    pairs: List[str], pruned: KeptExperts,
+) -> Optional[str]:
+    """Cut the MoE layers of a half in state and model_cfg; return why it is not dense, or None."""
+    router = str(getattr(cfg, f"{half}_moe_router"))
+    counts, reason = [], None
+    layers = dict(moe_layers(state, cfg, half))
+    positions = [i for i in range(getattr(cfg, f"{half}_layers")) if is_moe_position(cfg, half, i)]
+    for layer in tqdm(positions, desc=f"cut {half}", leave=False, disable=None):
+        prefix = layers.get(layer)
+        if prefix is None:  # dense already
+            counts.append(0)
+            continue
+        found = [layer_route(state, cfg, half, layer, table, pair) for pair in pairs]
+        routes = [route for route in found if route is not None]
+        if len(routes) < len(pairs):
+            reason = text_routing(cfg)[half]
+            kept = pruned.get((half, layer))
+            counts.append(keep_experts(state, prefix, kept))
+        elif all(same_route(routes[0], route) for route in routes):
+            fold_layer(state, prefix, routes[0])
+            counts.append(0)
+        else:
+            reason = reason or (
+                f"{' and '.join(pairs)} take different experts in {half} layer {layer}"
+            )
+            counts.append(keep_routes(state, prefix, routes))
+            router = "table"
+    model_cfg[f"{half}_moe_router"] = router if any(counts) else "dense"
+    different = any(counts) and set(counts) != {cfg.moe_expert_count}
+    model_cfg[f"{half}_moe_layer_experts"] = ",".join(map(str, counts)) if different else None
+    return reason
+
+
+def widest_layer(state: StateDict, half: str, num_layers: int) -> int:
+    """Return the width of the widest feed-forward network of a half."""
+    return max(state[f"{half}.layers.{i}.fc1.weight"].size(0) for i in range(num_layers))
+
+
+def pad_widths(state: StateDict, half: str, num_layers: int, width: int) -> None:
+    """Give all feed-forward networks of a half the same width, by zeros.
+
+    fairseq's transformer knows one width for all layers. A hidden unit whose output weights are
+    zeros changes nothing, whatever the activation function.
+    """
+    for layer in range(num_layers):
+        prefix = f"{half}.layers.{layer}"
+        missing = width - state[f"{prefix}.fc1.weight"].size(0)
+        if missing:
+            for name, padding in (
+                ("fc1.weight", (0, 0, 0, missing)), ("fc1.bias", (0, missing)),
+                ("fc2.weight", (0, missing)),
+            ):
+                name = f"{prefix}.{name}"
+                state[name] = torch.nn.functional.pad(state[name], padding)

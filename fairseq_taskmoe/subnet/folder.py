@@ -1,0 +1,223 @@
+"""The folder that an extraction leaves: model, dictionary, SentencePiece model, manifest."""
+
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from ..checkpoint.convert_shards import write
+from ..checkpoint.reading import Checkpoint, Unreadable, read_servable_checkpoint
+from ..data.languages import NUM_SPECIAL, languages_of
+from ..engines.manifest import README, Check, Manifest, describe_files, sha256, versions
+from ..engines.open_model import open_engine
+from ..errors import refuse
+from ..files import new_folder
+from ..host_memory import return_freed_memory
+from .extract import (
+    HALVES,
+    KeptExperts,
+    Subnet,
+    count_parameters,
+    extract_subnet,
+    model_config,
+    servable_pairs,
+    text_routing,
+)
+from .prune import Pruning, choose_kept_experts
+from .readme import readme
+from .sentencepiece_files import choose_sentencepiece, write_sentencepiece
+from .to_fairseq import refuse_routed, stock_checkpoint, taskmoe_checkpoint
+from .trim_vocabulary import trim_vocabulary, used_words
+from .verify import (
+    QUANTIZED_TOLERANCE,
+    TOLERANCE,
+    full_model_checks,
+    scores_of,
+    tags_of,
+    with_scores,
+    worst_difference,
+)
+
+MODEL = "model.pt"
+SENTENCEPIECE = "spm.model"
+PACKAGES = ("fairseq-taskmoe", "ve-fairseq", "fairseq", "torch", "ctranslate2", "sentencepiece")
+
+
+class Extraction(NamedTuple):
+    """What to make of a sub-network."""
+
+    format: str = "fairseq"  # one of manifest.FORMATS
+    sentencepiece_model: Optional[str] = None  # a file; None: look for it beside the data
+    quantization: str = "float32"  # with ctranslate2
+    device: str = "cpu"  # where the model is to run: cpu or cuda
+    trim_vocabulary: Optional[str] = None  # a source of trim_vocabulary.used_words
+    trim_min_count: int = 1
+    pruning: Optional[Pruning] = None
+
+    @property
+    def tolerance(self) -> float:
+        """Return how far the model's log-probability of a piece may be from what it is to be."""
+        return TOLERANCE if self.quantization == "float32" else QUANTIZED_TOLERANCE
+
+
+def extract(
+    path: str, lang_pairs: Sequence[str], out: str, what: Extraction = Extraction(),  # noqa: B008
+) -> Manifest:
+    """Write the sub-network of lang_pairs to the new folder out, whole or not at all.
+
+    The extracted model is opened, and has to score the check sentences of its manifest as the full
+    model does; one that is trimmed or pruned, as the sub-network does in fairseq.
+    """
+    if what.format == "ctranslate2":
+        from .to_ctranslate2 import check_quantization
+
+        check_quantization(what.quantization, what.device)
+    with new_folder(out) as folder:
+        manifest, expected = _fill(path, lang_pairs, what, folder)
+        return_freed_memory()  # nothing of the checkpoint is needed any more
+        manifest = manifest._replace(
+            checks=_checked(str(folder), manifest, expected, what), files=describe_files(folder)
+        )
+        manifest.write(folder)
+    for pair, facts in manifest.zero_shot.items():
+        taken = [f", the {half} takes the experts of {other}"
+                 for half, other in facts["routed_as"].items()]
+        print(f"taskmoe: warning: {pair} was never trained{''.join(taken)}", file=sys.stderr)
+    return manifest
+
+
+def _fill(
+    path: str, lang_pairs: Sequence[str], what: Extraction, folder: Path
+) -> Tuple[Manifest, List[float]]:
+    """Write all but the manifest to folder; return it without the facts about the files.
+
+    With it come the scores of its check sentences that the model is to give.
+    """
+    checkpoint = read_servable_checkpoint(path)
+    pairs = servable_pairs(checkpoint, lang_pairs)
+    kept = choose_kept_experts(checkpoint, pairs, what.pruning) if what.pruning else None
+    cfg = model_config(checkpoint)
+    if what.format != "taskmoe":
+        refuse_routed(text_routing(cfg), what.format)
+    spm = choose_sentencepiece(what.sentencepiece_model, path, checkpoint)
+    used = None
+    if what.trim_vocabulary:
+        if "random" in (str(cfg.encoder_moe_router), str(cfg.decoder_moe_router)):
+            refuse("--trim-vocabulary: random routing draws by the words' numbers, which change")
+        words, processor = checkpoint["task_state"]["words"], spm.processor if spm else None
+        used = used_words(what.trim_vocabulary, pairs, words, processor, what.trim_min_count)
+    # before anything is cut: then less is in memory at once
+    try:
+        checks = full_model_checks(checkpoint, pairs, used)
+    except Unreadable as reason:
+        refuse(f"{path}: {reason}")
+    subnet = _cut(checkpoint, pairs, kept, used)
+    expected = [check.full_score for check in checks]
+    if kept or used:  # another model, on purpose
+        expected = scores_of(taskmoe_checkpoint(checkpoint, subnet), checks)
+    if spm is not None:
+        write_sentencepiece(spm.path, folder / SENTENCEPIECE, used)
+    parameters = _write_model(checkpoint, subnet, what, folder)
+    manifest = _manifest(path, checkpoint, subnet, what, parameters, spm is not None)
+    (folder / README).write_text(readme(manifest, subnet, checkpoint), encoding="utf-8")
+    return manifest._replace(checks=checks), expected
+
+
+def _cut(
+    checkpoint: Checkpoint, pairs: Sequence[str], kept: Optional[KeptExperts],
+    used: Optional[Set[str]],
+) -> Subnet:
+    subnet = extract_subnet(checkpoint, pairs, kept)
+    routers = [subnet.model_cfg[f"{half}_moe_router"] for half in HALVES]
+    if not (kept or used or {"dense", "table"} & set(routers)):
+        refuse(f"the model routes by {' and '.join(routers)}: no half of it can be folded, and "
+               "only --prune leaves experts out")
+    return trim_vocabulary(subnet, used) if used else subnet
+
+
+def _write_model(
+    checkpoint: Checkpoint, subnet: Subnet, what: Extraction, folder: Path
+) -> int:
+    """Write the model, and return how many parameters it has there, padding included."""
+    if what.format == "ctranslate2":
+        from .to_ctranslate2 import write_ctranslate2
+
+        parameters = subnet.num_parameters  # before the weights are taken out
+        write_ctranslate2(subnet, what.quantization, folder)
+        return parameters
+    make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[what.format]
+    written = make(checkpoint, subnet)
+    write(written, str(folder / MODEL))
+    for lang in languages_of(subnet.lang_pairs):
+        with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
+            file.writelines(dictionary_lines(subnet))
+    return count_parameters(written["model"])
+
+
+def dictionary_lines(subnet: Subnet) -> List[str]:
+    """Return the lines of a sub-network's dict.txt."""
+    pairs = zip(subnet.words, subnet.word_counts, strict=True)
+    return [f"{word} {count}\n" for word, count in list(pairs)[NUM_SPECIAL:]]
+
+
+def _manifest(
+    path: str, checkpoint: Checkpoint, subnet: Subnet, what: Extraction, parameters: int,
+    has_pieces: bool,
+) -> Manifest:
+    tags = tags_of(subnet.tags, subnet.lang_pairs)
+    history: Dict[str, Any] = (checkpoint.get("optimizer_history") or [{}])[-1]
+    source_tag, target_tag = (
+        max(len(getattr(tag, side)) for tag in tags.values()) for side in ("source", "target")
+    )
+    return Manifest(
+        format=what.format,
+        directions={pair: tag._asdict() for pair, tag in tags.items()},
+        max_source_pieces=subnet.model_cfg["max_source_positions"] - source_tag - 1,
+        max_target_pieces=subnet.model_cfg["max_target_positions"] - target_tag - 1,
+        sentencepiece_model=SENTENCEPIECE if has_pieces else None,
+        parameters=parameters,
+        vocabulary=len(subnet.words),
+        quantization=what.quantization if what.format == "ctranslate2" else None,
+        source_checkpoint={
+            "file": Path(path).name,
+            "sha256": sha256(Path(path), "sha256 of the checkpoint"),
+            "num_updates": history.get("num_updates"),
+            "parameters": count_parameters(checkpoint["model"]),
+            "vocabulary": len(checkpoint["task_state"]["words"]),
+        },
+        versions=versions(*PACKAGES),
+        checks=[],
+        files={},
+        zero_shot={
+            pair: {"trained": False, "routed_as": routes}
+            for pair, routes in subnet.zero_shot.items()
+        },
+    )
+
+
+def _checked(
+    folder: str, manifest: Manifest, expected: Sequence[float], what: Extraction
+) -> List[Check]:
+    """Return the checks with the scores of the model in folder, refusing one that is another.
+
+    One that cannot be run on this machine is taken.
+    """
+    if not _can_run(what):
+        return manifest.checks
+    checks = with_scores(manifest.checks, open_engine(folder, manifest, what.device))
+    compared = [
+        check._replace(full_score=score) for check, score in zip(checks, expected, strict=True)
+    ]
+    worst = worst_difference(compared)
+    if not worst <= what.tolerance:  # not a number is far, too
+        meant = "sub-network" if what.trim_vocabulary or what.pruning else "full one"
+        refuse(f"the extracted model is not the {meant}: log-probabilities differ by {worst:.1e} a "
+               "piece; nothing was written")
+    return checks
+
+
+def _can_run(what: Extraction) -> bool:
+    if what.device == "cpu" or what.format != "ctranslate2":
+        return True
+    from ..engines.ctranslate2_cpu import ctranslate2
+
+    return ctranslate2.get_cuda_device_count() > 0

@@ -1,0 +1,105 @@
+"""The SentencePiece model of a run: finding it, and leaving out pieces that a model lacks."""
+
+import logging
+import os
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any, List, NamedTuple, Optional, Sequence, Set
+
+import sentencepiece
+
+from ..checkpoint.reading import Checkpoint
+from ..data.languages import real_words
+from ..errors import refuse
+from ..piece_model import NoPieceModel, load_pieces
+
+logger = logging.getLogger(__name__)
+
+NAMES = ("spm.model", "sentencepiece.bpe.model")
+
+
+class SentencePieceFile(NamedTuple):
+    """A SentencePiece model, and where it is."""
+
+    path: str
+    processor: sentencepiece.SentencePieceProcessor
+
+
+def choose_sentencepiece(
+    named: Optional[str], path: str, checkpoint: Checkpoint
+) -> Optional[SentencePieceFile]:
+    """Return the SentencePiece model of a checkpoint, the one named or else one found.
+
+    It is looked for in the run's --sentencepiece-model, beside the checkpoint, which is where an
+    extraction puts it, beside the data, and in the folder that holds the data. One that does not
+    fit, or cannot be read, is passed over, and refused where it was named.
+    """
+    words = real_words(checkpoint["task_state"]["words"])
+    for file in [named] if named else _candidates(path, checkpoint):
+        processor = open_sentencepiece(file) if named else _read(file)
+        if processor is None:
+            logger.warning("%s is no SentencePiece model", file)
+            continue
+        found = SentencePieceFile(file, processor)
+        if _fits(found.processor, words):
+            return found
+        if named:
+            refuse(f"--sentencepiece-model {file}: most of the model's words are no pieces of it")
+        logger.warning("%s is not the model's: few of its words are pieces there", file)
+    logger.warning("no SentencePiece model found near the checkpoint or its data, so texts are "
+                   "pieces; name one with --sentencepiece-model")
+    return None
+
+
+def _candidates(path: str, checkpoint: Checkpoint) -> List[str]:
+    """Return the files that may be a checkpoint's SentencePiece model, the likeliest first."""
+    bpe = checkpoint["cfg"].get("bpe")
+    of_run = bpe.get("sentencepiece_model") if isinstance(bpe, dict) else None
+    data = str(checkpoint["cfg"]["task"].get("data") or "").split(os.pathsep)[0]
+    folders = [os.path.dirname(os.path.abspath(path))]
+    folders += [data, os.path.dirname(os.path.abspath(data))] if data else []
+    files = [of_run, *(os.path.join(folder, name) for folder in folders for name in NAMES)]
+    return [file for file in files if file and os.path.isfile(file)]
+
+
+def _fits(processor: sentencepiece.SentencePieceProcessor, words: Sequence[str]) -> bool:
+    """Say whether most of a model's words are pieces of a SentencePiece model."""
+    pieces = {processor.id_to_piece(i) for i in range(len(processor))}
+    return 2 * sum(word in pieces for word in words) >= len(words)
+
+
+def open_sentencepiece(path: str) -> sentencepiece.SentencePieceProcessor:
+    """Return the SentencePiece model of a file that a flag names."""
+    if not os.path.isfile(path):
+        refuse(f"--sentencepiece-model {path}: no such file")
+    processor = _read(path)
+    if processor is None:
+        refuse(f"--sentencepiece-model {path}: no SentencePiece model, or a damaged one")
+    return processor
+
+
+def _read(path: str) -> Optional[sentencepiece.SentencePieceProcessor]:
+    """Return the SentencePiece model of a file, None if it has none."""
+    try:
+        return load_pieces(path)
+    except (NoPieceModel, OSError):
+        return None
+
+
+def write_sentencepiece(path: str, out: Path, kept: Optional[Set[str]]) -> None:
+    """Copy a SentencePiece model; with kept, it spells texts with those pieces alone."""
+    if kept is None:
+        shutil.copyfile(path, out)
+        return
+    try:
+        formats: Any = import_module("sentencepiece.sentencepiece_model_pb2")
+    except ImportError:
+        refuse("--trim-vocabulary needs the Python package protobuf, which is not installed")
+    model = formats.ModelProto()
+    model.ParseFromString(Path(path).read_bytes())
+    kinds = formats.ModelProto.SentencePiece
+    for piece in model.pieces:
+        if piece.type in (kinds.NORMAL, kinds.USER_DEFINED) and piece.piece not in kept:
+            piece.type = kinds.UNUSED
+    out.write_bytes(model.SerializeToString())

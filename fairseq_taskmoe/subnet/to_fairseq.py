@@ -1,0 +1,98 @@
+"""Checkpoints of a sub-network: of fairseq's own transformer, or of transformer_task_moe."""
+
+from collections import OrderedDict
+from typing import Any, Dict
+
+import torch
+
+from ..checkpoint.reading import Checkpoint
+from ..checkpoint.stock_flags import model_options, training_settings
+from ..data.task_table import TaskTable
+from ..errors import refuse
+from .extract import HALVES, Subnet, pad_widths
+
+# What our own reader (stock_settings.py) needs to know of a stock checkpoint's task
+TASK_SETTINGS = (
+    "task", "source_lang", "target_lang", "langs", "lang_tok_style", "encoder_langtok",
+    "decoder_langtok",
+)
+
+
+def refuse_routed(routed: Dict[str, str], format: str) -> None:
+    """Refuse a model with halves, each with a reason, that no dense model can hold."""
+    for reason in routed.values():
+        refuse(f"{reason}, so no dense model holds them; --format {format} needs one, "
+               "--format taskmoe folds what can be folded and keeps the rest")
+
+
+def stock_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
+    """Return a checkpoint of fairseq's own `transformer`, as fairseq-train alone writes it.
+
+    It is whole but for the optimizer's state, as after --no-save-optimizer-state.
+    """
+    refuse_routed(subnet.routed, "fairseq")
+    state, model = dict(subnet.state), model_options(subnet)
+    for half in HALVES:
+        pad_widths(state, half, model[f"{half}_layers"], model[f"{half}_ffn_embed_dim"])
+        state[f"{half}.version"] = torch.tensor([3.0])
+    settings = training_settings(checkpoint, subnet)
+    task = {name: settings[name] for name in TASK_SETTINGS}
+    cfg = {
+        "model": {**model, "_name": "transformer", "arch": "transformer"},
+        "task": {**task, "lang_pairs": subnet.lang_pairs},
+    }
+    return _assemble(checkpoint, state, cfg, {}, _namespace(settings))
+
+
+def taskmoe_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
+    """Return a checkpoint of transformer_task_moe with the sub-network's layers."""
+    cfg = {
+        "model": {"_name": "transformer_task_moe", **subnet.model_cfg},
+        "task": checkpoint["cfg"]["task"],
+    }
+    task_state = {
+        "task_table": TaskTable(tuple(subnet.lang_pairs)).state(),
+        "tags": subnet.tags.state(),
+        "words": subnet.words,
+        "word_counts": subnet.word_counts,
+        "served_only": subnet.lang_pairs,
+        "zero_shot": subnet.zero_shot,
+    }
+    return _assemble(checkpoint, subnet.state, cfg, task_state, None)
+
+
+def _namespace(settings: Dict[str, Any]) -> "OrderedDict[str, Any]":
+    """Return settings in the one type with attributes that torch's safe loader knows.
+
+    fairseq and CTranslate2 read the settings of a checkpoint as attributes, and set some.
+    argparse's own Namespace would load only where the plugin has allowed it.
+    """
+    namespace = OrderedDict(settings)
+    vars(namespace).update(settings)
+    return namespace
+
+
+def _assemble(
+    checkpoint: Checkpoint, state: Any, cfg: Dict[str, Any], task_state: Dict[str, Any], args: Any
+) -> Checkpoint:
+    """Return a checkpoint from which training starts with a new optimizer at its first epoch."""
+    history = checkpoint.get("optimizer_history") or [{}]
+    # fairseq takes a checkpoint without these for one of before 2019
+    kept = {
+        "criterion_name": "LabelSmoothedCrossEntropyCriterion", "optimizer_name": "FairseqAdam",
+        "lr_scheduler_state": {}, "num_updates": 0,
+    }
+    kept.update((key, history[-1][key]) for key in ("num_updates",) if key in history[-1])
+    return {
+        "args": args,
+        "cfg": cfg,
+        "model": state,
+        "criterion": None,
+        "optimizer_history": [kept],
+        "task_state": task_state,
+        "extra_state": {
+            "train_iterator": {
+                "version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True,
+            },
+        },
+    }

@@ -1,0 +1,1 @@
+"""The tables and figures of the paper, from results files of any runs."""

@@ -1,0 +1,96 @@
+"""What an experiment's folder holds beside scores: sizes, speeds, significance.
+
+Every reader refuses what is not such a file, and names it.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from ..errors import refuse
+from ..read_files import read_json
+from .sweep import device, halves
+
+
+class ExpertsUsed(NamedTuple):
+    """Experts that any direction's text is sent to, in the MoE layers of an encoder or decoder."""
+
+    used: float  # mean over layers
+    experts: int  # of a layer; the most where layers differ
+
+    def __str__(self) -> str:
+        return f"{self.used:.1f}".removesuffix(".0") + f" of {self.experts}"
+
+
+def read_experts_used(path: Path) -> dict[str, ExpertsUsed]:
+    """Read the experts used, by half, from a file of `taskmoe routing`.
+
+    The file has all MoE layers of a model, with all of their experts.
+    """
+    from ..routing.heat_maps import load_shares  # which needs numpy
+
+    by_half: dict[str, list[Any]] = {}
+    for (half, _), shares in load_shares(path).layers.items():
+        by_half.setdefault(half, []).append(shares)
+    return {
+        half: ExpertsUsed(
+            sum(int((shares > 0).any(axis=0).sum()) for shares in layers) / len(layers),
+            max(shares.shape[1] for shares in layers),
+        )
+        for half, layers in by_half.items()
+    }
+
+
+def read_parameters(path: Path) -> dict[str, int]:
+    """Read the counts that `taskmoe params --format json` printed."""
+    content = read_json(path)
+    names = ("total", "effective", "total_shared", "effective_shared")
+    if not isinstance(content, dict) or any(type(content.get(name)) is not int for name in names):
+        refuse(f"{path}: not written by taskmoe params --format json")
+    return content
+
+
+def read_throughput(path: Path, communication: bool = False) -> Optional[dict[str, Any]]:
+    """Read the report of `taskmoe bench decode --out`; None where there is none.
+
+    With communication, one of several processes.
+    """
+    if not path.exists():
+        return None
+    report = read_json(path)
+    numbers: list[float] = []
+    command = "taskmoe bench decode --processes N" if communication else "taskmoe bench decode"
+    try:
+        for row in report["rows"]:
+            for name in ("variant", "label", "experts", "batch_size", "fits"):
+                row[name]
+            if type(row["experts"]) is not int or type(row["batch_size"]) is not int:
+                raise TypeError
+            if row["fits"]:
+                numbers.append(float(row["tokens_per_second"]))
+                if communication:
+                    row["communication_share"] * 1.0
+        for name in ("beam", "dtype", "device"):
+            report["settings"][name]
+        halves(report)
+        device(report)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        refuse(f"{path}: not written by {command} --out")
+    if not all(0 < number < math.inf for number in numbers):
+        refuse(f"{path}: its tokens_per_second are not all positive numbers")
+    return report
+
+
+def read_significance(path: Path) -> Optional[dict[str, Any]]:
+    """Read {"baseline": row, "rows": {row: {pair: {"delta_bleu", "p"}}}}; None without a file."""
+    if not path.exists():
+        return None
+    report = read_json(path)
+    try:
+        str(report["baseline"])
+        for pairs in report["rows"].values():
+            for test in pairs.values():
+                float(test["delta_bleu"]), float(test["p"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        refuse(f"{path}: expected a baseline, and rows of delta_bleu and p by direction")
+    return report

@@ -1,0 +1,139 @@
+"""All tables and figures of an experiment, written into one folder."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import refuse
+from ..files import new_folder
+from ..version import __version__
+from .experiment import Experiment
+from .figure3 import draw_figure3, figure3_table, plotting_works
+from .paper import Paper
+from .speed import figure_report, figure_tables
+from .sweep import architecture
+from .table import Table, markdown, to_json, tsv
+from .table1_table9 import table1, table9
+from .table2 import table2
+from .table4_to_6 import direction_tables, table4, zero_shot_table
+from .table7_table8 import table7, table8
+
+FORMATS = ("md", "json", "tsv")
+OURS = re.compile(r"(table\d|figure\d)(-[a-z-]+)?\.(md|tsv|png)|tables\.json")
+
+
+def write_tables(
+    experiment: Experiment, out: str, formats: Sequence[str], window: int, overwrite: bool
+) -> list[str]:
+    """Write all tables and figures into the folder out; return lines for the user.
+
+    out is whole or not there. One that exists is refused; with overwrite, replaced if nothing but
+    tables and figures is in it. window: languages that figure 3's trend line averages over.
+    """
+    lines: list[str] = []
+    with _folder(out, overwrite) as folder:
+        documents = score_tables(experiment)
+        documents |= parameter_tables(experiment)
+        figures = _figures(experiment, window, folder, lines)
+        for name, tables in documents.items():
+            if "md" in formats:
+                (folder / f"{name}.md").write_text(markdown(tables), encoding="utf-8")
+        for table in [table for tables in documents.values() for table in tables]:
+            if "tsv" in formats:
+                (folder / f"{table.name}.tsv").write_text(tsv(table), encoding="utf-8")
+        for table in figures:  # always: it is what a figure is drawn from
+            (folder / f"{table.name}.tsv").write_text(tsv(table), encoding="utf-8")
+        for name in ("figure2", "figure4"):
+            own = [table for table in figures if table.name.startswith(name)]
+            if own and "md" in formats:
+                (folder / f"{name}.md").write_text(markdown(own), encoding="utf-8")
+        if "json" in formats:
+            (folder / "tables.json").write_text(_all_json(documents, figures), encoding="utf-8")
+        written = sorted(path.name for path in folder.iterdir())
+    return [f"{out}: {', '.join(written)}", *lines]
+
+
+def score_tables(experiment: Experiment) -> dict[str, list[Table]]:
+    """Return the tables of scores by the name of their file. torch is not loaded for them."""
+    paper = Paper()
+    return {
+        "table1": table1(experiment, paper),
+        "table2": table2(experiment, paper),
+        "table4": table4(experiment, paper),
+        "table5": [
+            *direction_tables("table5", "xx-en", experiment, paper),
+            *zero_shot_table(experiment, paper),
+        ],
+        "table6": direction_tables("table6", "en-xx", experiment, paper),
+        "table9": table9(experiment, paper),
+    }
+
+
+def parameter_tables(experiment: Experiment) -> dict[str, list[Table]]:
+    """Return the tables of parameters by the name of their file."""
+    paper = Paper()
+    return {"table7": table7(experiment, paper), "table8": table8(paper)}
+
+
+def _figures(
+    experiment: Experiment, window: int, folder: Path, lines: list[str]
+) -> list[Table]:
+    """Draw the figures that there is something for; return their points."""
+    paper = Paper()
+    drawable = plotting_works()
+    if not drawable:
+        lines.append("no figures without matplotlib, only their .tsv: "
+                     "pip install fairseq-taskmoe[plot]")
+    tables = []
+    for name in ("figure2", "figure4"):
+        tables += figure_tables(experiment.speeds, name, paper)
+        report = figure_report(experiment.speeds, name)
+        if report is None:
+            lines.append(f"{name}: not run: throughput.json has nothing for it")
+        elif drawable:
+            from .figure2 import draw
+
+            settings = {**report["settings"], "arch": architecture(report)}
+            draw({**report, "settings": settings}, folder / f"{name}.png")
+    gains = figure3_table(experiment, paper, window)
+    if gains is None:
+        lines.append("figure3: not run: needs bilingual models, another row in their directions, "
+                     "and languages.yaml")
+    else:
+        tables.append(gains)
+        if drawable:
+            draw_figure3(gains, window, folder / "figure3.png")
+    return sorted(tables, key=lambda table: table.name)
+
+
+def _all_json(documents: dict[str, list[Table]], figures: Sequence[Table]) -> str:
+    content: dict[str, Any] = {
+        "taskmoe": __version__,
+        "tables": {t.name: to_json(t) for name in sorted(documents) for t in documents[name]},
+        "figures": {table.name: to_json(table) for table in figures},
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _folder(out: str, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to fill, which takes the place of out when all went well."""
+    if not (overwrite and os.path.isdir(out) and os.listdir(out)):
+        with new_folder(out) as folder:
+            yield folder
+        return
+    foreign = sorted(name for name in os.listdir(out) if not OURS.fullmatch(name))
+    if foreign:
+        refuse(f"--out {out} holds {foreign[0]}, no table or figure; nothing was overwritten")
+    target = Path(out).resolve()
+    fresh, old = (target.with_name(f".{target.name}.{os.getpid()}.{x}") for x in ("new", "old"))
+    with new_folder(str(fresh)) as folder:
+        yield folder
+    target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old)

@@ -1,0 +1,1 @@
+"""What a training run needs beyond fairseq's trainer: start-up checks, resuming, first weights."""

@@ -1,0 +1,77 @@
+"""What the measurements of speed have in common: their flags, and the state of the process."""
+
+import argparse
+import os
+from typing import Collection, List, Optional
+
+PRECISIONS = ("highest", "high", "medium")  # of float32 products, as torch names them
+
+
+def add_arguments(parser: argparse.ArgumentParser, repeats: int = 7) -> None:
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help=f"measured steps; default: {repeats}"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own)")
+    parser.add_argument("--out", metavar="FILE.json", help="write the measurements here")
+
+
+def quiet_profiler() -> None:
+    """Keep torch's profiler, which counts memory, off stderr; to be called before torch loads."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def add_expert_counts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--moe-expert-count", default="32", metavar="E[,E]",
+        help="with several, variants that depend on it are measured with each; default: 32",
+    )
+
+
+def expert_counts(args: argparse.Namespace, least: int) -> List[int]:
+    """Return the numbers of --moe-expert-count, each once."""
+    from ...errors import refuse
+
+    words = args.moe_expert_count.split(",")
+    if not all(word.isdecimal() and int(word) >= least for word in words):
+        refuse(f"--moe-expert-count {args.moe_expert_count}: give numbers of {least} or more")
+    return sorted({int(word) for word in words})
+
+
+def chosen_variants(args: argparse.Namespace, known: Collection[str]) -> List[str]:
+    """Return --variants, refusing one that is not known."""
+    from ...errors import refuse
+
+    variants = args.variants.split(",")
+    for name in variants:
+        if name not in known:
+            refuse(f"--variants {name}: choose from {', '.join(known)}")
+    return variants
+
+
+def check_device(args: argparse.Namespace) -> None:
+    """Refuse a GPU where there is none."""
+    import torch
+
+    from ...errors import refuse
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        refuse("--device cuda: this machine has no GPU that torch can use")
+
+
+def ratio(value: Optional[float]) -> str:
+    """Return a ratio as a table shows it, a dash where there is nothing to compare with."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Set threads and memory of this process, as training would."""
+    import torch
+
+    from ...host_memory import keep_freed_memory
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device == "cpu":
+        keep_freed_memory()

@@ -1,0 +1,1 @@
+"""Clean raw text: rules, scripts, languages, duplicates."""

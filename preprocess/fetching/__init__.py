@@ -1,0 +1,1 @@
+"""Fill the folder of raw text: sources, downloads, archives."""

@@ -1,0 +1,158 @@
+"""Read the sentence pairs out of a downloaded archive, as bytes: clean.py looks at the encoding.
+
+Plain text and tables are read here and not by mtdata's parser, which also ends lines at carriage
+returns: one inside a sentence would shift a side. Tar archives and TMX are left to mtdata.
+"""
+
+import bz2
+import fnmatch
+import gzip
+import itertools
+import lzma
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple
+from xml.etree import ElementTree
+
+from preprocess.fetching.sources import Archive
+
+Pair = Tuple[bytes, bytes]
+OPENERS: Dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open,
+}
+# mtdata and sacreBLEU unpack whole archives: let links and names lead nowhere outside
+tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+MAX_BROKEN_ROWS = 0.01
+
+
+class BadArchive(Exception):
+    """What was downloaded is not what the configuration says; the message says why."""
+
+
+# what the libraries raise for archives that are truncated or no archives at all; one is an OSError
+DAMAGE = (
+    EOFError, ElementTree.ParseError, gzip.BadGzipFile, lzma.LZMAError,
+    tarfile.TarError, zipfile.BadZipFile, zlib.error,
+)
+
+
+def read_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[Pair]:
+    """Yield the sentence pairs with the languages in the order asked for.
+
+    White space at the ends is stripped, tabs and carriage returns inside become spaces; sides may
+    be empty. Raises BadArchive for what cannot be read, and where the sides do not match.
+    """
+    try:
+        for first, second in open_pairs(path, archive, languages):
+            yield plain(first), plain(second)
+    except DAMAGE as error:
+        raise BadArchive(f"damaged: {error}") from error
+
+
+def open_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[Pair]:
+    parts = [archive.parts[code] for code in languages]
+    if archive.kind == "text":
+        members = [str(part) for part in parts]
+        first, second = (open_members(path, member) for member in members)
+        return read_text(first, second, members)
+    if archive.kind == "tsv":
+        columns = [int(part) for part in parts]
+        streams = open_members(path, archive.member)
+        return read_table(streams, columns, archive.separator.encode())
+    return read_tmx(path, archive, languages)
+
+
+def plain(sentence: bytes) -> bytes:
+    return sentence.replace(b"\r", b" ").replace(b"\t", b" ").strip()
+
+
+def open_members(path: Path, pattern: Optional[str]) -> List[IO[bytes]]:
+    """Open the files of an archive that match pattern, in the order of their names."""
+    if zipfile.is_zipfile(path):
+        archive = zipfile.ZipFile(path)
+        names = sorted(fnmatch.filter(archive.namelist(), pattern or "*"))
+        if not names:
+            raise BadArchive(f"there is no {pattern} in it")
+        return [archive.open(name) for name in names]
+    if pattern is None:
+        return [open_file(path)]
+    if not tarfile.is_tarfile(path):
+        raise BadArchive("neither a whole zip nor a tar archive")
+    return [open_file(member_of_tar(path, pattern))]
+
+
+def open_file(path: Path) -> IO[bytes]:
+    return OPENERS.get(path.suffix, open)(path, "rb")
+
+
+def member_of_tar(path: Path, pattern: str) -> Path:
+    """Unpack a tar archive beside it, once, and return its one file that matches pattern."""
+    from mtdata.utils import TarPath
+
+    try:
+        return TarPath(path, pattern).child
+    except (OSError, *DAMAGE):
+        raise
+    except Exception as error:  # mtdata raises no narrower one where there is no such member
+        raise BadArchive(f"there is no {pattern} in it") from error
+
+
+def read_text(
+    first: List[IO[bytes]], second: List[IO[bytes]], names: List[str]
+) -> Iterator[Pair]:
+    if len(first) != len(second):
+        raise BadArchive(f"{names[0]} are {len(first)} files, {names[1]} are {len(second)}")
+    # file by file: a line too many in one and too few in another would shift what is between
+    for sides in zip(first, second, strict=True):
+        count = 0
+        for pair in itertools.zip_longest(*sides):
+            if None in pair:
+                longer = count + 1 + sum(1 for _ in sides[pair.index(None) ^ 1])
+                counts = [count, longer] if pair[0] is None else [longer, count]
+                raise BadArchive(
+                    f"{names[0]} has {counts[0]} lines, {names[1]} has {counts[1]}: "
+                    "the two sides must have one line per sentence pair"
+                )
+            count += 1
+            yield pair
+
+
+def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -> Iterator[Pair]:
+    """Yield two columns of a table; a broken row, which lacks one, is a pair of empty sides."""
+    rows = broken = 0
+    for line in itertools.chain.from_iterable(streams):
+        rows += 1
+        cells = line.rstrip(b"\n").split(separator)
+        if max(columns) < len(cells):
+            yield cells[columns[0]], cells[columns[1]]
+        else:
+            broken += 1
+            yield b"", b""
+    if broken > MAX_BROKEN_ROWS * rows or rows == 0:
+        raise BadArchive(f"{broken} of {rows} rows lack column {max(columns) + 1}")
+
+
+def read_tmx(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[Pair]:
+    from mtdata.tmx import read_tmx as parse
+    from mtdata.utils import ZipPath
+
+    source = path
+    if archive.member:
+        with zipfile.ZipFile(path) as unpacked:
+            names = fnmatch.filter(unpacked.namelist(), archive.member)
+        if len(names) != 1:
+            raise BadArchive(f"there is no {archive.member} in it")
+        source = ZipPath(path, names[0])
+    units = parse(source, languages)
+    while True:
+        try:
+            pair = next(units)
+        except StopIteration:
+            return
+        except (OSError, *DAMAGE):
+            raise
+        except Exception as error:  # mtdata raises no narrower one, for a TMX without the pair
+            raise BadArchive(str(error)) from error
+        yield pair[0].encode(), pair[1].encode()

@@ -1,0 +1,486 @@
+"""The whole preparation of a corpus: what it leaves, killed and taken up again, on bad input."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+import yaml
+from console import TRAIN, logged, run
+from locks import held_by_another_process
+from refusals import refusal
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:  # preprocess and examples are not installed
+    sys.path.insert(0, str(ROOT))
+
+from examples.demo import prepare as demo  # noqa: E402
+from preprocess import chunks  # noqa: E402
+from preprocess.cleaning import language_id, rules, scripts, sentence_keys  # noqa: E402
+from preprocess.config import load_config  # noqa: E402
+from preprocess.run import STEPS, main, prepare  # noqa: E402
+from preprocess.text_files import read_lines, write_lines  # noqa: E402
+
+CONFIG = {
+    "pairs": ["en-de", "en-ru"],
+    "zero_shot_pairs": ["de-ru"],
+    "vocab_size": 300,
+    "sample_lines": 600,
+    "shards": 2,
+    "high_resource_pairs": 560,
+    "chunk_lines": 40,
+}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A corpus of two data sets a pair, one of them zipped, with traps of every kind."""
+    folder = tmp_path_factory.mktemp("raw")
+    corpus = demo.read_corpus(demo.CORPUS)
+    rows = [(english, row["de"], row["ru"]) for english, row in corpus.items() if len(row) == 3]
+    held_out, trained = rows[:60], rows[60:]
+    for split, part in (("valid", held_out[:30]), ("test", held_out[30:])):
+        for pair, columns in (("en-de", (0, 1)), ("en-ru", (0, 2)), ("de-ru", (1, 2))):
+            for language, column in zip(pair.split("-"), columns, strict=True):
+                write_lines(folder / split / f"{pair}.{language}", [row[column] for row in part])
+    for pair, column, count in (("en-de", 1, 300), ("en-ru", 2, 260)):
+        first = [(row[0], row[column]) for row in trained[:count]]
+        second = [(row[0], row[column]) for row in trained[count - 50 : 2 * count]]
+        first[5] = held_out[0][0].upper() + "!", first[5][1]
+        second[7] = ("See <b>this</b> file", second[7][1])
+        for position, language in enumerate(pair.split("-")):
+            path = folder / "train" / pair / f"first.{language}"
+            write_lines(path, [row[position] for row in first])
+            zipped = path.with_name(f"second.{language}.gz")
+            text = "".join(row[position] + "\n" for row in second)
+            zipped.write_bytes(gzip.compress(text.encode(), mtime=0))
+    return folder
+
+
+def copied(raw, folder):
+    for path in raw.rglob("*"):
+        if path.is_file():
+            target = folder / path.relative_to(raw)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "corpus.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared(raw, config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    main([str(config), "--raw", str(raw), "--out", str(out)])
+    return out
+
+
+def contents(out):
+    """Return what a preparation leaves for others, by name."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and "work" not in path.parts and path.name != "speeds.json"
+    }
+
+
+def test_what_is_left(prepared, raw):
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    german = manifest["pairs"]["en-de"]
+    assert german["clean"]["first"]["lines"] == 300
+    assert german["clean"]["second"]["dropped"]["markup"] == 1
+    assert german["dedup"]["first"]["held out"] >= 1
+    # the second begins with the first's last 50 pairs
+    assert german["dedup"]["second"]["duplicates"] >= 40
+    kept = sum(one["kept"]["lines"] for one in german["dedup"].values())
+    assert kept == len(read_lines(prepared / "text" / "train.en-de.de"))
+    assert german["encoded"]["train"]["lines"] == kept
+    stored = [german["data-bin"][f"shard0{n}"]["train.en-de.de"]["sentences"] for n in (0, 1)]
+    assert sum(stored) == kept and abs(stored[0] - stored[1]) <= 1
+    assert manifest["settings"]["vocab_size"] == 300
+    assert manifest["sentencepiece"]["pieces"] == len(read_lines(prepared / "dict.txt")) == 297
+    languages = yaml.safe_load((prepared / "languages.yaml").read_text())
+    assert languages["de"] == {"train_pairs": kept, "class": "low" if kept <= 560 else "high"}
+    assert set(languages) == {"de", "ru"}
+    for split in ("valid", "test"):  # no line lost, zero-shot pairs too
+        for pair in ("en-de", "de-ru"):
+            for side in pair.split("-"):
+                copy = prepared / "text" / f"{split}.{pair}.{side}"
+                assert copy.read_bytes() == (raw / split / f"{pair}.{side}").read_bytes()
+    speeds = json.loads((prepared / "speeds.json").read_text())
+    assert speeds["language"]["MB_per_second"] > 0
+    assert "whole chain" in speeds
+
+
+def test_no_training_sentence_is_in_a_test_set(prepared):
+    held_out = {
+        line.lower()
+        for path in (prepared / "text").glob("*.en-*.en")
+        if not path.name.startswith("train")
+        for line in read_lines(path)
+    }
+    trained = read_lines(prepared / "text" / "train.en-de.en")
+    trained += read_lines(prepared / "text" / "train.en-ru.en")
+    assert not held_out & {line.lower() for line in trained}
+
+
+def test_a_rule_that_drops_most_of_a_data_set_is_named(raw, tmp_path, capsys):
+    """At the end, and again by a run that finds all done; not where the code names the script."""
+    path = tmp_path / "corpus.yaml"
+    for pair, heavy in (("en-ru_Latn", True), ("en-rus_Cyrl", False)):
+        for split, name in (("train", "/a"), ("valid", ""), ("test", "")):
+            for language, original in zip(pair.split("-"), ("en", "ru"), strict=True):
+                lines = read_lines(raw / "test" / f"en-ru.{original}")
+                write_lines(tmp_path / split / f"{pair}{name}.{language}", lines)
+        path.write_text(yaml.safe_dump({"pairs": [pair]}))
+        for _ in range(2):
+            out = ["--raw", str(tmp_path), "--out", str(tmp_path / pair), "--steps", "clean"]
+            main([str(path), *out])
+            warnings = [line for line in capsys.readouterr().err.splitlines() if "warn" in line]
+            wanted = f"warning: {pair} a: the rule 'script' dropped 100 % of 30 pairs"
+            assert warnings == [wanted] * heavy
+
+
+def test_a_second_run_does_nothing(prepared, raw, config, capsys):
+    before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*.bin")}
+    capsys.readouterr()
+    main([str(config), "--raw", str(raw), "--out", str(prepared)])
+    assert "clean.en-de.first: done already" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*.bin")}
+
+
+@pytest.mark.parametrize(
+    "module, step", [(language_id, "clean"), (rules, "clean"), (scripts, "clean"),
+                     (sentence_keys, "dedup")],
+)  # fmt: skip
+def test_changed_code_decides_anew(raw, config, tmp_path, capsys, monkeypatch, module, step):
+    """Journals hold the code too: what a killed run left of the old rules is not taken up."""
+    arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out")]
+    arguments += ["--steps", "clean,dedup"]
+    main(arguments)
+    changed = tmp_path / "changed.py"
+    changed.write_bytes(Path(module.__file__).read_bytes() + b"# more\n")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    made = []
+    grow = chunks.Journal.grow
+    monkeypatch.setattr(
+        chunks.Journal, "grow", lambda journal, results: grow(journal, noted(results, made))
+    )
+    capsys.readouterr()
+    main(arguments)
+    said = capsys.readouterr().err
+    dataset = ".second" if step == "clean" else ""
+    assert f"{step}.en-ru{dataset} ...\n" in said and "copy.test.en-ru: done already\n" in said
+    assert f"{step}.en-ru{dataset}: done already" not in said and len(made) > 20
+
+
+def noted(results, made):
+    for result in results:
+        made.append(result)
+        yield result
+
+
+@pytest.mark.slow
+def test_fairseq_trains_on_two_shards(prepared, tmp_path):
+    data = f"{prepared}/data-bin/shard00:{prepared}/data-bin/shard01"
+    trained = run(
+        "fairseq-train", data, *TRAIN, "--langs", "de,en,ru", "--max-epoch", 2, "--max-tokens",
+        12000, "--save-dir", tmp_path, "--disable-validation", "--no-save",
+    )  # fmt: skip
+    losses = logged(trained.said, "loss")
+    assert losses[-1] < losses[0]
+    loaded = [
+        shard
+        for line in trained.said.splitlines()
+        for shard in ("shard00", "shard01")
+        if "examples from" in line and f"{shard}/train.en-de.en" in line
+    ]
+    assert [shard for shard, _ in groupby(loaded)][:2] == ["shard00", "shard01"]
+
+
+def killed_at_random(action, wanted_kills, longest, rng):
+    """Start action in a process, kill it, start it again, and at last let it end."""
+    context = multiprocessing.get_context("fork")
+    kills = 0
+    while True:
+        process = context.Process(target=action)
+        process.start()
+        if kills < wanted_kills:
+            process.join(rng.uniform(0.02, longest))
+        else:
+            process.join()
+        if process.exitcode is not None:
+            return kills, process.exitcode
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers, seed", [(1, 1), (2, 2)])
+def test_killed_at_random_moments(prepared, raw, config, tmp_path, workers, seed):
+    """Whatever the moments, the files are those of a run that nobody stopped, byte by byte."""
+    settings = load_config(config)
+
+    def action(out="out"):
+        sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        prepare(settings, raw, tmp_path / out, workers)
+
+    # as long as it takes here and now: a fixed time would be past the end of it on a quick machine
+    started = time.monotonic()
+    killed_at_random(partial(action, "unharmed"), 0, 0.0, random.Random(seed))
+    duration = time.monotonic() - started
+    kills, exitcode = killed_at_random(action, 10, duration / 4, random.Random(seed))
+    assert exitcode == 0 and kills >= 3
+    expected, found = contents(prepared), contents(tmp_path / "out")
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_a_killed_step_goes_on_where_it_was(raw, config, tmp_path, monkeypatch):
+    """Chunks whose output was written are not made again, but for those with a changed line."""
+    raw, out = copied(raw, tmp_path / "raw"), tmp_path / "out"
+    settings, made = load_config(config), []
+    grow = chunks.Journal.grow
+
+    def counting(journal, results, stop_at=None):
+        def counted():
+            for number, result in enumerate(results):
+                if number == stop_at and "clean" in journal.path.name:
+                    raise KeyboardInterrupt
+                made.append(journal.path.name)
+                yield result
+
+        grow(journal, counted())
+
+    monkeypatch.setattr(chunks.Journal, "grow", lambda *given: counting(*given, stop_at=3))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings, raw, out, steps=["clean"])
+    name = "clean.en-de.first.journal"
+    assert made.count(name) == 3
+    monkeypatch.setattr(chunks.Journal, "grow", counting)
+    prepare(settings, raw, out, steps=["clean"])
+    assert made.count(name) == 8  # 300 lines in chunks of 40
+
+    path = raw / "train" / "en-de" / "first.en"
+    lines = read_lines(path)
+    lines[250] += " now"
+    write_lines(path, lines)
+    made.clear()
+    prepare(settings, raw, out, steps=["clean"])
+    assert made == [name, name]  # the chunks from line 240 on
+    cleaned = out / "work" / "clean" / "en-de"
+    assert lines[250] in read_lines(cleaned / "first.en")
+    for language in ("en", "de"):
+        assert len(read_lines(cleaned / f"first.{language}")) > 280
+
+
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda raw: cut(raw / "train/en-de/first.de", -30), "first.de has 299"),
+        (lambda raw: (raw / "train/en-ru/first.ru").unlink(), "first.ru: no such file"),
+        (lambda raw: (raw / "test/en-ru.ru").unlink(), "test/en-ru.ru: no such file"),
+        (lambda raw: cut(raw / "train/en-de/second.de.gz", 900), "second.de.gz: truncated"),
+        (
+            lambda raw: (raw / "train/en-de/second.en.gz").write_bytes(b"<html>404</html>"),
+            "second.en.gz: truncated or damaged",
+        ),
+        (
+            lambda raw: (raw / "valid/en-de.de").write_bytes(b"\xff\n" * 30),
+            "valid/en-de.de, line 1: not valid UTF-8",
+        ),
+        (lambda raw: cut(raw / "valid/en-de.de", 40), "valid/en-de.de has"),
+    ],
+)
+def test_bad_input_is_named_and_the_work_continues_after_the_repair(
+    prepared, raw, config, tmp_path, damage, message
+):
+    own, out = copied(raw, tmp_path / "raw"), tmp_path / "out"
+    damage(own)
+    arguments = [str(config), "--raw", str(own), "--out", str(out), "--steps", "clean,dedup"]
+    assert message in refusal(lambda: main(arguments))
+    copied(raw, own)
+    main(arguments)
+    expected = contents(prepared / "text")
+    assert contents(out / "text") == expected
+
+
+@pytest.mark.parametrize("limit", [500, 5000, 9000])
+def test_a_full_disk_stops_with_a_line_and_spoils_nothing(
+    prepared, raw, config, tmp_path, limit
+):
+    """No file may grow beyond a limit: as on a full disk, a write takes a part and then fails."""
+    arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out")]
+    arguments += ["--steps", "clean,dedup,sample,train"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        line = refusal(lambda: main(arguments))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path / "out") in line and "File too large" in line
+    main(arguments)
+    for name in ("spm.model", "dict.txt", "spm.sample.txt"):
+        assert (tmp_path / "out" / name).read_bytes() == (prepared / name).read_bytes()
+
+
+def test_a_full_disk_under_fairseq_is_named_too(prepared, raw, config, tmp_path):
+    arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps"]
+    main([*arguments, "clean,dedup,sample,train,encode"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        line = refusal(lambda: main([*arguments, "binarize"]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "binarized2/shard00" in line and "File too large" in line
+    assert not (tmp_path / "out" / "data-bin").exists()
+    main([*arguments, "binarize,manifest"])
+    assert contents(tmp_path / "out") == contents(prepared)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"pairs": []}, "needs a list of pairs"),
+        ({"pairs": ["ende"]}, "'ende' is no pair"),
+        ({"zero_shot_pairs": ["en-de"]}, "named twice"),
+        ({"vocabulary": 3}, "unknown setting vocabulary"),
+        ({"pairs": ["en-de", "en-../fr"]}, "'en-../fr' is no pair"),
+        ({"vocab_size": "big"}, "vocab_size: 'big' is not"),
+        ({"vocab_size": 0}, "vocab_size: 0 is not 1 or more"),
+        ({"vocab_size": 10**12, "sample_lines": 10**12}, "vocab_size: 1000000000000 is not"),
+        ({"shards": 0}, "shards: 0 is not 1 or more"),
+        ({"seed": True}, "seed: True is not of type int"),
+        ({"temperature": float("nan")}, "temperature: nan is not 0.1 or more"),
+        ({"temperature": float("inf")}, "temperature: inf is not 0.1 or more"),
+        ({"temperature": 0.0001}, "temperature: 0.0001 is not 0.1 or more"),
+        ({"character_coverage": 5}, "character_coverage: 5 is not from 0.98 to 1"),
+        ({"character_coverage": 0.9}, "character_coverage: 0.9 is not from 0.98 to 1"),
+        ({"sentencepiece_threads": 0}, "sentencepiece_threads: 0 is not from 1 to 1024"),
+        ({"sample_lines": 1}, "sample_lines: 1 are too few for a vocab_size of 300"),
+        ({"high_resource_pairs": -1}, "high_resource_pairs: -1 is not 0 or more"),
+        ({"rules": {"min_script_share": 50}}, "rules: min_script_share: 50 is not from 0 to 1"),
+        ({"rules": {"min_letter_share": float("nan")}}, "min_letter_share: nan is not from 0 to 1"),
+        ({"rules": {"max_words": -1}}, "rules: max_words: -1 is not 0 or more"),
+        ({"rules": {"max_length_ratio": 0.5}}, "max_length_ratio: 0.5 is below 1"),
+        ({"rules": {"max_word": 3}}, "rules: unknown setting max_word"),
+        ({"rules": {"drop_markup": 3}}, "drop_markup: 3 is not"),
+        ({"pairs": ["en-de", "en-fr"]}, "train/en-fr: no training data"),
+        (
+            {"vocab_size": 100000, "sample_lines": 100000},
+            "corpus.yaml: vocab_size: 100000: SentencePiece says",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(raw, tmp_path, change, message):
+    path = tmp_path / "corpus.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, **change}))
+    arguments = [str(path), "--raw", str(raw), "--out", str(tmp_path / "out")]
+    arguments += ["--steps", "clean,dedup,sample,train"]
+    line = refusal(lambda: main(arguments))
+    assert message in line and (str(path) in line or "no training data" in line)
+
+
+@pytest.mark.parametrize("text", ["pairs: [", "pairs: 2020-13-45", "- en-de", "", "[" * 2000])
+def test_what_is_no_configuration_is_refused(tmp_path, text):
+    path = tmp_path / "corpus.yaml"
+    path.write_text(text)
+    assert str(path) in refusal(lambda: main([str(path), "--raw", "raw", "--out", "out"]))
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"\xff", b"[]", b"3", b'{"a": 1}', b'{"a": ["x", 1, "00"]}', b"\0" * 99]
+)
+def test_a_damaged_memory_of_hashes_is_none(prepared, raw, config, tmp_path, capsys, damage):
+    out = copied(prepared, tmp_path / "out")
+    for path in (out / "work" / "stages").glob("*.hashes"):
+        path.write_bytes(damage)
+    main([str(config), "--raw", str(raw), "--out", str(out), "--steps", "clean,dedup,sample,train"])
+    said = capsys.readouterr().err
+    assert "done already" in said and "..." not in said
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"\0" * 99])
+def test_what_a_crash_leaves_of_stamps_and_journals_is_found_out(
+    prepared, raw, config, tmp_path, damage
+):
+    out = copied(prepared, tmp_path / "out")
+    for path in (out / "work" / "stages").glob("c*.*"):
+        header, _, rest = path.read_bytes().partition(b"\n")
+        path.write_bytes(header + b"\n" + rest[: len(rest) // 2] + damage + b"\n")
+    main([str(config), "--raw", str(raw), "--out", str(out)])
+    assert contents(out) == contents(prepared)
+
+
+def test_steps_need_those_before_them(raw, config, tmp_path):
+    arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps"]
+    for step, before in zip(list(STEPS)[1:], STEPS, strict=False):
+        assert f"run the step {before} first" in refusal(
+            lambda step=step: main([*arguments, step])
+        )
+    assert "--steps cleen" in refusal(lambda: main([*arguments, "cleen"]))
+
+
+def test_two_runs_at_once_are_refused(raw, config, tmp_path):
+    arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out"), "--steps", "clean"]
+    with held_by_another_process(tmp_path / "out" / "work" / "lock"):
+        assert "another process is at work" in refusal(lambda: main(arguments))
+    main(arguments)
+
+
+def test_orphans_end_with_their_parent(tmp_path):
+    """A worker whose parent is killed does not wait for work forever."""
+    context = multiprocessing.get_context("fork")
+
+    def work():
+        from preprocess.pool import worker_pool
+
+        with worker_pool(2) as pool:
+            for pid in pool.ordered_map(_pid, range(4)):
+                with (tmp_path / "pids").open("a") as file:
+                    file.write(f"{pid}\n")
+            time.sleep(60)
+
+    process = context.Process(target=work)
+    process.start()
+    until = time.monotonic() + 30
+    while not (tmp_path / "pids").exists() or len(read_lines(tmp_path / "pids")) < 4:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    pids = set(map(int, read_lines(tmp_path / "pids")))
+    while any(Path(f"/proc/{pid}/stat").exists() and _alive(pid) for pid in pids):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _pid(_):
+    return os.getpid()
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
