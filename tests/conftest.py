@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,3 +23,15 @@ hypothesis.settings.load_profile("patient")
 def seed():
     """Every test draws the same numbers, alone or among others."""
     torch.manual_seed(1)
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    """Remove the log handlers that a test's commands add: the streams they write to are closed.
+
+    fairseq-validate replaces the handlers of the root logger when its main function runs.
+    """
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
