@@ -92,7 +92,7 @@ def leave_no_empty_save_dir() -> None:
     checkpoint_utils.verify_checkpoint_directory = verify_and_clear
 
 
-def let_nan_detector_see_encoders() -> None:
+def fix_nan_detector_hooks() -> None:
     """Let fairseq say where NaN comes from, and training end with its FloatingPointError.
 
     The kind of hook that NanDetector registers for gradients makes current torch raise

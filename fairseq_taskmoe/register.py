@@ -3,8 +3,8 @@
 from . import criterions, models, tasks  # noqa: F401
 from .compat import (
     allow_checkpoint_types,
+    fix_nan_detector_hooks,
     leave_no_empty_save_dir,
-    let_nan_detector_see_encoders,
     place_sentences_beyond_2_gib,
     put_checkpoints_in_place_atomically,
 )
@@ -13,6 +13,6 @@ from .errors import end_fairseq_commands
 end_fairseq_commands()
 allow_checkpoint_types()
 leave_no_empty_save_dir()
-let_nan_detector_see_encoders()
+fix_nan_detector_hooks()
 place_sentences_beyond_2_gib()
 put_checkpoints_in_place_atomically()

@@ -23,7 +23,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
-from preprocess.chunks import Way
+from preprocess.chunks import ProcessingOptions
 from preprocess.corpus import SPLITS, given_files, text_files
 from preprocess.encode import encode_text, load_processor
 from preprocess.pool import worker_pool
@@ -117,7 +117,7 @@ def present_splits(text: Path, pair: str) -> List[str]:
     return found
 
 
-def encode_pair(task: Task, pair: str, way: Way) -> None:
+def encode_pair(task: Task, pair: str, way: ProcessingOptions) -> None:
     """Write all text of a pair in pieces: training text to its shards, the rest to the first."""
     for split in present_splits(task.text, pair):
         sides = given_files(task.text, split, pair)
@@ -244,7 +244,7 @@ def binarize(
     task = Task(text, pairs, model, dictionary, work, num_shards, dealt)
     with worker_pool(workers) as pool:
         for pair in pairs:
-            encode_pair(task, pair, Way(pool))
+            encode_pair(task, pair, ProcessingOptions(pool))
     build_data(task, data, workers)
     shutil.rmtree(work)
 

@@ -149,13 +149,13 @@ def _append(stream: FileIO, path: Path, text: bytes) -> int:
     return stream.tell()
 
 
-class Way(NamedTuple):
+class ProcessingOptions(NamedTuple):
     """How texts are processed: the same for all steps."""
 
     pool: WorkerPool
     chunk_lines: int = 50_000  # of either side: some megabytes, a second or two of work
 
-    def alone(self) -> "Way":
+    def alone(self) -> "ProcessingOptions":
         """Return the same way without worker processes, for what is only reading and writing."""
         return self._replace(pool=WorkerPool(None, 1))
 
@@ -166,7 +166,7 @@ def process_texts(
     function: Callable[[Chunk], Made],
     journal_path: Path,
     settings: Dict[str, Any],
-    way: Way,
+    way: ProcessingOptions,
 ) -> List[Counts]:
     """Write to outputs what function makes of the chunks of parallel texts; return their counts.
 

@@ -8,7 +8,7 @@ import sentencepiece
 
 from fairseq_taskmoe.errors import refuse
 from fairseq_taskmoe.piece_model import NoPieceModel, load_pieces
-from preprocess.chunks import Made, Way, process_texts
+from preprocess.chunks import Made, ProcessingOptions, process_texts
 from preprocess.counts import Counts, summed
 from preprocess.stages import file_hash
 from preprocess.text_files import Chunk
@@ -53,7 +53,8 @@ def encode_chunk(model: Path, num_shards: int, chunk: Chunk) -> Made:
 
 
 def encode_text(
-    sides: Sequence[Path], shards: Sequence[Sequence[Path]], model: Path, journal: Path, way: Way
+    sides: Sequence[Path], shards: Sequence[Sequence[Path]], model: Path, journal: Path,
+    way: ProcessingOptions,
 ) -> Counts:
     """Write a parallel text in pieces to shards, each given as the files of its sides."""
     outputs = [path for shard in shards for path in shard]

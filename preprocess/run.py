@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
 from preprocess import binarize, manifest, sentencepiece_model
-from preprocess.chunks import Way
+from preprocess.chunks import ProcessingOptions
 from preprocess.cleaning import clean, dedup
 from preprocess.config import Config, load_config
 from preprocess.corpus import EVAL_SPLITS, SPLITS, Corpus, Dataset
@@ -81,7 +81,7 @@ def clean_step(run: Run) -> None:
         )
     warned: List[str] = []
     with worker_pool(run.workers) as pool:
-        way = Way(pool, run.config.chunk_lines)
+        way = ProcessingOptions(pool, run.config.chunk_lines)
         for pair, found in datasets.items():
             for dataset, output in zip(found, cleaned(corpus, pair), strict=True):
                 stamp = corpus.stamp("clean", pair, dataset.name)
@@ -137,7 +137,7 @@ def dedup_step(run: Run) -> None:
                     languages_of(pair),
                     held_out_keys,
                     corpus.work("dedup", pair),
-                    Way(pool, config.chunk_lines),
+                    ProcessingOptions(pool, config.chunk_lines),
                 ),
                 settings={
                     "datasets": [dataset.name for dataset in datasets],
@@ -201,7 +201,7 @@ def encode_step(run: Run) -> None:
     needed([path for pair in run.config.pairs for path in run.corpus.text("train", pair)], "dedup")
     with worker_pool(run.workers) as pool:
         for pair in task.pairs:
-            binarize.encode_pair(task, pair, Way(pool, run.config.chunk_lines))
+            binarize.encode_pair(task, pair, ProcessingOptions(pool, run.config.chunk_lines))
 
 
 def binarize_step(run: Run) -> None:

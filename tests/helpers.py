@@ -52,7 +52,7 @@ def make_task(lang_pairs: Sequence[str] = LANG_PAIRS, **overrides: Any) -> Trans
 def make_model(
     task: Optional[TranslationTaskMoeTask] = None, router: Optional[str] = None, **overrides: Any
 ) -> TransformerTaskMoeModel:
-    """Return a small model in evaluation mode, with the same router in both halves if one is given.
+    """Return a small model in evaluation mode, with the same router in both stacks if one is given.
 
     Biases and gates are made large: a test must see the difference that they make.
     """

@@ -79,18 +79,18 @@ def archive_members(part: Part, archive: Archive, rows: Rows) -> Dict[str, bytes
     """Make the files that an archive has of one pair."""
     languages = part.pair.split("-")
     if archive.kind == "text":
-        halves = split_files(rows, str(archive.parts[languages[0]]), archive.by_hand)
+        sides = split_files(rows, str(archive.parts[languages[0]]), archive.by_hand)
         return {
-            concrete(str(archive.parts[language]), number): text_of(half, language)
-            for number, half in enumerate(halves, start=1)
+            concrete(str(archive.parts[language]), number): text_of(side, language)
+            for number, side in enumerate(sides, start=1)
             for language in languages
         }
     if archive.kind == "tmx":
         return {concrete(archive.member or "", 1): tmx_of(rows, languages)}
-    halves = split_files(rows, archive.member or "", True)
+    sides = split_files(rows, archive.member or "", True)
     return {
-        concrete(archive.member or "", number): table_of(half, archive)
-        for number, half in enumerate(halves, start=1)
+        concrete(archive.member or "", number): table_of(side, archive)
+        for number, side in enumerate(sides, start=1)
     }
 
 

@@ -68,5 +68,5 @@ def write_checkpoint(
 
 
 def both(router: str) -> Dict[str, str]:
-    """Return the settings of a model with the same router in both halves."""
+    """Return the settings of a model with the same router in both stacks."""
     return {"encoder_moe_router": router, "decoder_moe_router": router}

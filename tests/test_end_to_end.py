@@ -30,7 +30,7 @@ BEAM = ("--beam", 4, "--max-len-b", 15)
 
 @pytest.fixture(scope="session")
 def train_router(train, corpus):
-    """Give a function that trains a model with a router in each half: checkpoint of 5 updates."""
+    """Give a function that trains a model with a router in each stack: checkpoint of 5 updates."""
 
     def trained(encoder, decoder=None):
         decoder = decoder or encoder
@@ -53,9 +53,9 @@ def test_every_router_trains_and_translates(router, train_router, corpus):
     losses = logged(log, "loss")
     assert len(losses) == 5 and all(map(math.isfinite, losses))
     assert losses[-1] < losses[0] - 0.5
-    for half in ("encoder", "decoder"):
-        assert 0 <= logged(log, f"moe_{half}_entropy")[-1] <= math.log(4) + 1e-3
-        assert logged(log, f"moe_{half}_overflow")[-1] == 0
+    for stack in ("encoder", "decoder"):
+        assert 0 <= logged(log, f"moe_{stack}_entropy")[-1] <= math.log(4) + 1e-3
+        assert logged(log, f"moe_{stack}_overflow")[-1] == 0
 
     translated = hypotheses(generate(corpus.data, "en-de", checkpoint, *BEAM).stdout)
     assert sorted(translated) == list(range(NUM_TEST))
@@ -244,10 +244,10 @@ VARIANTS = {
 }
 UNTIED_SIZES = [
     word
-    for half in ("encoder", "decoder")
+    for stack in ("encoder", "decoder")
     for name, size in (("embed-dim", 64), ("ffn-embed-dim", 128), ("layers", 2),
                        ("attention-heads", 2))
-    for word in (f"--{half}-{name}", size)
+    for word in (f"--{stack}-{name}", size)
 ] + ["--moe-expert-count", 4]
 
 
@@ -330,7 +330,7 @@ def test_readme_of_a_subnetwork_translates_text(train_variant, corpus, tmp_path)
     assert_same_hypotheses(hypotheses(stock.stdout), hypotheses(plugin.stdout))
 
 
-def test_half_that_routes_by_token_stays(train_router, corpus, tmp_path):
+def test_stack_that_routes_by_token_stays(train_router, corpus, tmp_path):
     checkpoint = stir(train_router("token", "target"), tmp_path / "stirred.pt")
     out = tmp_path / "en-de"
     extract = ("taskmoe", "extract", checkpoint, "--lang-pair", "en-de", "--out", out)

@@ -36,7 +36,7 @@ def extract_pairs(path: Path, subnets: Path, spm: Path) -> List[str]:
     """Cut out each trained direction that is not there yet; return them.
 
     In the format `taskmoe`, which keeps layers of different widths as they are, and the experts of
-    a half that routes by token.
+    a stack that routes by token.
     """
     pairs = pairs_of(read_task_moe_checkpoint(str(path)))
     for pair in tqdm(pairs, desc="extract", leave=False, disable=None):

@@ -118,7 +118,7 @@ def extraction_rows(runs: Path) -> Iterator[str]:
         ])
 
 
-def circumstances(runs: Path) -> Iterator[str]:
+def provenance(runs: Path) -> Iterator[str]:
     """Yield where and with what the models were trained and evaluated."""
     trained: Dict[str, List[str]] = {}
     for path in sorted([*runs.glob("*/trained"), *runs.glob("bilingual/*/trained")]):
@@ -168,7 +168,7 @@ def report(runs: Path, size: str) -> str:
         f"Made by `examples/software15/run_all.sh {size}`"
         f" (commit `{commit() or 'unknown'}`). `configs/size/{size}.yaml` holds for all rows.\n",
         *(f"- {budget}" for budget in budgets),
-        *circumstances(runs), "",
+        *provenance(runs), "",
         "## Rows\n",
         *run_rows(runs, size, tables, rows), "", *floor_lines(tables["table1-chrf"]), "",
         "BLEU and chrF are means over a row's directions, zero-shot ones included, as in the paper "

@@ -82,7 +82,7 @@ def synchronize(device: str, cuda: Any = torch.cuda) -> None:
 
 
 def describe(settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the circumstances of a measurement."""
+    """Return the provenance of a measurement."""
     return {
         "settings": settings,
         "hardware": {**hardware(), "threads": torch.get_num_threads()},

@@ -14,17 +14,17 @@ KEPT_FREE = 2**29  # bytes, for other processes and for what is not this process
 ON_CPU = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")
 
 
-class Tried(NamedTuple):
+class Attempt(NamedTuple):
     """What a computation returned, or that it did not fit."""
 
     fits: bool
     value: Any = None
 
 
-def attempt(compute: Callable[[], Any], cuda: Any = torch.cuda) -> Tried:
+def attempt(compute: Callable[[], Any], cuda: Any = torch.cuda) -> Attempt:
     """Run compute; any error but a lack of memory is raised."""
     try:
-        return Tried(True, compute())
+        return Attempt(True, compute())
     except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
@@ -32,7 +32,7 @@ def attempt(compute: Callable[[], Any], cuda: Any = torch.cuda) -> Tried:
     gc.collect()
     if cuda.is_initialized():
         cuda.empty_cache()
-    return Tried(False)
+    return Attempt(False)
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

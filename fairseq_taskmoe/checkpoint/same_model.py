@@ -11,22 +11,22 @@ from ..models.build_layers import has_moe_layer, moe_freq
 from ..models.config import TransformerTaskMoeConfig
 from .reading import Checkpoint, Unreadable, open_checkpoint
 
-HALVES = ("encoder", "decoder")
+STACKS = ("encoder", "decoder")
 LAST = "checkpoint_last.pt"  # default of --restore-file
 # With another value weights have the same shapes, but the model computes something else
 MEANING = (
     "share_all_embeddings", "share_decoder_input_output_embed", "no_scale_embedding",
     "layernorm_embedding", "activation_fn",
     *(
-        f"{half}_{name}" for half in HALVES
+        f"{stack}_{name}" for stack in STACKS
         for name in ("attention_heads", "normalize_before", "learned_pos")
     ),
 )
 # Other settings in which a difference shows neither in names nor in shapes of weights
-DEPTH = tuple(f"{half}_layers" for half in HALVES)
+DEPTH = tuple(f"{stack}_layers" for stack in STACKS)
 ROUTING = (
     "moe_top_k",
-    *(f"{half}_{name}" for half in HALVES
+    *(f"{stack}_{name}" for stack in STACKS
       for name in ("moe_freq", "moe_layer_experts", "moe_router")),
 )
 
@@ -100,8 +100,8 @@ def _routing_difference(stored: Dict[str, Any], own: Any) -> Optional[str]:
     if not (has_moe_layer(other) and has_moe_layer(own)):
         return None  # in one of them the weights of experts are missing
     for cfg in (other, own):
-        for half in HALVES:
-            cfg[f"{half}_moe_freq"] = moe_freq(cfg, half)
+        for stack in STACKS:
+            cfg[f"{stack}_moe_freq"] = moe_freq(cfg, stack)
     return difference(other, own, ROUTING)
 
 

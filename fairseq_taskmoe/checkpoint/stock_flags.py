@@ -4,7 +4,7 @@ from typing import Any, Dict, List
 
 from fairseq import options
 
-from ..subnet.extract import HALVES, Subnet, widest_layer
+from ..subnet.extract import STACKS, Subnet, widest_layer
 from .reading import Checkpoint
 
 STOCK_TASK = "translation_multi_simple_epoch"
@@ -15,8 +15,8 @@ SHARED_OPTIONS = (
     "no_scale_embedding", "share_all_embeddings", "share_decoder_input_output_embed",
     "max_source_positions", "max_target_positions",
     *(
-        f"{half}_{name}"
-        for half in HALVES
+        f"{stack}_{name}"
+        for stack in STACKS
         for name in ("embed_dim", "layers", "attention_heads", "normalize_before", "learned_pos")
     ),
 )
@@ -25,8 +25,9 @@ SHARED_OPTIONS = (
 def model_options(subnet: Subnet) -> Dict[str, Any]:
     """Return the options of fairseq's transformer, whose layers all get the width of the widest."""
     chosen: Dict[str, Any] = {name: subnet.model_cfg[name] for name in SHARED_OPTIONS}
-    for half in HALVES:
-        chosen[f"{half}_ffn_embed_dim"] = widest_layer(subnet.state, half, chosen[f"{half}_layers"])
+    for stack in STACKS:
+        num_layers = chosen[f"{stack}_layers"]
+        chosen[f"{stack}_ffn_embed_dim"] = widest_layer(subnet.state, stack, num_layers)
     return chosen
 
 

@@ -1,6 +1,6 @@
 """Label-smoothed cross entropy with the gate losses of mixture-of-experts layers.
 
-Shapes: B sentences, T target positions, N tasks, L MoE layers of one half, E experts.
+Shapes: B sentences, T target positions, N tasks, L MoE layers of one stack, E experts.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from torch import Tensor
 from ..modules.gate_losses import GateStats
 from ..modules.label_smoothed_loss import label_smoothed_nll
 
-HALVES = ("encoder", "decoder")
+STACKS = ("encoder", "decoder")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class MoeLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfi
 class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     """NLL (sum) + sample_size * (gate_loss_wt * balance + z_loss_wt * z).
 
-    Both gate losses are sums, or means, over the MoE layers of both halves. The trainer divides
+    Both gate losses are sums, or means, over the MoE layers of both stacks. The trainer divides
     what ranks and micro-batches add up to by the sum of sample sizes: what comes out is the mean
     NLL plus the gate losses, averaged over micro-batches by their sample sizes.
     """
@@ -86,7 +86,7 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         gate_stats: Dict[str, List[GateStats]] = {
             "encoder": extra["encoder_gate_stats"], "decoder": extra["gate_stats"]
         }
-        layers = [stats for half in HALVES for stats in gate_stats[half]]
+        layers = [stats for stack in STACKS for stats in gate_stats[stack]]
         loss = token_loss.sum()
         if layers:
             balance = self.over_layers(torch.stack([stats.balance for stats in layers]))
@@ -102,8 +102,8 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             "sample_size": sample_size,
             **own_logs,
         }
-        for half in HALVES:
-            logging_output.update(gate_logs(half, gate_stats[half], sample_size))
+        for stack in STACKS:
+            logging_output.update(gate_logs(stack, gate_stats[stack], sample_size))
         if layers:
             passes = 1
             if model.training:  # gradients go the same ways back; recomputing sends rows once more
@@ -146,34 +146,34 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
-        """Log the losses per token in bits, and for each half how its routing fares.
+        """Log the losses per token in bits, and for each stack how its routing fares.
 
-        Routing facts are means over the MoE layers of the half. `moe_*_used_experts` counts the
+        Routing facts are means over the MoE layers of the stack. `moe_*_used_experts` counts the
         experts of a layer that anything was sent to, `moe_*_unused_experts` the others.
         `moe_wire_mb` is what all ranks together send of tokens' rows to one another in an update,
         in megabytes, where experts are spread over them.
         """
         super().reduce_metrics(logging_outputs)
-        for half in HALVES:
-            if not any(f"moe_{half}_load" in log for log in logging_outputs):
+        for stack in STACKS:
+            if not any(f"moe_{stack}_load" in log for log in logging_outputs):
                 continue
             size = sum(log["sample_size"] for log in logging_outputs)
             if size == 0:  # only dummy batches
                 continue
             for name in ("balance", "z_loss", "entropy", "overflow"):
-                total = sum(log[f"moe_{half}_{name}"] for log in logging_outputs)
-                metrics.log_scalar(f"moe_{half}_{name}", float(total) / float(size), size, round=3)
-            load = sum(log[f"moe_{half}_load"] for log in logging_outputs)
+                total = sum(log[f"moe_{stack}_{name}"] for log in logging_outputs)
+                metrics.log_scalar(f"moe_{stack}_{name}", float(total) / float(size), size, round=3)
+            load = sum(log[f"moe_{stack}_load"] for log in logging_outputs)
             used = float((load > 0).float().sum(dim=1).mean())
-            metrics.log_scalar(f"moe_{half}_used_experts", used, size, round=1)
-            metrics.log_scalar(f"moe_{half}_unused_experts", load.size(1) - used, size, round=1)
+            metrics.log_scalar(f"moe_{stack}_used_experts", used, size, round=1)
+            metrics.log_scalar(f"moe_{stack}_unused_experts", load.size(1) - used, size, round=1)
         sent = sum(float(log.get("moe_wire_bytes", 0)) for log in logging_outputs)
         if sent > 0:
             metrics.log_scalar("moe_wire_mb", sent / 1e6, round=3)
 
 
-def gate_logs(half: str, layers: List[GateStats], sample_size: int) -> Dict[str, Tensor]:
-    """Return what to log of the MoE layers of one half: sums, so that micro-batches add up.
+def gate_logs(stack: str, layers: List[GateStats], sample_size: int) -> Dict[str, Tensor]:
+    """Return what to log of the MoE layers of one stack: sums, so that micro-batches add up.
 
     Means over layers are multiplied by sample_size; `load` (L, E) stays apart by layer, since which
     experts go unused shows only in the sum.
@@ -181,9 +181,9 @@ def gate_logs(half: str, layers: List[GateStats], sample_size: int) -> Dict[str,
     if not layers:
         return {}
     logs = {
-        f"moe_{half}_{name}": sample_size
+        f"moe_{stack}_{name}": sample_size
         * torch.stack([getattr(stats, name).detach().float() for stats in layers]).mean()
         for name in ("balance", "z_loss", "entropy", "overflow")
     }
-    logs[f"moe_{half}_load"] = torch.stack([stats.load for stats in layers])
+    logs[f"moe_{stack}_load"] = torch.stack([stats.load for stats in layers])
     return logs

@@ -34,11 +34,11 @@ class Teacher:
         table = TaskTable.from_state(checkpoint["task_state"]["task_table"]).with_pairs(pairs)
         self.model = load_task_moe(checkpoint, pairs).model
         self.task_ids = torch.tensor([table.task_id(pair) for pair in pairs])  # by the student's
-        halves = {"source": self.model.encoder, "target": self.model.decoder}
-        for (side, half), wanted in zip(halves.items(), task.max_positions(), strict=True):
-            if half.embed_positions.max_positions < wanted:
-                refuse(f"{FLAG} {path}: has learned {half.embed_positions.max_positions} positions;"
-                       f" --max-{side}-positions {wanted} are more")
+        stacks = {"source": self.model.encoder, "target": self.model.decoder}
+        for (side, stack), wanted in zip(stacks.items(), task.max_positions(), strict=True):
+            if stack.embed_positions.max_positions < wanted:
+                refuse(f"{FLAG} {path}: has learned {stack.embed_positions.max_positions} "
+                       f"positions; --max-{side}-positions {wanted} are more")
 
     @torch.no_grad()
     def logits(self, net_input: Dict[str, Any], student: nn.Module) -> Tensor:

@@ -1,9 +1,9 @@
 """The training iterator, whose position in an epoch does not depend on the number of ranks.
 
-fairseq shuffles the N batches of an epoch and deals them out in turn, one to each of W ranks in a
+fairseq shuffles the N batches of an epoch and assigns them in turn, one to each of W ranks in a
 step. What has been trained on after n steps is thus a prefix of the list, of min(n * W, N) batches.
 The state of fairseq's iterator holds n, which means something to W ranks alone. Ours holds the
-length of the prefix, and a resumed run deals out the rest anew to as many ranks as it has.
+length of the prefix, and a resumed run assigns the rest anew to as many ranks as it has.
 """
 
 import logging
@@ -17,7 +17,7 @@ from ..errors import refuse
 logger = logging.getLogger(__name__)
 
 Batch = Sequence[int]  # indices of the sentences
-Deal = Callable[[Sequence[Batch], int], np.ndarray]
+Assignment = Callable[[Sequence[Batch], int], np.ndarray]
 
 SETTINGS = (
     "dataset", "collate_fn", "batch_sampler", "seed", "num_shards", "shard_id", "num_workers",
@@ -26,7 +26,7 @@ SETTINGS = (
 )
 
 
-def deal_in_turn(batches: Sequence[Batch], num_ranks: int) -> np.ndarray:
+def assign_in_turn(batches: Sequence[Batch], num_ranks: int) -> np.ndarray:
     """Return whose turn it is, as in fairseq.
 
     Args:
@@ -38,9 +38,9 @@ def deal_in_turn(batches: Sequence[Batch], num_ranks: int) -> np.ndarray:
         (ceil(N / W), W). Every step takes the next W batches: what was trained on is a prefix.
     """
     num_steps = -(-len(batches) // num_ranks)
-    dealt = np.arange(num_steps * num_ranks).reshape(num_steps, num_ranks)
-    dealt[dealt >= len(batches)] = -1
-    return dealt
+    assigned = np.arange(num_steps * num_ranks).reshape(num_steps, num_ranks)
+    assigned[assigned >= len(batches)] = -1
+    return assigned
 
 
 class EpochBatches(iterators.EpochBatchIterator):
@@ -50,17 +50,19 @@ class EpochBatches(iterators.EpochBatchIterator):
     of the stock iterator is taken to be of the same number of ranks.
     """
 
-    def __init__(self, *, update_freq: Sequence[int], deal: Deal = deal_in_turn, **settings: Any):
+    def __init__(
+        self, *, update_freq: Sequence[int], assign: Assignment = assign_in_turn, **settings: Any
+    ):
         """Make the iterator.
 
         Args:
             update_freq: steps in an update, for each epoch; the last holds for all epochs on.
-            deal: who trains on what; see deal_in_turn. All ranks must get the same answer.
+            assign: who trains on what; see assign_in_turn. All ranks must get the same answer.
             **settings: what the stock iterator is made with.
         """
         super().__init__(**settings)
         self.update_freq = list(update_freq)
-        self.deal = deal
+        self.assign = assign
         self._resumed_at = 0  # batches trained on by the state that was loaded
         self._num_before = 0  # batches trained on before the current iterator was made
         self._first_step = 0  # n of the current iterator when it was made
@@ -113,7 +115,7 @@ class EpochBatches(iterators.EpochBatchIterator):
             with data_utils.numpy_seed(self.seed + epoch):
                 np.random.shuffle(batches)
         left = batches[self._num_before :]
-        own = self.deal(left, self.num_shards)[:, self.shard_id].tolist()
+        own = self.assign(left, self.num_shards)[:, self.shard_id].tolist()
         # only the last step may have nothing for this rank. It comes first in its update then:
         # fairseq's trainer takes an update that ends with nothing for one that had no batch at all
         if own and own[-1] < 0:
@@ -151,15 +153,16 @@ class EpochBatches(iterators.EpochBatchIterator):
         return itr
 
 
-def rank_free_batches(
-    stock: iterators.EpochBatchIterator, update_freq: Sequence[int], deal: Deal = deal_in_turn
+def world_size_independent_batches(
+    stock: iterators.EpochBatchIterator, update_freq: Sequence[int],
+    assign: Assignment = assign_in_turn,
 ) -> EpochBatches:
     """Return a stock iterator that is still unused, made resumable at any number of ranks.
 
     Args:
         stock: what fairseq's task made for training.
         update_freq: --update-freq.
-        deal: as in EpochBatches.
+        assign: as in EpochBatches.
     """
     if stock.grouped_shuffling:
         refuse(
@@ -168,7 +171,7 @@ def rank_free_batches(
         )
     assert not stock._supports_prefetch, "a sampled dataset does not prefetch"
     settings = {name: getattr(stock, name) for name in SETTINGS}
-    return EpochBatches(update_freq=update_freq, deal=deal, **settings)
+    return EpochBatches(update_freq=update_freq, assign=assign, **settings)
 
 
 def redraw_virtual_epoch(dataset: FairseqDataset, epoch: int) -> None:

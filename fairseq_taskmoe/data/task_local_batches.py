@@ -1,4 +1,4 @@
-"""Batches of one task each, dealt to ranks that hold the task's experts (--moe-task-local-batches).
+"""Batches of one task each, for ranks that hold the task's experts (--moe-task-local-batches).
 
 Every sentence of an epoch is still in exactly one batch, and every step still trains on the next W
 batches of the shuffled list: only which rank computes which of them is chosen, so that fewer tokens
@@ -24,7 +24,7 @@ from fairseq.data import (
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .epoch_batches import Batch, deal_in_turn
+from .epoch_batches import Batch, assign_in_turn
 from .task_pair_dataset import TaskPairDataset
 
 
@@ -86,7 +86,7 @@ class OneTaskBatches(BaseWrapperDataset):
         return batch
 
 
-class AffinityDeal:
+class AffinityAssignment:
     """Deals the batches of each step so that most routed tokens stay on their rank."""
 
     def __init__(self, dataset: FairseqDataset, affinity: Callable[[], Tensor]):
@@ -94,28 +94,28 @@ class AffinityDeal:
 
         Args:
             dataset: the dataset that batches are of, with OneTaskBatches around it or not.
-            affinity: called once whenever batches are dealt, by all ranks; returns the share of
+            affinity: called once whenever batches are assigned, by all ranks; returns the share of
                 each task's routed gates whose experts live on each place (number of tasks, P). It
-                must be the same on all ranks to the last bit: else they deal differently, and a
+                must be the same on all ranks to the last bit: else they assign differently, and a
                 batch is computed twice or by nobody.
         """
         self.dataset = dataset
         self.affinity = affinity
 
     def __call__(self, batches: Sequence[Batch], num_ranks: int) -> np.ndarray:
-        """Return what each rank trains on in each step (ceil(N / W), W), as deal_in_turn does.
+        """Return what each rank trains on in each step (ceil(N / W), W), as assign_in_turn does.
 
         Each step's assignment maximises the tokens that stay, sum of tokens * affinity.
         """
         kept = self.tokens_kept(batches)
         places = np.arange(num_ranks) % kept.shape[1]
-        dealt = deal_in_turn(batches, num_ranks)
-        for step in dealt:
+        assigned = assign_in_turn(batches, num_ranks)
+        for step in assigned:
             taken = step[step >= 0]
             rows, ranks = linear_sum_assignment(kept[taken][:, places], maximize=True)
             step[:] = -1
             step[ranks] = taken[rows]
-        return dealt
+        return assigned
 
     def tokens_kept(self, batches: Sequence[Batch]) -> np.ndarray:
         """Return how many tokens of each batch meet their experts on each place (N, P)."""

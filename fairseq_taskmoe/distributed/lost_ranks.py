@@ -71,10 +71,10 @@ class RankMonitor:
         self.status = 1
         self.pid = os.getpid()
         self.inbox: "queue.SimpleQueue[Optional[Report]]" = queue.SimpleQueue()
-        self.bell, self.bell_rope = socket.socketpair()
-        self.bell_rope.setblocking(False)
+        self.wakeup_reader, self.wakeup_writer = socket.socketpair()
+        self.wakeup_writer.setblocking(False)
         self.selector = selectors.DefaultSelector()
-        self.selector.register(self.bell, selectors.EVENT_READ)
+        self.selector.register(self.wakeup_reader, selectors.EVENT_READ)
         for peer in peers:
             self.selector.register(peer.connection, selectors.EVENT_READ, peer)
         self.excepthook = sys.excepthook
@@ -84,7 +84,7 @@ class RankMonitor:
         # a launcher that sees a rank die terminates the others at once: the C part of a handler
         # rings although the main thread is in a collective, so there is time to say why
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            signal.set_wakeup_fd(self.bell_rope.fileno(), warn_on_full_buffer=False)
+            signal.set_wakeup_fd(self.wakeup_writer.fileno(), warn_on_full_buffer=False)
             signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._watch, name="rank monitor", daemon=True).start()
 
@@ -100,7 +100,7 @@ class RankMonitor:
         if os.getpid() == self.pid and not self.over.is_set():
             self.inbox.put(report)
             with suppress(BlockingIOError):  # then it rings anyway
-                self.bell_rope.send(b"\0")
+                self.wakeup_writer.send(b"\0")
 
     def fail(self, error: BaseException) -> None:
         """Report the error that ends this rank; uncaught exceptions are reported without a call."""
@@ -132,7 +132,8 @@ class RankMonitor:
     def _abandon(self) -> None:
         """Close a forked child's copies: a data loader's worker would hide its parent's death."""
         self._release_sigterm()
-        for connection in (self.bell, self.bell_rope, *(peer.connection for peer in self.peers)):
+        peers = [peer.connection for peer in self.peers]
+        for connection in (self.wakeup_reader, self.wakeup_writer, *peers):
             connection.close()
 
     # -- the thread's side
@@ -160,7 +161,7 @@ class RankMonitor:
             self._finish({"done": True})
 
     def _answer_bell(self) -> None:
-        rung = self.bell.recv(4096)
+        rung = self.wakeup_reader.recv(4096)
         if signal.SIGTERM in rung and signal.getsignal(signal.SIGTERM) == self._on_sigterm:
             self.status = 128 + signal.SIGTERM
             self.death_due = time.monotonic() + (0 if self.over.is_set() else ORPHANED)

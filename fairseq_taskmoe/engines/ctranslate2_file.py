@@ -23,7 +23,7 @@ def check_vocabulary(folder: str, shapes: Shapes) -> None:
 def num_positions(shapes: Shapes) -> Tuple[int, int]:
     """Return how long sources and targets may be, tags and end of the sentence counted."""
     source, target = (
-        shapes[f"{half}/position_encodings/encodings"][0] for half in ("encoder", "decoder")
+        shapes[f"{stack}/position_encodings/encodings"][0] for stack in ("encoder", "decoder")
     )
     return source, target
 

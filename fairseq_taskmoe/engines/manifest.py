@@ -48,7 +48,7 @@ class Manifest(NamedTuple):
     versions: Dict[str, str]
     checks: List[Check]
     files: Dict[str, Dict[str, Any]]  # name -> bytes, sha256
-    # pair that was never trained -> trained: false, routed_as: half -> pair whose experts it takes
+    # pair that was never trained -> trained: false, routed_as: stack -> pair whose experts it takes
     zero_shot: Dict[str, Dict[str, Any]] = {}
 
     def write(self, folder: Path) -> None:

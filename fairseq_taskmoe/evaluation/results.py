@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: results.json for programs, results.md and a table for people.
 
-Scores mean little without their circumstances: configuration, commit, hardware, versions.
+Scores mean little without their provenance: configuration, commit, hardware, versions.
 """
 
 import json
@@ -44,7 +44,7 @@ class Results:
         resources: Optional[Mapping[str, str]] = None,
         zero_shot: Optional[Collection[str]] = None,
     ) -> "Results":
-        """Add the averages, grouped by resources and zero_shot, and today's circumstances."""
+        """Add the averages, grouped by resources and zero_shot, and today's provenance."""
         return cls(
             config=config,
             commit=commit(),
@@ -107,7 +107,7 @@ def terminal_table(results: Results) -> str:
 
 
 def markdown(results: Results) -> str:
-    """Return the text of results.md: two tables, then signatures and circumstances."""
+    """Return the text of results.md: two tables, then signatures and provenance."""
     lines = ["# Results", ""]
     for header, *rows in _rows(results):
         rule = ["---", *["---:"] * (len(header) - 1)]
@@ -147,7 +147,7 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def circumstances() -> str:
+def provenance() -> str:
     """Return in a line what works here: the commit, the hardware, the version of torch."""
     return f"commit {commit() or 'unknown'}; {_listing(hardware())}; torch {version('torch')}"
 

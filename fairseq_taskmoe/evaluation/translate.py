@@ -38,7 +38,7 @@ from ..distributed.expert_groups import ExpertGroups
 from ..distributed.layout import expert_layout
 from ..errors import refuse
 from ..models.folded_model import fold_model
-from ..models.lockstep_search import Together, gather_hypotheses
+from ..models.lockstep_search import LockstepDecoder, gather_hypotheses
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
@@ -199,7 +199,7 @@ def translate_batches(
     output takes its tokens. The batches are this rank's; rank 0 gets all ranks' outputs, the others
     None.
     """
-    together = Together(model)
+    together = LockstepDecoder(model)
     generator = task.build_generator([together.model], generation)
     own: Dict[int, Output] = {}
     for batch in its_batches:

@@ -1,4 +1,4 @@
-"""From the flat configuration to the parts of one half of the model, `encoder` or `decoder`."""
+"""From the flat configuration to the parts of one stack of the model, `encoder` or `decoder`."""
 
 from typing import Any, Optional
 
@@ -20,14 +20,14 @@ from .config import TASK_ROUTERS, TEXT_ROUTERS
 
 def check_config(cfg: Any) -> None:
     """Refuse a configuration that no model can be built from, naming the flag."""
-    for half in ("encoder", "decoder"):
+    for stack in ("encoder", "decoder"):
         for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads"):
-            value = getattr(cfg, f"{half}_{name}")
+            value = getattr(cfg, f"{stack}_{name}")
             if value < 1:
-                refuse(f"--{half}-{name.replace('_', '-')} {value}: give 1 or more")
-        dim, heads = getattr(cfg, f"{half}_embed_dim"), getattr(cfg, f"{half}_attention_heads")
+                refuse(f"--{stack}-{name.replace('_', '-')} {value}: give 1 or more")
+        dim, heads = getattr(cfg, f"{stack}_embed_dim"), getattr(cfg, f"{stack}_attention_heads")
         if dim % heads:
-            refuse(f"--{half}-embed-dim {dim} is no multiple of --{half}-attention-heads {heads}")
+            refuse(f"--{stack}-embed-dim {dim} is no multiple of --{stack}-attention-heads {heads}")
     if cfg.moe_expert_count == 0:
         return
     if cfg.moe_expert_count < 0:
@@ -37,11 +37,11 @@ def check_config(cfg: Any) -> None:
             f"--moe-top-k {cfg.moe_top_k}: each token visits at least 1 and at most all of "
             f"--moe-expert-count {cfg.moe_expert_count} experts"
         )
-    for half in ("encoder", "decoder"):
-        router = getattr(cfg, f"{half}_moe_router")
-        if moe_freq(cfg, half) < 1:
-            refuse(f"--{half}-moe-freq {moe_freq(cfg, half)}: give 1 or more")
-        _check_layer_experts(cfg, half)
+    for stack in ("encoder", "decoder"):
+        router = getattr(cfg, f"{stack}_moe_router")
+        if moe_freq(cfg, stack) < 1:
+            refuse(f"--{stack}-moe-freq {moe_freq(cfg, stack)}: give 1 or more")
+        _check_layer_experts(cfg, stack)
         if router in TEXT_ROUTERS:
             continue
         for flag in ("moe_capacity_factor", "moe_eval_capacity_factor"):
@@ -53,78 +53,78 @@ def check_config(cfg: Any) -> None:
                         "tokens in training and none at inference"
                     )
                 refuse(
-                    f"--{flag.replace('_', '-')} {getattr(cfg, flag)} with --{half}-moe-router "
+                    f"--{flag.replace('_', '-')} {getattr(cfg, flag)} with --{stack}-moe-router "
                     f"{router}: {why}; leave it at 0"
                 )
 
 
-def _check_layer_experts(cfg: Any, half: str) -> None:
-    counts = getattr(cfg, f"{half}_moe_layer_experts")
+def _check_layer_experts(cfg: Any, stack: str) -> None:
+    counts = getattr(cfg, f"{stack}_moe_layer_experts")
     if counts is None:
         return
-    num_layers = getattr(cfg, f"{half}_layers") // moe_freq(cfg, half)
+    num_layers = getattr(cfg, f"{stack}_layers") // moe_freq(cfg, stack)
     numbers = counts.split(",") if counts else []
     if len(numbers) != num_layers or not all(
         number.isdigit() and (int(number) == 0 or int(number) >= cfg.moe_top_k)
         for number in numbers
     ):
         refuse(
-            f"--{half}-moe-layer-experts {counts}: give a number for each of {num_layers} MoE "
+            f"--{stack}-moe-layer-experts {counts}: give a number for each of {num_layers} MoE "
             f"layers, 0 or at least --moe-top-k {cfg.moe_top_k}"
         )
 
 
-def moe_freq(cfg: Any, half: str) -> int:
-    """Return N where every N-th layer of a half is an MoE layer."""
-    own = getattr(cfg, f"{half}_moe_freq")
+def moe_freq(cfg: Any, stack: str) -> int:
+    """Return N where every N-th layer of a stack is an MoE layer."""
+    own = getattr(cfg, f"{stack}_moe_freq")
     return cfg.moe_freq if own is None else own
 
 
-def is_moe_position(cfg: Any, half: str, layer: int) -> bool:
+def is_moe_position(cfg: Any, stack: str, layer: int) -> bool:
     """Say whether layer i = 0, 1, ... is an MoE layer, or with router `dense` stands for one."""
-    return cfg.moe_expert_count > 0 and (layer + 1) % moe_freq(cfg, half) == 0
+    return cfg.moe_expert_count > 0 and (layer + 1) % moe_freq(cfg, stack) == 0
 
 
 def has_moe_layer(cfg: Any) -> bool:
     """Say whether the model of a configuration has any MoE layer."""
     return any(
-        is_moe_position(cfg, half, layer)
-        for half in ("encoder", "decoder") if getattr(cfg, f"{half}_moe_router") != "dense"
-        for layer in range(getattr(cfg, f"{half}_layers"))
+        is_moe_position(cfg, stack, layer)
+        for stack in ("encoder", "decoder") if getattr(cfg, f"{stack}_moe_router") != "dense"
+        for layer in range(getattr(cfg, f"{stack}_layers"))
     )
 
 
-def num_experts(cfg: Any, half: str, layer: int) -> int:
+def num_experts(cfg: Any, stack: str, layer: int) -> int:
     """Return the number of experts at the position of an MoE layer, 0 where it is dense."""
-    counts = getattr(cfg, f"{half}_moe_layer_experts")
-    if getattr(cfg, f"{half}_moe_router") == "dense":
+    counts = getattr(cfg, f"{stack}_moe_layer_experts")
+    if getattr(cfg, f"{stack}_moe_router") == "dense":
         return 0
     if counts is None:
         return cfg.moe_expert_count
-    return int(counts.split(",")[(layer + 1) // moe_freq(cfg, half) - 1])
+    return int(counts.split(",")[(layer + 1) // moe_freq(cfg, stack) - 1])
 
 
-def expert_dim(cfg: Any, half: str) -> int:
+def expert_dim(cfg: Any, stack: str) -> int:
     """Return the width of an expert."""
-    return cfg.moe_expert_ffn_dim or getattr(cfg, f"{half}_ffn_embed_dim")
+    return cfg.moe_expert_ffn_dim or getattr(cfg, f"{stack}_ffn_embed_dim")
 
 
-def dense_dim(cfg: Any, half: str, layer: int) -> int:
+def dense_dim(cfg: Any, stack: str, layer: int) -> int:
     """Return the width of a layer's dense feed-forward network."""
-    if is_moe_position(cfg, half, layer):
-        return cfg.moe_top_k * expert_dim(cfg, half)
-    return getattr(cfg, f"{half}_ffn_embed_dim")
+    if is_moe_position(cfg, stack, layer):
+        return cfg.moe_top_k * expert_dim(cfg, stack)
+    return getattr(cfg, f"{stack}_ffn_embed_dim")
 
 
-def build_router(cfg: Any, half: str, layer: int, table: TaskTable) -> nn.Module:
+def build_router(cfg: Any, stack: str, layer: int, table: TaskTable) -> nn.Module:
     """Build the router of one MoE layer."""
-    kind = str(getattr(cfg, f"{half}_moe_router"))
-    experts, top_k = num_experts(cfg, half, layer), cfg.moe_top_k
+    kind = str(getattr(cfg, f"{stack}_moe_router"))
+    experts, top_k = num_experts(cfg, stack, layer), cfg.moe_top_k
     if kind in ("static", "table"):
         task_ids = torch.tensor(table.group_ids("pair"), device="cpu")
         return StaticRouter(experts, top_k, task_ids, from_checkpoint=kind == "table")
     if kind == "random":
-        return RandomRouter(experts, top_k, layer_seed=2 * layer + (half == "decoder"))
+        return RandomRouter(experts, top_k, layer_seed=2 * layer + (stack == "decoder"))
     options = RouterOptions(
         top_k=top_k,
         second_expert_policy=str(cfg.moe_second_expert_policy),
@@ -132,7 +132,7 @@ def build_router(cfg: Any, half: str, layer: int, table: TaskTable) -> nn.Module
         capacity_factor=cfg.moe_capacity_factor,
         eval_capacity_factor=cfg.moe_eval_capacity_factor,
     )
-    embed_dim = getattr(cfg, f"{half}_embed_dim")
+    embed_dim = getattr(cfg, f"{stack}_embed_dim")
     if kind == "token":
         return TokenRouter(embed_dim, experts, options)
     if kind == "sentence":
@@ -144,18 +144,18 @@ def build_router(cfg: Any, half: str, layer: int, table: TaskTable) -> nn.Module
 
 
 def build_moe_layer(
-    cfg: Any, half: str, layer: int, table: TaskTable, groups: Optional[ExpertGroups] = None
+    cfg: Any, stack: str, layer: int, table: TaskTable, groups: Optional[ExpertGroups] = None
 ) -> Optional[MoELayer]:
     """Build the MoE layer at a position, or None where the layer is dense.
 
     With groups this rank holds its share of the experts, and rows are exchanged.
     """
-    if not is_moe_position(cfg, half, layer) or not num_experts(cfg, half, layer):
+    if not is_moe_position(cfg, stack, layer) or not num_experts(cfg, stack, layer):
         return None
-    router = build_router(cfg, half, layer, table)
-    here = groups.experts if groups else slice(0, num_experts(cfg, half, layer))
+    router = build_router(cfg, stack, layer, table)
+    here = groups.experts if groups else slice(0, num_experts(cfg, stack, layer))
     experts = Experts(
-        here.stop - here.start, getattr(cfg, f"{half}_embed_dim"), expert_dim(cfg, half),
+        here.stop - here.start, getattr(cfg, f"{stack}_embed_dim"), expert_dim(cfg, stack),
         str(cfg.activation_fn), cfg.activation_dropout, here.start,
     )
     if groups is None:
@@ -165,12 +165,12 @@ def build_moe_layer(
     return MoELayer(router, experts, AllToAllDispatcher(groups))
 
 
-def layer_shape(cfg: Any, half: str) -> LayerShape:
-    """Return what the layers of a half have in common."""
+def layer_shape(cfg: Any, stack: str) -> LayerShape:
+    """Return what the layers of a stack have in common."""
     return LayerShape(
-        embed_dim=getattr(cfg, f"{half}_embed_dim"),
-        num_heads=getattr(cfg, f"{half}_attention_heads"),
-        normalize_before=getattr(cfg, f"{half}_normalize_before"),
+        embed_dim=getattr(cfg, f"{stack}_embed_dim"),
+        num_heads=getattr(cfg, f"{stack}_attention_heads"),
+        normalize_before=getattr(cfg, f"{stack}_normalize_before"),
         activation_fn=str(cfg.activation_fn),
         dropout=cfg.dropout,
         attention_dropout=cfg.attention_dropout,

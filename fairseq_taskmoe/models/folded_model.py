@@ -19,10 +19,10 @@ def fold_model(model: Model, task_id: int) -> Model:
     """
     folded = share(model)
     for name in ("encoder", "decoder"):
-        half = share(model.get_submodule(name))
+        stack = share(model.get_submodule(name))
         layers = model.get_submodule(f"{name}.layers").children()
-        half._modules["layers"] = nn.ModuleList(_fold(layer, task_id) for layer in layers)
-        folded._modules[name] = half
+        stack._modules["layers"] = nn.ModuleList(_fold(layer, task_id) for layer in layers)
+        folded._modules[name] = stack
     return folded
 
 

@@ -40,13 +40,13 @@ def join_ranks(cpu: bool) -> Optional[RankMonitor]:
     return watch_ranks("the same command goes on with the directions that are not finished")
 
 
-def exchanges_rows(half: nn.Module) -> bool:
-    """Say whether a half of a model has a layer whose experts are on other ranks."""
-    moes = [module for module in half.modules() if isinstance(module, MoELayer)]
+def exchanges_rows(stack: nn.Module) -> bool:
+    """Say whether a stack of a model has a layer whose experts are on other ranks."""
+    moes = [module for module in stack.modules() if isinstance(module, MoELayer)]
     return any(isinstance(moe.dispatcher, AllToAllDispatcher) for moe in moes)
 
 
-class Together:
+class LockstepDecoder:
     """Keeps the ranks' searches in step, batch by batch. All ranks translate as many batches."""
 
     def __init__(self, model: TransformerTaskMoeModel):

@@ -16,7 +16,7 @@ from .capacity import within_capacity
 
 
 class RoutingInputs(NamedTuple):
-    """What a router may look at besides its layer's input; the same for every layer of a half."""
+    """What a router may look at besides its layer's input; the same for every layer of a stack."""
 
     task_ids: Optional[Tensor]  # (B,) int64, rows of the task table
     token_mask: Tensor  # (B, S) bool, True at real tokens, False at padding

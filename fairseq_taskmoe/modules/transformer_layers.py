@@ -25,7 +25,7 @@ IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
 
 
 class LayerShape(NamedTuple):
-    """What layers of one half have in common."""
+    """What layers of one stack have in common."""
 
     embed_dim: int
     num_heads: int

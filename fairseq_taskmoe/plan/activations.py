@@ -31,10 +31,10 @@ class Activations(NamedTuple):
     """Bytes that are kept from forward to backward."""
 
     total: float
-    experts: Dict[str, float]  # of these inside experts, of each half: they grow with the rows here
+    experts: Dict[str, float]  # of these inside experts, of each stack: grow with the rows
     largest_layer: float  # what one layer keeps; recomputed at once with --checkpoint-activations
     largest_layer_experts: float
-    largest_layer_half: str
+    largest_layer_stack: str
 
 
 class SentenceShape(NamedTuple):
@@ -80,8 +80,8 @@ def measure_activations(
     }
     largest = max(sorted(layers), key=lambda name: layers[name])
     experts = {
-        half: sum(size for layer, size in inside.items() if layer.startswith(half))
-        for half in ("encoder", "decoder")
+        stack: sum(size for layer, size in inside.items() if layer.startswith(stack))
+        for stack in ("encoder", "decoder")
     }
     if cfg.checkpoint_activations:
         parts, experts = measure(checkpointed=True), dict.fromkeys(experts, 0.0)
@@ -136,9 +136,9 @@ def _part_names(model: nn.Module) -> Iterator[List[str]]:
     running: List[str] = []
     handles = []
     layers = {
-        f"{half}.{i}": layer
-        for half in ("encoder", "decoder")
-        for i, layer in enumerate(getattr(model, half).layers)
+        f"{stack}.{i}": layer
+        for stack in ("encoder", "decoder")
+        for i, layer in enumerate(getattr(model, stack).layers)
     }
     experts = {name: m for name, m in model.named_modules() if isinstance(m, Experts)}
     for name, module in {**layers, **experts}.items():

@@ -63,12 +63,12 @@ def state_bytes(shapes: List[Shape], precision: str, optimizer: str) -> Dict[str
     gradients of their own beside those of the model.
     """
     num = sum(map(math.prod, shapes))
-    half = precision != "fp32"
+    reduced = precision != "fp32"
     return {
         "weights": num * value_bytes(precision),
         "gradients": num * value_bytes(precision),
-        "fp32 masters": 4 * num * half,
-        "fp32 gradients": 4 * num * half,
+        "fp32 masters": 4 * num * reduced,
+        "fp32 gradients": 4 * num * reduced,
         "optimizer state": 4 * sum(state_values(shape, optimizer) for shape in shapes),
     }
 

@@ -16,7 +16,7 @@ from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.config import TASK_ROUTERS
 from ..models.transformer_task_moe import TransformerTaskMoeModel, build_without_task
-from ..subnet.extract import HALVES, model_config
+from ..subnet.extract import STACKS, model_config
 
 # Paper table 3: fifteen languages from and to English
 WMT_LANGUAGES = "cs fr ru zh es fi de et lv lt ro hi kk tr gu".split()
@@ -41,9 +41,9 @@ class Counts(NamedTuple):
 class ParameterReport(NamedTuple):
     """A model, and its sub-network for one language pair.
 
-    The sub-network holds K experts for each MoE layer of a half that routes by task or statically,
+    The sub-network holds K experts for each MoE layer of a stack that routes by task or statically,
     folded into one network, without gates, task embeddings and K - 1 of the K output biases. Of a
-    half that routes by the text (token, sentence) or by chance it holds everything. This is what
+    stack that routes by the text (token, sentence) or by chance it holds everything. This is what
     `taskmoe extract --format taskmoe` leaves; fairseq's own transformer, with one width for all
     layers, pads the others with zeros.
     """
@@ -132,15 +132,15 @@ def _report(
     folded = OmegaConf.merge(
         cfg,
         {
-            f"{half}_moe_router": "dense"
-            for half in HALVES
-            if str(getattr(cfg, f"{half}_moe_router")) in (*TASK_ROUTERS, "static", "table")
+            f"{stack}_moe_router": "dense"
+            for stack in STACKS
+            if str(getattr(cfg, f"{stack}_moe_router")) in (*TASK_ROUTERS, "static", "table")
         },
     )
     moe_layers = [
-        f"{half}.layers.{i}"
-        for half in HALVES
-        for i, layer in enumerate(getattr(full, half).layers)
+        f"{stack}.layers.{i}"
+        for stack in STACKS
+        for i, layer in enumerate(getattr(full, stack).layers)
         if layer.moe is not None
     ]
     effective = build_on_meta(folded, vocab_size, table)

@@ -33,7 +33,7 @@ from .traffic import (
     expected_remote_ranks,
 )
 
-HALVES = ("encoder", "decoder")
+STACKS = ("encoder", "decoder")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -72,23 +72,25 @@ def make_plan(cfg: Any, vocab_size: int, table: TaskTable, run: Run) -> Dict[str
     layout = expert_layout(cfg.moe_expert_count, run.num_ranks, run.group_size)
     model = build_on_meta(cfg, vocab_size, table)
     moe_layers = {
-        half: sum(layer.moe is not None for layer in getattr(model, half).layers)
-        for half in HALVES
+        stack: sum(layer.moe is not None for layer in getattr(model, stack).layers)
+        for stack in STACKS
     }
     local = local_parameters(model, layout)
-    busiest = {half: _busiest(cfg, half, moe_layers[half], layout, table, run) for half in HALVES}
+    busiest = {
+        stack: _busiest(cfg, stack, moe_layers[stack], layout, table, run) for stack in STACKS
+    }
     # bf16 for fp16, which is as large and which CPUs compute
     dtype = torch.float32 if run.precision == "fp32" else torch.bfloat16
     activations = measure_activations(cfg, vocab_size, table, run.shape, run.num_sentences, dtype)
     remote = expected_remote_ranks(layout, cfg.moe_top_k)
     memory = _memory(cfg, vocab_size, run, layout, local, activations, remote, busiest)
     exchanges = {
-        half: _exchange(cfg, half, moe_layers[half], run, layout, remote) for half in HALVES
+        stack: _exchange(cfg, stack, moe_layers[stack], run, layout, remote) for stack in STACKS
     }
     width = value_bytes(run.precision)
     traffic = {
         "remote_ranks_per_token": remote,
-        **{f"exchange_{half}": run.update_freq * exchanges[half].total for half in HALVES},
+        **{f"exchange_{stack}": run.update_freq * exchanges[stack].total for stack in STACKS},
         "exchange": run.update_freq * sum(e.total for e in exchanges.values()),
         "exchange_minimum": 0,
         "all_reduce_shared": all_reduce_bytes(local.num_shared * width, run.num_ranks),
@@ -139,10 +141,10 @@ def warnings(plan: Dict[str, Any], run: Run, sharded_checkpoints: bool) -> List[
             "an ordinary checkpoint cannot be resumed: all experts' optimizer state passes through "
             "each GPU; use --moe-sharded-checkpoints"
         )
-    for half, factor in plan["busiest_rank"].items():
+    for stack, factor in plan["busiest_rank"].items():
         if factor > 2:
             found.append(
-                f"{half}: the rank with the most wanted experts has {factor:.1f} times the mean "
+                f"{stack}: the rank with the most wanted experts has {factor:.1f} times the mean "
                 "rows, and all others wait for it; smaller expert groups (--moe-expert-parallel-"
                 "size) or a router with more and smaller tasks share them out"
             )
@@ -150,10 +152,10 @@ def warnings(plan: Dict[str, Any], run: Run, sharded_checkpoints: bool) -> List[
 
 
 def _busiest(
-    cfg: Any, half: str, num_layers: int, layout: ExpertLayout, table: TaskTable, run: Run
+    cfg: Any, stack: str, num_layers: int, layout: ExpertLayout, table: TaskTable, run: Run
 ) -> float:
     """Return the rows of the busiest rank over the mean; gates of tokens are taken as balanced."""
-    kind = str(getattr(cfg, f"{half}_moe_router"))
+    kind = str(getattr(cfg, f"{stack}_moe_router"))
     if num_layers == 0 or layout.size == 1:
         return 1.0
     if run.busiest is not None:
@@ -179,14 +181,14 @@ def _memory(
     busiest: Dict[str, float],
 ) -> Dict[str, float]:
     """Return the bytes on the device of the busiest rank; their sum bounds the peak from above."""
-    extra = {half: busiest[half] - 1 for half in HALVES}
-    kept = activations.total + sum(extra[half] * activations.experts[half] for half in HALVES)
+    extra = {stack: busiest[stack] - 1 for stack in STACKS}
+    kept = activations.total + sum(extra[stack] * activations.experts[stack] for stack in STACKS)
     layer = activations.largest_layer
-    layer += extra[activations.largest_layer_half] * activations.largest_layer_experts
+    layer += extra[activations.largest_layer_stack] * activations.largest_layer_experts
     visited = remote * layout.size / max(1, layout.size - 1)  # with the own rank
     buffers = max(
-        _tokens(run, half) * getattr(cfg, f"{half}_embed_dim") * (1 + busiest[half])
-        for half in HALVES
+        _tokens(run, stack) * getattr(cfg, f"{stack}_embed_dim") * (1 + busiest[stack])
+        for stack in STACKS
     ) * visited * value_bytes(run.precision)
     # backward of a layer: gradients as large as what it kept, and before that what is recomputed
     in_backward = layer * (2 if cfg.checkpoint_activations else 1) + buffers
@@ -201,19 +203,19 @@ def _memory(
     }
 
 
-def _tokens(run: Run, half: str) -> float:
-    return run.num_sentences * (run.shape.source if half == "encoder" else run.shape.target)
+def _tokens(run: Run, stack: str) -> float:
+    return run.num_sentences * (run.shape.source if stack == "encoder" else run.shape.target)
 
 
 def _exchange(
-    cfg: Any, half: str, num_layers: int, run: Run, layout: ExpertLayout, remote: float
+    cfg: Any, stack: str, num_layers: int, run: Run, layout: ExpertLayout, remote: float
 ) -> Exchange:
-    kind = str(getattr(cfg, f"{half}_moe_router"))
-    tokens = _tokens(run, half)
+    kind = str(getattr(cfg, f"{stack}_moe_router"))
+    tokens = _tokens(run, stack)
     return exchange_bytes(
         num_layers, tokens, tokens if kind == "token" else run.num_sentences,
-        getattr(cfg, f"{half}_embed_dim"), value_bytes(run.precision), cfg.moe_top_k, layout.size,
-        remote, kind != "token" and (kind, half) != ("sentence", "encoder"),
+        getattr(cfg, f"{stack}_embed_dim"), value_bytes(run.precision), cfg.moe_top_k, layout.size,
+        remote, kind != "token" and (kind, stack) != ("sentence", "encoder"),
         cfg.checkpoint_activations,
     )
 
@@ -235,8 +237,8 @@ def _seconds(
     compute = flops.step(busiest, cfg.checkpoint_activations)
     near = min(run.ranks_per_node, layout.size) - 1
     exchange = sum(
-        link_seconds(busiest[half] * e.total, layout.size - 1, near, device)
-        for half, e in exchanges.items()
+        link_seconds(busiest[stack] * e.total, layout.size - 1, near, device)
+        for stack, e in exchanges.items()
     )
     one_node = run.num_ranks <= run.ranks_per_node  # a ring is as fast as its slowest link
     reduced = traffic["all_reduce_shared"] + traffic["all_reduce_experts"]

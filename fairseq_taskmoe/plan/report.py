@@ -17,8 +17,8 @@ def plan_text(plan: Dict[str, Any], run: Run, warnings: List[str]) -> str:
         "",
         "layout",
         *(_row(name, f"{number:,}") for name, number in layout.items()),
-        *(_row(f"busiest rank, {half}", f"{factor:.2f} x mean rows")
-          for half, factor in plan["busiest_rank"].items()),
+        *(_row(f"busiest rank, {stack}", f"{factor:.2f} x mean rows")
+          for stack, factor in plan["busiest_rank"].items()),
         "",
         "memory of a GPU (upper bound: parts that do not peak together are added up)",
         *(_row(name, _gib(size)) for name, size in plan["memory"].items()),

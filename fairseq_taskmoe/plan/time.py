@@ -29,13 +29,13 @@ def known_device(name: str, precision: str) -> Device:
 
     float32 is without TF32, as torch multiplies by default. v100 has no bf16.
     """
-    half = precision != "fp32"
+    reduced = precision != "fp32"
     return {
-        "h200": Device(989.0 if half else 67.0, 139.0, 4800.0, 450.0, 50.0),
-        "h100": Device(989.0 if half else 67.0, 79.0, 3350.0, 450.0, 50.0),
-        "a100": Device(312.0 if half else 19.5, 79.0, 2039.0, 300.0, 25.0),
+        "h200": Device(989.0 if reduced else 67.0, 139.0, 4800.0, 450.0, 50.0),
+        "h100": Device(989.0 if reduced else 67.0, 79.0, 3350.0, 450.0, 50.0),
+        "a100": Device(312.0 if reduced else 19.5, 79.0, 2039.0, 300.0, 25.0),
         "v100": Device(
-            None if precision == "bf16" else 125.0 if half else 15.7, 31.0, 900.0, 150.0, 12.5
+            None if precision == "bf16" else 125.0 if reduced else 15.7, 31.0, 900.0, 150.0, 12.5
         ),
     }[name]
 
@@ -44,7 +44,7 @@ class Flops(NamedTuple):
     """Operations of one forward pass of a rank: two for each product of a weight and a value."""
 
     layers: float  # all but experts and output projection: attention, dense networks
-    experts: Dict[str, float]  # of each half, for the mean rank
+    experts: Dict[str, float]  # of each stack, for the mean rank
     output: float
 
     def step(self, busiest: Dict[str, float], checkpointed: bool) -> float:
@@ -53,7 +53,7 @@ class Flops(NamedTuple):
         Backward takes twice as many as forward; layers are run forward twice where their
         activations are recomputed. The output projection is not.
         """
-        layers = self.layers + sum(busiest[half] * n for half, n in self.experts.items())
+        layers = self.layers + sum(busiest[stack] * n for stack, n in self.experts.items())
         return (4 if checkpointed else 3) * layers + 3 * self.output
 
 
@@ -68,20 +68,20 @@ def forward_flops(
     layers, experts = 0.0, {"encoder": 0.0, "decoder": 0.0}
     tokens = {"encoder": num_sentences * shape.source, "decoder": num_sentences * shape.target}
     output = 0.0
-    for half in ("encoder", "decoder"):
-        for name, module in getattr(model, half).named_modules():
+    for stack in ("encoder", "decoder"):
+        for name, module in getattr(model, stack).named_modules():
             if isinstance(module, Experts):
                 each = sum(p[0].numel() for p in module.parameters() if p.size(1) > 1)
-                experts[half] += 2 * top_k * each * tokens[half]
+                experts[stack] += 2 * top_k * each * tokens[stack]
             elif name == "output_projection":
-                output = 2 * module.weight.numel() * tokens[half]
+                output = 2 * module.weight.numel() * tokens[stack]
             elif isinstance(module, nn.Linear) and ".router." not in name:
                 of_memory = name.endswith(("encoder_attn.k_proj", "encoder_attn.v_proj"))
-                layers += 2 * module.weight.numel() * tokens["encoder" if of_memory else half]
-        attended = {"encoder": shape.source, "decoder": shape.source + shape.target}[half]
-        for layer in getattr(model, half).layers:
+                layers += 2 * module.weight.numel() * tokens["encoder" if of_memory else stack]
+        attended = {"encoder": shape.source, "decoder": shape.source + shape.target}[stack]
+        for layer in getattr(model, stack).layers:
             width = layer.self_attn.q_proj.weight.size(0)
-            layers += 4 * attended * width * tokens[half]  # scores, and the sum of values
+            layers += 4 * attended * width * tokens[stack]  # scores, and the sum of values
     return Flops(layers, experts, output)
 
 

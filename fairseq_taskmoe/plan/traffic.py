@@ -15,7 +15,7 @@ NUM_DRAWS = 100
 
 
 class Exchange(NamedTuple):
-    """What one rank sends for the MoE layers of one half in one micro-batch, in bytes."""
+    """What one rank sends for the MoE layers of one stack in one micro-batch, in bytes."""
 
     rows: float  # tokens on their way to experts and back, and the gradients of both
     facts: float  # which experts and gates a unit has, and how much is to come
@@ -51,10 +51,10 @@ def exchange_bytes(
     routed_ahead: bool,
     checkpointed: bool = False,
 ) -> Exchange:
-    """Return what one rank sends for num_layers MoE layers of one half in one micro-batch.
+    """Return what one rank sends for num_layers MoE layers of one stack in one micro-batch.
 
     Args:
-        num_tokens: real tokens of the rank's micro-batch on this half's side
+        num_tokens: real tokens of the rank's micro-batch on this stack's side
         num_units: what the router decides for: tokens, or sentences
         value_bytes: bytes of a value of a row on the wire, 2 in half precision
         group_size: ranks that share a copy of the experts

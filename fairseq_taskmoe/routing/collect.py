@@ -115,9 +115,9 @@ def collect(
     Pairs that an unfinished run has measured are taken over from it, and the others added to it.
     """
     layers = {
-        (half, i): layer.moe
-        for half in ("encoder", "decoder")
-        for i, layer in enumerate(getattr(model, half).layers)
+        (stack, i): layer.moe
+        for stack in ("encoder", "decoder")
+        for i, layer in enumerate(getattr(model, stack).layers)
         if layer.moe is not None
     }
     if not layers:

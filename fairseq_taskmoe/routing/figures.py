@@ -24,7 +24,7 @@ from .heat_maps import (
 from .similarity import JensenShannon, load_jensen_shannon
 from .summary import Directions, directions_of
 
-HALVES = ("encoder", "decoder")
+STACKS = ("encoder", "decoder")
 TASK_KINDS = ("source", "target", "pair", "group", "static")  # routers that do not read the text
 
 
@@ -65,79 +65,79 @@ def draw_figures(folder: Path) -> List[str]:
 
 
 def heat_map_figures(shares: RoutingShares) -> Iterator[HeatMapFigure]:
-    """Yield what to draw: the last layers (figure 5), then each half's first and last layer."""
+    """Yield what to draw: the last layers (figure 5), then each stack's first and last layer."""
     into, out_of = directions_of(shares.lang_pairs)
     panels = [
-        heat_map(shares, half, layers_of(shares, half)[-1], directions)
-        for half, directions in (("encoder", into), ("decoder", out_of))
-        if is_drawn(shares, half, directions)
+        heat_map(shares, stack, layers_of(shares, stack)[-1], directions)
+        for stack, directions in (("encoder", into), ("decoder", out_of))
+        if is_drawn(shares, stack, directions)
     ]
     if panels:
         title = "last MoE layers, as in the paper's figure 5"
         yield HeatMapFigure("last_layers.png", title, panels)
-    for half in HALVES:
+    for stack in STACKS:
         for directions in (into, out_of):
-            if is_drawn(shares, half, directions):
-                layers = layers_of(shares, half)
+            if is_drawn(shares, stack, directions):
+                layers = layers_of(shares, stack)
                 ends = layers[:1] if len(layers) == 1 else [layers[0], layers[-1]]
                 yield HeatMapFigure(
-                    f"{half}_{directions.name}.png",
-                    figure_title(shares.about, half, directions),
-                    [heat_map(shares, half, layer, directions) for layer in ends],
+                    f"{stack}_{directions.name}.png",
+                    figure_title(shares.about, stack, directions),
+                    [heat_map(shares, stack, layer, directions) for layer in ends],
                 )
 
 
-def figure_title(about: Dict[str, str], half: str, directions: Directions) -> str:
-    """Return what a figure of a half's first and last layer shows, and which of the paper's."""
-    kind = about.get(f"{half} router")
+def figure_title(about: Dict[str, str], stack: str, directions: Directions) -> str:
+    """Return what a figure of a stack's first and last layer shows, and which of the paper's."""
+    kind = about.get(f"{stack} router")
     routed = f", routed by {kind}" if kind else ""
-    text = about.get("decoder reads") if half == "decoder" else None
+    text = about.get("decoder reads") if stack == "decoder" else None
     read = f", reading {text}" if text else ""
     number = "10-11" if kind in TASK_KINDS else "6-9"
-    return f"{half} of {directions.name}{routed}{read}\nas in the paper's figures {number}"
+    return f"{stack} of {directions.name}{routed}{read}\nas in the paper's figures {number}"
 
 
-def heat_map(shares: RoutingShares, half: str, layer: int, directions: Directions) -> HeatMap:
+def heat_map(shares: RoutingShares, stack: str, layer: int, directions: Directions) -> HeatMap:
     """Return the panel of one layer for some directions."""
     return HeatMap(
-        f"{half} layer {layer}, {directions.name}",
+        f"{stack} layer {layer}, {directions.name}",
         [shares.lang_pairs[row] for row in directions.rows],
-        shares.layers[half, layer][directions.rows],
+        shares.layers[stack, layer][directions.rows],
     )
 
 
-def layers_of(shares: RoutingShares, half: str) -> List[int]:
-    """Return the MoE layers of a half, ascending."""
-    return [layer for side, layer in shares.layers if side == half]
+def layers_of(shares: RoutingShares, stack: str) -> List[int]:
+    """Return the MoE layers of a stack, ascending."""
+    return [layer for side, layer in shares.layers if side == stack]
 
 
-def is_drawn(shares: RoutingShares, half: str, directions: Directions) -> bool:
+def is_drawn(shares: RoutingShares, stack: str, directions: Directions) -> bool:
     """Say whether there is something to see: MoE layers, and directions that are not one task.
 
     Routed by the target language, all directions into English are the same line.
     """
-    rows = [shares.layers[half, layer][directions.rows] for layer in layers_of(shares, half)]
+    rows = [shares.layers[stack, layer][directions.rows] for layer in layers_of(shares, stack)]
     if not rows or not directions.rows:
         return False
     return len(directions.rows) == 1 or any((own != own[0]).any() for own in rows)
 
 
 def find_trees(shares: RoutingShares, similarity: JensenShannon) -> Iterator[Tree]:
-    """Yield a tree of the directions for the last MoE layer of each half, by average linkage.
+    """Yield a tree of the directions for the last MoE layer of each stack, by average linkage.
 
     The distance of two clusters is the mean Jensen-Shannon distance of their members.
     """
-    for half in HALVES:
+    for stack in STACKS:
         for directions in directions_of(shares.lang_pairs):
-            if is_drawn(shares, half, directions):
-                layer = layers_of(shares, half)[-1]
-                values = similarity.layers[half, layer]
+            if is_drawn(shares, stack, directions):
+                layer = layers_of(shares, stack)[-1]
+                values = similarity.layers[stack, layer]
                 # of a direction of which nothing was routed nothing is known
                 rows = [row for row in directions.rows if not np.isnan(values[row, row])]
                 if len(rows) > 1:
                     distances = 1 - values[np.ix_(rows, rows)]
                     yield Tree(
-                        f"{half} layer {layer}, {directions.name}",
+                        f"{stack} layer {layer}, {directions.name}",
                         [similarity.lang_pairs[row] for row in rows],
                         linkage(squareform(distances, checks=False), "average"),
                     )

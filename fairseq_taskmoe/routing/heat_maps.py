@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import refuse
 
-LayerName = tuple[str, int]  # half, and index of the layer from 0
+LayerName = tuple[str, int]  # stack, and index of the layer from 0
 NAMES = re.compile(r"(encoder|decoder)\.layers\.(\d+)|about")
 PANELS_PER_ROW = 4
 COLOURS = "magma_r"

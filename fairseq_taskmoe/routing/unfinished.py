@@ -38,7 +38,7 @@ class Unfinished:
                 tables = dict(arrays)
             sentences = int(tables.pop("sentences"))
             names = {name: name.split(".") for name in tables}
-            layers = {(half, int(i)): tables[name] for name, (half, i) in names.items()}
+            layers = {(stack, int(i)): tables[name] for name, (stack, i) in names.items()}
         except Exception as error:  # of damage zipfile and numpy complain in a dozen ways
             refuse(f"{path} is damaged, remove it: {' '.join(str(error).split())}")
         return PairUse(sentences, layers)
@@ -46,7 +46,7 @@ class Unfinished:
     def save(self, lang_pair: str, use: PairUse) -> None:
         """Keep what was measured of a direction."""
         claim_folder(str(self.folder), self.run)
-        arrays: Dict[str, Any] = {f"{half}.{i}": table for (half, i), table in use.layers.items()}
+        arrays: Dict[str, Any] = {f"{stack}.{i}": table for (stack, i), table in use.layers.items()}
         with written_together([str(self.folder / f"{lang_pair}.npz")]) as (part,):
             with open(part, "wb") as file:
                 np.savez(file, sentences=use.sentences, **arrays)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import refuse
 from ..routing.heat_maps import LayerName, read_arrays
-from .extract import HALVES
+from .extract import STACKS
 
 SCOPES = ("layer", "global")
 ARRAY_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d{1,4})(?:\.first|\.first_prob)?")
@@ -35,14 +35,14 @@ def load_importance(path: Union[str, Path]) -> Importance:
     if not names or not len(lang_pairs):
         refuse(f"{path} is not a routing file: it lacks MoE layers or language pairs")
     layers = {}
-    for half, i in sorted(names, key=lambda name: (name[0] != "encoder", name[1])):
-        layer = f"{half}.layers.{i}"
+    for stack, i in sorted(names, key=lambda name: (name[0] != "encoder", name[1])):
+        layer = f"{stack}.layers.{i}"
         first = _read_table(path, arrays, f"{layer}.first", len(lang_pairs), most=2.0**53)
         prob = _read_table(path, arrays, f"{layer}.first_prob", len(lang_pairs), most=1 + 1e-6)
         if first.shape != prob.shape:
             refuse(f"{path}: {layer} has first choices of {first.shape[1]} experts, and the "
                    f"probabilities of {prob.shape[1]}")
-        layers[half, i] = importance_of(first, prob)
+        layers[stack, i] = importance_of(first, prob)
     return Importance(lang_pairs.tolist(), layers)
 
 
@@ -77,17 +77,17 @@ def choose_experts(
     scope: str = "layer",
     balance: float = 3.0,
     min_experts: int = 2,
-    halves: Sequence[str] = HALVES,
+    stacks: Sequence[str] = STACKS,
 ) -> Dict[LayerName, List[int]]:
-    """Return the experts, ascending, that each layer of the halves keeps for these pairs.
+    """Return the experts, ascending, that each layer of the stacks keeps for these pairs.
 
     Args:
-        keep: share of all experts of the halves that stays; their number is rounded. Never fewer
+        keep: share of all experts of the stacks that stays; their number is rounded. Never fewer
             than min_experts of a layer stay, or all where it has no more
-        scope: `layer`: the same number in all layers of a half, as many as fit into the share;
+        scope: `layer`: the same number in all layers of a stack, as many as fit into the share;
             `global`: exactly the share, in each layer the fewest that have the same part of its
             importance together (keep_overall). That one threshold for all layers splits the experts
-            between the halves and has no use for balance
+            between the stacks and has no use for balance
         balance: experts that a layer of the encoder keeps for one that a layer of the decoder does
         min_experts: top_k of the model, at least
 
@@ -97,15 +97,15 @@ def choose_experts(
         refuse(f"--prune-keep {keep}: give the share of experts to keep, above 0 and at most 1")
     if not 0 < balance < float("inf"):
         refuse(f"--prune-balance {balance}: give a number above 0, encoder experts per decoder one")
-    assert scope in SCOPES and lang_pairs and halves, (scope, lang_pairs, halves)
+    assert scope in SCOPES and lang_pairs and stacks, (scope, lang_pairs, stacks)
     scores = {
-        (half, i): np.mean([row_of(importance, (half, i), pair) for pair in lang_pairs], axis=0)
-        for half, i in importance.layers
-        if half in halves
+        (stack, i): np.mean([row_of(importance, (stack, i), pair) for pair in lang_pairs], axis=0)
+        for stack, i in importance.layers
+        if stack in stacks
     }
-    for half in halves:
-        if not any(name[0] == half for name in scores):
-            refuse(f"nothing to prune in the {half}: the routing file has no MoE layers of it")
+    for stack in stacks:
+        if not any(name[0] == stack for name in scores):
+            refuse(f"nothing to prune in the {stack}: the routing file has no MoE layers of it")
     budget = round(keep * sum(len(score) for score in scores.values()))
     if scope == "global":
         return keep_overall(scores, budget, min_experts)
@@ -146,20 +146,20 @@ def ranked(score: np.ndarray) -> List[int]:
 def numbers_per_layer(
     scores: Dict[LayerName, np.ndarray], budget: int, balance: float, min_experts: int
 ) -> Dict[str, int]:
-    """Return how many experts each layer of a half keeps, a layer of fewer keeping all.
+    """Return how many experts each layer of a stack keeps, a layer of fewer keeping all.
 
-    From min_experts on, the half that is furthest behind the balance gets one more expert in all
+    From min_experts on, the stack that is furthest behind the balance gets one more expert in all
     of its layers (Sainte-Lague's apportionment, which meets the balance wherever integers can),
     until that is more than the budget.
     """
     sizes: Dict[str, List[int]] = {}
-    for (half, _), score in scores.items():
-        sizes.setdefault(half, []).append(len(score))
+    for (stack, _), score in scores.items():
+        sizes.setdefault(stack, []).append(len(score))
     weights = {"encoder": balance, "decoder": 1.0}
-    numbers = {half: min(min_experts, max(sizes[half])) for half in sizes}
-    left = budget - sum(min(n, numbers[half]) for half in sizes for n in sizes[half])
-    while growing := [half for half in sizes if numbers[half] < max(sizes[half])]:
-        behind = min(growing, key=lambda half: (numbers[half] + 0.5) / weights[half])
+    numbers = {stack: min(min_experts, max(sizes[stack])) for stack in sizes}
+    left = budget - sum(min(n, numbers[stack]) for stack in sizes for n in sizes[stack])
+    while growing := [stack for stack in sizes if numbers[stack] < max(sizes[stack])]:
+        behind = min(growing, key=lambda stack: (numbers[stack] + 0.5) / weights[stack])
         left -= sum(n > numbers[behind] for n in sizes[behind])
         if left < 0:
             break

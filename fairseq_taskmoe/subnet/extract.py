@@ -2,7 +2,7 @@
 
 A task's experts and gates are constants, so its K experts are one feed-forward network K times as
 wide (paper section 3.2): where all pairs take the same ones, no router and no other expert is
-needed. Where they differ, the experts that none of them takes are left out. Of a half that routes
+needed. Where they differ, the experts that none of them takes are left out. Of a stack that routes
 by the text, experts can be left out only by choice (pruning).
 """
 
@@ -22,22 +22,22 @@ from ..models.config import TASK_ROUTERS, TEXT_ROUTERS, TransformerTaskMoeConfig
 from ..modules.folding import TaskRoute, task_route
 from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
 
-HALVES = ("encoder", "decoder")
+STACKS = ("encoder", "decoder")
 StateDict = Dict[str, Tensor]
-KeptExperts = Dict[Tuple[str, int], List[int]]  # half and layer -> experts that remain
+KeptExperts = Dict[Tuple[str, int], List[int]]  # stack and layer -> experts that remain
 
 
 class Subnet(NamedTuple):
     """The sub-network of some language pairs, still with layers of different width."""
 
     lang_pairs: List[str]
-    model_cfg: Dict[str, Any]  # of transformer_task_moe; folded halves have the router `dense`
+    model_cfg: Dict[str, Any]  # of transformer_task_moe; folded stacks have the router `dense`
     state: StateDict
     words: List[str]  # of the dictionary, special ones first and without tags
     word_counts: List[int]
     tags: LanguageTags
-    routed: Dict[str, str]  # halves that are not dense, and why
-    zero_shot: Dict[str, Dict[str, str]]  # pair never trained -> half -> pair whose route it takes
+    routed: Dict[str, str]  # stacks that are not dense, and why
+    zero_shot: Dict[str, Dict[str, str]]  # pair never trained -> stack -> pair whose route it takes
 
     @property
     def num_parameters(self) -> int:
@@ -68,10 +68,10 @@ def extract_subnet(
     state = dict(checkpoint["model"])
     model_cfg: Any = OmegaConf.to_container(cfg, enum_to_str=True)
     routed = {}
-    for half in HALVES:
-        reason = _cut_half(state, model_cfg, cfg, half, table, pairs, pruned or {})
+    for stack in STACKS:
+        reason = _cut_stack(state, model_cfg, cfg, stack, table, pairs, pruned or {})
         if reason is not None:
-            routed[half] = reason
+            routed[stack] = reason
     return Subnet(
         pairs, model_cfg, state, task_state["words"], task_state["word_counts"],
         LanguageTags.from_state(task_state["tags"]), routed, zero_shot_routes(checkpoint, pairs),
@@ -95,35 +95,35 @@ def servable_pairs(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> List[st
 
 
 def zero_shot_routes(checkpoint: Checkpoint, pairs: Sequence[str]) -> Dict[str, Dict[str, str]]:
-    """Return for each pair that was never trained, by half, the trained pair whose route it takes.
+    """Return for each pair that was never trained, by stack, the trained pair whose route it takes.
 
-    Refuses a pair that no trained one can stand for. Halves that route by the text have no say.
+    Refuses a pair that no trained one can stand for. Stacks that route by the text have no say.
     """
     task_state, cfg = checkpoint["task_state"], model_config(checkpoint)
     table = TaskTable.from_state(task_state["task_table"])
     kinds = {}
-    for half in HALVES:
-        router = str(getattr(cfg, f"{half}_moe_router"))
-        layers = range(getattr(cfg, f"{half}_layers"))
-        if any(is_moe_position(cfg, half, i) for i in layers):
-            kinds[half] = {"static": "pair", "table": "pair"}.get(router, router)
+    for stack in STACKS:
+        router = str(getattr(cfg, f"{stack}_moe_router"))
+        layers = range(getattr(cfg, f"{stack}_layers"))
+        if any(is_moe_position(cfg, stack, i) for i in layers):
+            kinds[stack] = {"static": "pair", "table": "pair"}.get(router, router)
     found = dict(task_state.get("zero_shot") or {})  # of the model that this was cut out of
     for pair in set(pairs) - set(table.trained):
         found[pair] = {
-            half: table.routed_as(pair, kind) for half, kind in kinds.items()
+            stack: table.routed_as(pair, kind) for stack, kind in kinds.items()
             if kind in TASK_ROUTERS
         }
     return {pair: found[pair] for pair in pairs if pair in found}
 
 
 def text_routing(cfg: Any) -> Dict[str, str]:
-    """Return the halves that route by the text or by chance, and why they cannot be folded."""
+    """Return the stacks that route by the text or by chance, and why they cannot be folded."""
     return {
-        half: f"the {half} routes by {router}: which experts a sentence needs shows only when it "
+        stack: f"the {stack} routes by {router}: which experts a sentence needs shows only when it "
         "is translated"
-        for half in HALVES
-        if (router := str(getattr(cfg, f"{half}_moe_router"))) in (*TEXT_ROUTERS, "random")
-        and any(is_moe_position(cfg, half, i) for i in range(getattr(cfg, f"{half}_layers")))
+        for stack in STACKS
+        if (router := str(getattr(cfg, f"{stack}_moe_router"))) in (*TEXT_ROUTERS, "random")
+        and any(is_moe_position(cfg, stack, i) for i in range(getattr(cfg, f"{stack}_layers")))
     }
 
 
@@ -144,73 +144,74 @@ def model_config(checkpoint: Checkpoint) -> DictConfig:
     return DictConfig(OmegaConf.merge(defaults, stored))
 
 
-def moe_layers(state: StateDict, cfg: Any, half: str) -> Iterator[Tuple[int, str]]:
-    """Yield the MoE layers of a half that a checkpoint holds: number, and prefix of the names."""
-    for layer in range(getattr(cfg, f"{half}_layers")):
-        prefix = f"{half}.layers.{layer}"
-        if is_moe_position(cfg, half, layer) and f"{prefix}{EXPERTS}fc1.weight" in state:
+def moe_layers(state: StateDict, cfg: Any, stack: str) -> Iterator[Tuple[int, str]]:
+    """Yield the MoE layers of a stack that a checkpoint holds: number, and prefix of the names."""
+    for layer in range(getattr(cfg, f"{stack}_layers")):
+        prefix = f"{stack}.layers.{layer}"
+        if is_moe_position(cfg, stack, layer) and f"{prefix}{EXPERTS}fc1.weight" in state:
             yield layer, prefix
 
 
 def layer_route(
-    state: StateDict, cfg: Any, half: str, layer: int, table: TaskTable, lang_pair: str
+    state: StateDict, cfg: Any, stack: str, layer: int, table: TaskTable, lang_pair: str
 ) -> Optional[TaskRoute]:
     """Return a pair's route through one layer of a checkpoint, None where the text decides."""
-    router = build_router(cfg, half, layer, table)
-    prefix = f"{half}.layers.{layer}.moe.router."
+    router = build_router(cfg, stack, layer, table)
+    prefix = f"{stack}.layers.{layer}.moe.router."
     weights = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
     router.load_state_dict(weights)
     return task_route(router, table.task_id(lang_pair))
 
 
-def _cut_half(
-    state: StateDict, model_cfg: Dict[str, Any], cfg: Any, half: str, table: TaskTable,
+def _cut_stack(
+    state: StateDict, model_cfg: Dict[str, Any], cfg: Any, stack: str, table: TaskTable,
     pairs: List[str], pruned: KeptExperts,
 ) -> Optional[str]:
-    """Cut the MoE layers of a half in state and model_cfg; return why it is not dense, or None."""
-    router = str(getattr(cfg, f"{half}_moe_router"))
+    """Cut the MoE layers of a stack in state and model_cfg; return why it is not dense, or None."""
+    router = str(getattr(cfg, f"{stack}_moe_router"))
     counts, reason = [], None
-    layers = dict(moe_layers(state, cfg, half))
-    positions = [i for i in range(getattr(cfg, f"{half}_layers")) if is_moe_position(cfg, half, i)]
-    for layer in tqdm(positions, desc=f"cut {half}", leave=False, disable=None):
+    layers = dict(moe_layers(state, cfg, stack))
+    num_layers = getattr(cfg, f"{stack}_layers")
+    positions = [i for i in range(num_layers) if is_moe_position(cfg, stack, i)]
+    for layer in tqdm(positions, desc=f"cut {stack}", leave=False, disable=None):
         prefix = layers.get(layer)
         if prefix is None:  # dense already
             counts.append(0)
             continue
-        found = [layer_route(state, cfg, half, layer, table, pair) for pair in pairs]
+        found = [layer_route(state, cfg, stack, layer, table, pair) for pair in pairs]
         routes = [route for route in found if route is not None]
         if len(routes) < len(pairs):
-            reason = text_routing(cfg)[half]
-            kept = pruned.get((half, layer))
+            reason = text_routing(cfg)[stack]
+            kept = pruned.get((stack, layer))
             counts.append(keep_experts(state, prefix, kept))
         elif all(same_route(routes[0], route) for route in routes):
             fold_layer(state, prefix, routes[0])
             counts.append(0)
         else:
             reason = reason or (
-                f"{' and '.join(pairs)} take different experts in {half} layer {layer}"
+                f"{' and '.join(pairs)} take different experts in {stack} layer {layer}"
             )
             counts.append(keep_routes(state, prefix, routes))
             router = "table"
-    model_cfg[f"{half}_moe_router"] = router if any(counts) else "dense"
+    model_cfg[f"{stack}_moe_router"] = router if any(counts) else "dense"
     different = any(counts) and set(counts) != {cfg.moe_expert_count}
-    model_cfg[f"{half}_moe_layer_experts"] = ",".join(map(str, counts)) if different else None
+    model_cfg[f"{stack}_moe_layer_experts"] = ",".join(map(str, counts)) if different else None
     return reason
 
 
-def widest_layer(state: StateDict, half: str, num_layers: int) -> int:
-    """Return the width of the widest feed-forward network of a half."""
-    return max(state[f"{half}.layers.{i}.fc1.weight"].size(0) for i in range(num_layers))
+def widest_layer(state: StateDict, stack: str, num_layers: int) -> int:
+    """Return the width of the widest feed-forward network of a stack."""
+    return max(state[f"{stack}.layers.{i}.fc1.weight"].size(0) for i in range(num_layers))
 
 
-def pad_widths(state: StateDict, half: str, num_layers: int, width: int) -> None:
+def pad_widths(state: StateDict, stack: str, num_layers: int, width: int) -> None:
     """Give all feed-forward networks of a half the same width, by zeros.
 
     fairseq's transformer knows one width for all layers. A hidden unit whose output weights are
     zeros changes nothing, whatever the activation function.
     """
     for layer in range(num_layers):
-        prefix = f"{half}.layers.{layer}"
+        prefix = f"{stack}.layers.{layer}"
         missing = width - state[f"{prefix}.fc1.weight"].size(0)
         if missing:
             for name, padding in (

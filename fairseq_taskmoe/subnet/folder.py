@@ -13,7 +13,7 @@ from ..errors import refuse
 from ..files import new_folder
 from ..host_memory import return_freed_memory
 from .extract import (
-    HALVES,
+    STACKS,
     KeptExperts,
     Subnet,
     count_parameters,
@@ -79,8 +79,8 @@ def extract(
         )
         manifest.write(folder)
     for pair, facts in manifest.zero_shot.items():
-        taken = [f", the {half} takes the experts of {other}"
-                 for half, other in facts["routed_as"].items()]
+        taken = [f", the {stack} takes the experts of {other}"
+                 for stack, other in facts["routed_as"].items()]
         print(f"taskmoe: warning: {pair} was never trained{''.join(taken)}", file=sys.stderr)
     return manifest
 
@@ -127,9 +127,9 @@ def _cut(
     used: Optional[Set[str]],
 ) -> Subnet:
     subnet = extract_subnet(checkpoint, pairs, kept)
-    routers = [subnet.model_cfg[f"{half}_moe_router"] for half in HALVES]
+    routers = [subnet.model_cfg[f"{stack}_moe_router"] for stack in STACKS]
     if not (kept or used or {"dense", "table"} & set(routers)):
-        refuse(f"the model routes by {' and '.join(routers)}: no half of it can be folded, and "
+        refuse(f"the model routes by {' and '.join(routers)}: no stack of it can be folded, and "
                "only --prune leaves experts out")
     return trim_vocabulary(subnet, used) if used else subnet
 

@@ -10,39 +10,39 @@ from ..checkpoint.reading import EXPERTS, Checkpoint
 from ..errors import refuse
 from ..models.config import TEXT_ROUTERS
 from .expert_importance import choose_experts, load_importance
-from .extract import HALVES, KeptExperts, model_config, moe_layers
+from .extract import STACKS, KeptExperts, model_config, moe_layers
 
 
 class Pruning(NamedTuple):
     """How many experts remain."""
 
     statistics: str  # routing.npz of `taskmoe routing`
-    keep: float = 0.25  # share of the experts of all halves that are pruned
-    scope: str = "layer"  # layer: the same number in all layers of a half; global: one threshold
+    keep: float = 0.25  # share of the experts of all stacks that are pruned
+    scope: str = "layer"  # layer: the same number in all layers of a stack; global: one threshold
     balance: float = 3.0  # with `layer`: encoder experts for each decoder expert
 
 
 def choose_kept_experts(
     checkpoint: Checkpoint, lang_pairs: Sequence[str], pruning: Pruning
 ) -> KeptExperts:
-    """Return the experts that remain in each layer of the halves that route by token or sentence.
+    """Return the experts that remain in each layer of the stacks that route by token or sentence.
 
     Refuses statistics of another model, and a model whose routing is not learned from the text.
     """
     cfg = model_config(checkpoint)
-    routers = {half: str(getattr(cfg, f"{half}_moe_router")) for half in HALVES}
-    halves = [half for half, router in routers.items() if router in TEXT_ROUTERS]
-    if not halves:
+    routers = {stack: str(getattr(cfg, f"{stack}_moe_router")) for stack in STACKS}
+    stacks = [stack for stack, router in routers.items() if router in TEXT_ROUTERS]
+    if not stacks:
         refuse(f"--prune: the model routes by {' and '.join(routers.values())}; only experts of "
                "token and sentence routing can be pruned, the others are cut out exactly")
     importance = load_importance(pruning.statistics)
-    for half in halves:
-        for layer, prefix in moe_layers(checkpoint["model"], cfg, half):
+    for stack in stacks:
+        for layer, prefix in moe_layers(checkpoint["model"], cfg, stack):
             number = checkpoint["model"][f"{prefix}{EXPERTS}fc1.weight"].size(0)
-            measured = importance.layers.get((half, layer))
+            measured = importance.layers.get((stack, layer))
             if measured is None or measured.shape[1] != number:
                 refuse(f"--prune {pruning.statistics}: statistics of another model, the checkpoint "
-                       f"has {number} experts in {half} layer {layer}")
+                       f"has {number} experts in {stack} layer {layer}")
     return choose_experts(
-        importance, lang_pairs, pruning.keep, pruning.scope, pruning.balance, cfg.moe_top_k, halves
+        importance, lang_pairs, pruning.keep, pruning.scope, pruning.balance, cfg.moe_top_k, stacks
     )

@@ -76,11 +76,11 @@ class _Export:
 
     def spec(self) -> specs.transformer_spec.TransformerSpec:
         spec = specs.transformer_spec.TransformerSpec(
-            self._half("encoder", specs.transformer_spec.TransformerEncoderSpec),
-            self._half("decoder", specs.transformer_spec.TransformerDecoderSpec),
+            self._stack("encoder", specs.transformer_spec.TransformerEncoderSpec),
+            self._stack("decoder", specs.transformer_spec.TransformerDecoderSpec),
         )
-        self._fill_half(spec.encoder, "encoder", spec.encoder.embeddings[0])
-        self._fill_half(spec.decoder, "decoder", spec.decoder.embeddings)
+        self._fill_stack(spec.encoder, "encoder", spec.encoder.embeddings[0])
+        self._fill_stack(spec.decoder, "decoder", spec.decoder.embeddings)
         self._table(spec.decoder.projection, "decoder.output_projection.weight")
         symbols = make_dictionary(self.subnet.words, self.subnet.tags).symbols
         spec.register_source_vocabulary(symbols)
@@ -89,39 +89,39 @@ class _Export:
         spec.config.add_source_eos = True
         return spec
 
-    def _half(self, half: str, kind: Any) -> Any:
+    def _stack(self, stack: str, kind: Any) -> Any:
         cfg = self.subnet.model_cfg
         spec = kind(
-            cfg[f"{half}_layers"],
-            cfg[f"{half}_attention_heads"],
-            pre_norm=cfg[f"{half}_normalize_before"],
+            cfg[f"{stack}_layers"],
+            cfg[f"{stack}_attention_heads"],
+            pre_norm=cfg[f"{stack}_normalize_before"],
             activation=ACTIVATIONS[cfg["activation_fn"]],
             layernorm_embedding=cfg["layernorm_embedding"],
         )
-        dim = cfg[f"{half}_embed_dim"]
+        dim = cfg[f"{stack}_embed_dim"]
         spec.scale_embeddings = 1.0 if cfg["no_scale_embedding"] else math.sqrt(dim)
         return spec
 
-    def _fill_half(
-        self, spec: Any, half: str, embeddings: specs.common_spec.EmbeddingsSpec
+    def _fill_stack(
+        self, spec: Any, stack: str, embeddings: specs.common_spec.EmbeddingsSpec
     ) -> None:
-        self._table(embeddings, f"{half}.embed_tokens.weight")
-        spec.position_encodings.encodings = self._positions(half).to(self.rest).contiguous()
+        self._table(embeddings, f"{stack}.embed_tokens.weight")
+        spec.position_encodings.encodings = self._positions(stack).to(self.rest).contiguous()
         for name in ("layer_norm", "layernorm_embedding"):
-            if f"{half}.{name}.weight" in self.state:
-                self._norm(getattr(spec, name), f"{half}.{name}")
-        for i, layer in self._progress(half, spec.layer):
-            prefix = f"{half}.layers.{i}"
+            if f"{stack}.{name}.weight" in self.state:
+                self._norm(getattr(spec, name), f"{stack}.{name}")
+        for i, layer in self._progress(stack, spec.layer):
+            prefix = f"{stack}.layers.{i}"
             self._attention(layer.self_attention, f"{prefix}.self_attn", ["qkv", "out"])
-            if half == "decoder":
+            if stack == "decoder":
                 self._attention(layer.attention, f"{prefix}.encoder_attn", ["q", "kv", "out"])
             self._norm(layer.ffn.layer_norm, f"{prefix}.final_layer_norm")
             self._linear(layer.ffn.linear_0, f"{prefix}.fc1")
             self._linear(layer.ffn.linear_1, f"{prefix}.fc2")
 
-    def _progress(self, half: str, layers: Any) -> Iterator[Any]:
+    def _progress(self, stack: str, layers: Any) -> Iterator[Any]:
         return tqdm(
-            enumerate(layers), f"convert {half}", len(layers), leave=False, disable=None
+            enumerate(layers), f"convert {stack}", len(layers), leave=False, disable=None
         )
 
     def _attention(
@@ -163,14 +163,14 @@ class _Export:
         spec.gamma = self.state[f"{prefix}.weight"].to(self.rest)
         spec.beta = self.state[f"{prefix}.bias"].to(self.rest)
 
-    def _positions(self, half: str) -> Tensor:
+    def _positions(self, stack: str) -> Tensor:
         """Return the positional embeddings (P, C) from the first position on."""
         cfg = self.subnet.model_cfg
-        learned: Optional[Tensor] = self.state.get(f"{half}.embed_positions.weight")
+        learned: Optional[Tensor] = self.state.get(f"{stack}.embed_positions.weight")
         if learned is None:
-            side = {"encoder": "source", "decoder": "target"}[half]
+            side = {"encoder": "source", "decoder": "target"}[stack]
             number = cfg[f"max_{side}_positions"] + PADDING_IDX + 1
             learned = SinusoidalPositionalEmbedding.get_embedding(
-                number, cfg[f"{half}_embed_dim"], PADDING_IDX
+                number, cfg[f"{stack}_embed_dim"], PADDING_IDX
             )
         return learned[PADDING_IDX + 1 :]

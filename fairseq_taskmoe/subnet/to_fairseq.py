@@ -9,7 +9,7 @@ from ..checkpoint.reading import Checkpoint
 from ..checkpoint.stock_flags import model_options, training_settings
 from ..data.task_table import TaskTable
 from ..errors import refuse
-from .extract import HALVES, Subnet, pad_widths
+from .extract import STACKS, Subnet, pad_widths
 
 # What our own reader (stock_settings.py) needs to know of a stock checkpoint's task
 TASK_SETTINGS = (
@@ -19,7 +19,7 @@ TASK_SETTINGS = (
 
 
 def refuse_routed(routed: Dict[str, str], format: str) -> None:
-    """Refuse a model with halves, each with a reason, that no dense model can hold."""
+    """Refuse a model with stacks, each with a reason, that no dense model can hold."""
     for reason in routed.values():
         refuse(f"{reason}, so no dense model holds them; --format {format} needs one, "
                "--format taskmoe folds what can be folded and keeps the rest")
@@ -32,9 +32,9 @@ def stock_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
     """
     refuse_routed(subnet.routed, "fairseq")
     state, model = dict(subnet.state), model_options(subnet)
-    for half in HALVES:
-        pad_widths(state, half, model[f"{half}_layers"], model[f"{half}_ffn_embed_dim"])
-        state[f"{half}.version"] = torch.tensor([3.0])
+    for stack in STACKS:
+        pad_widths(state, stack, model[f"{stack}_layers"], model[f"{stack}_ffn_embed_dim"])
+        state[f"{stack}.version"] = torch.tensor([3.0])
     settings = training_settings(checkpoint, subnet)
     task = {name: settings[name] for name in TASK_SETTINGS}
     cfg = {

@@ -43,7 +43,7 @@ class System(NamedTuple):
 
     name: str
     seeds: list[dict[str, DirectionScore]]  # by seed, then direction
-    circumstances: list[tuple[str, str]]  # commit and hardware of its results
+    provenance: list[tuple[str, str]]  # commit and hardware of its results
     searches: list[tuple[list[str], dict[str, Any]]]  # of each results file: directions, settings
 
     @property
@@ -78,7 +78,7 @@ class Experiment(NamedTuple):
     systems: dict[str, System]  # by name, as found
     languages: dict[str, Language]  # most text first; empty: unknown
     parameters: dict[str, dict[str, int]]  # by system, of those that were counted
-    experts_used: dict[str, dict[str, ExpertsUsed]]  # by system and half, where it was measured
+    experts_used: dict[str, dict[str, ExpertsUsed]]  # by system and stack, where it was measured
     speeds: Speeds
     significance: Optional[dict[str, Any]]
 

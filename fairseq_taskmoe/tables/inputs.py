@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..errors import refuse
 from ..read_files import read_json
-from .sweep import device, halves
+from .sweep import device, stacks
 
 
 class ExpertsUsed(NamedTuple):
@@ -23,21 +23,21 @@ class ExpertsUsed(NamedTuple):
 
 
 def read_experts_used(path: Path) -> dict[str, ExpertsUsed]:
-    """Read the experts used, by half, from a file of `taskmoe routing`.
+    """Read the experts used, by stack, from a file of `taskmoe routing`.
 
     The file has all MoE layers of a model, with all of their experts.
     """
     from ..routing.heat_maps import load_shares  # which needs numpy
 
-    by_half: dict[str, list[Any]] = {}
-    for (half, _), shares in load_shares(path).layers.items():
-        by_half.setdefault(half, []).append(shares)
+    by_stack: dict[str, list[Any]] = {}
+    for (stack, _), shares in load_shares(path).layers.items():
+        by_stack.setdefault(stack, []).append(shares)
     return {
-        half: ExpertsUsed(
+        stack: ExpertsUsed(
             sum(int((shares > 0).any(axis=0).sum()) for shares in layers) / len(layers),
             max(shares.shape[1] for shares in layers),
         )
-        for half, layers in by_half.items()
+        for stack, layers in by_stack.items()
     }
 
 
@@ -72,7 +72,7 @@ def read_throughput(path: Path, communication: bool = False) -> Optional[dict[st
                     row["communication_share"] * 1.0
         for name in ("beam", "dtype", "device"):
             report["settings"][name]
-        halves(report)
+        stacks(report)
         device(report)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         refuse(f"{path}: not written by {command} --out")

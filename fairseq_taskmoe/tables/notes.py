@@ -40,7 +40,7 @@ def circumstance_notes(experiment: Experiment) -> list[Note]:
     """Return which commits and which hardware the results come from."""
     found: dict[tuple[str, str], list[str]] = {}
     for system in experiment.systems.values():
-        for key in system.circumstances:
+        for key in system.provenance:
             found.setdefault(key, []).append(system.name)
     return [
         Note(f"evaluated at commit `{commit}` on {hardware}: {', '.join(dict.fromkeys(names))}")

@@ -8,7 +8,7 @@ from .table import UNSTEADY, Measured
 Report = dict[str, Any]
 
 
-class Half(NamedTuple):
+class Stack(NamedTuple):
     """The sizes of an encoder or a decoder."""
 
     layers: int
@@ -17,18 +17,18 @@ class Half(NamedTuple):
 
 
 # of models/config.py's ARCHITECTURES, which would load torch
-SIZES = {"tiny": Half(2, 64, 128), "base": Half(6, 512, 2048), "big": Half(6, 1024, 8192)}
+SIZES = {"tiny": Stack(2, 64, 128), "base": Stack(6, 512, 2048), "big": Stack(6, 1024, 8192)}
 TITLES = {"tiny": "tiny Transformer", "base": "Transformer-Base", "big": "Transformer-Big"}
-FIELDS = ("layers", "embed_dim", "ffn_embed_dim")  # of a half, as --model names them
+FIELDS = ("layers", "embed_dim", "ffn_embed_dim")  # of a stack, as --model names them
 
 
-def halves(report: Report) -> tuple[Half, Half]:
+def stacks(report: Report) -> tuple[Stack, Stack]:
     """Return the sizes of a sweep's encoder and decoder: the architecture's, or its --model's."""
     own, known = _own_settings(report), SIZES[report["settings"]["arch"]]
     encoder, decoder = (
-        Half(*(int(own.get(f"{half}_{field}", size))
+        Stack(*(int(own.get(f"{stack}_{field}", size))
                for field, size in zip(FIELDS, known, strict=True)))
-        for half in ("encoder", "decoder")
+        for stack in ("encoder", "decoder")
     )
     return encoder, decoder
 
@@ -36,16 +36,17 @@ def halves(report: Report) -> tuple[Half, Half]:
 def is_of_architecture(report: Report, arch: str) -> bool:
     """Tell whether a sweep's model has the sizes and the layers of an architecture."""
     other_layers = any(name.startswith("moe_") for name in _own_settings(report))
-    return halves(report) == (SIZES[arch], SIZES[arch]) and not other_layers
+    return stacks(report) == (SIZES[arch], SIZES[arch]) and not other_layers
 
 
 def architecture(report: Report) -> str:
     """Name a sweep's model with its sizes."""
-    encoder, decoder = halves(report)
+    encoder, decoder = stacks(report)
     if encoder != decoder:
         told = " and ".join(
-            f"{name} of {half.layers} layers, width {half.width}, feed-forward {half.feed_forward}"
-            for name, half in (("encoder", encoder), ("decoder", decoder))
+            f"{name} of {stack.layers} layers, width {stack.width}, "
+            f"feed-forward {stack.feed_forward}"
+            for name, stack in (("encoder", encoder), ("decoder", decoder))
         )
     else:
         told = (f"{encoder.layers} + {decoder.layers} layers, width {encoder.width}, "

@@ -175,7 +175,7 @@ def _common_directions(experiment: Experiment) -> list[str]:
 
 
 def _routing(paper: Paper, name: str) -> str:
-    """Return what routes a system's halves, as in the paper's table: token / target."""
+    """Return what routes a system's stacks, as in the paper's table: token / target."""
     known = paper.systems.get(name)
     if known is None:
         return "-"
@@ -187,7 +187,7 @@ def _experts(experiment: Experiment, name: str) -> Cell:
     found = experiment.experts_used.get(name)
     if not found:
         return None
-    return " / ".join(str(found.get(half, "-")) for half in ("encoder", "decoder"))
+    return " / ".join(str(found.get(stack, "-")) for stack in ("encoder", "decoder"))
 
 
 def _notes(experiment: Experiment, zero_shot: list[str]) -> list[Note]:

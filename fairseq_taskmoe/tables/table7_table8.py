@@ -143,5 +143,5 @@ def _own_models(experiment: Experiment, paper: Paper) -> Table:
 
 
 def _effective() -> Note:
-    return Note("Effective: what serves one direction. A half that routes by text or by chance "
+    return Note("Effective: what serves one direction. A stack that routes by text or by chance "
                 "needs all of its experts for that.")

@@ -14,8 +14,8 @@ from fairseq.tasks import register_task
 from torch import Tensor
 
 from ..checkpoint.reading import SHARD
-from ..data.epoch_batches import Deal, deal_in_turn, rank_free_batches
-from ..data.task_local_batches import AffinityDeal, OneTaskBatches
+from ..data.epoch_batches import Assignment, assign_in_turn, world_size_independent_batches
+from ..data.task_local_batches import AffinityAssignment, OneTaskBatches
 from ..data.task_table import load_task_groups
 from ..distributed.affinity import task_affinity
 from ..distributed.agreement import on_first_rank
@@ -123,10 +123,10 @@ class TranslationTaskMoeTask(MultilingualTask):
                 dataset, name, self.task_table.lang_pairs, max_positions, max_tokens,
                 ignore_invalid_inputs,
             )
-        deal: Deal = deal_in_turn
+        assign: Assignment = assign_in_turn
         if in_training and self.affinity is not None:
             dataset = OneTaskBatches(dataset)
-            deal = AffinityDeal(dataset, partial(on_first_rank, self.affinity))
+            assign = AffinityAssignment(dataset, partial(on_first_rank, self.affinity))
         batches = super().get_batch_iterator(
             dataset,
             max_positions=max_positions,
@@ -138,7 +138,7 @@ class TranslationTaskMoeTask(MultilingualTask):
             if not len(batches.frozen_batches):
                 refuse(f"no sentence of the set {name} is left to train on: all are longer than "
                        f"{max_positions} tokens")
-            return rank_free_batches(batches, self.run.update_freq, deal)
+            return world_size_independent_batches(batches, self.run.update_freq, assign)
         return batches
 
     def train_step(

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..data.detokenize import TextOf
 from ..errors import refuse
 from ..metrics.scoring import bleu_metric
-from ..models.lockstep_search import Together
+from ..models.lockstep_search import LockstepDecoder
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .inference import check_search
 from .translation_task_moe import TranslationTaskMoeTask
@@ -53,7 +53,7 @@ class ValidationScores:
             "bleu": [bleu_metric(pair, tokenize) for pair in self.pairs],
             "chrf": [CHRF() for _ in self.pairs],
         }
-        self.search: Optional[Tuple[Together, Any]] = None
+        self.search: Optional[Tuple[LockstepDecoder, Any]] = None
 
     def statistics(self, sample: Dict[str, Any]) -> Dict[str, Tensor]:
         """Translate a batch and return what to log of it, the sums (N, M) for each metric.
@@ -61,7 +61,7 @@ class ValidationScores:
         With experts spread over ranks a collective call; every rank has a batch.
         """
         if self.search is None:  # the model has found its device and precision by now
-            together = Together(self.model)
+            together = LockstepDecoder(self.model)
             generator = self.task.build_generator([together.model], self.generation)
             self.search = together, generator
         together, generator = self.search

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 
 from ..checkpoint.reading import read_whole_checkpoint
-from ..checkpoint.same_model import HALVES, MEANING, difference, file_to_load
+from ..checkpoint.same_model import MEANING, STACKS, difference, file_to_load
 from ..checkpoint.same_vocabulary import check_vocabulary
 from ..data.languages import LanguageTags
 from ..distributed.agreement import on_first_rank
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 FLAG = "--init-shared-from"
 MOE = ".moe."  # in the names of all weights of experts and routers, and of no others
-MUST_AGREE = (*MEANING, *(f"{half}_embed_dim" for half in HALVES))
+MUST_AGREE = (*MEANING, *(f"{stack}_embed_dim" for stack in STACKS))
 
 
 def init_shared_weights(

@@ -61,7 +61,7 @@ class Names(NamedTuple):
         return [base + ending for ending in self.endings]
 
 
-def make_usable(cfg: Any, num_shards: Optional[int] = None) -> None:
+def recover_latest_checkpoint(cfg: Any, num_shards: Optional[int] = None) -> None:
     """Put a whole checkpoint where fairseq will look for the one to resume from.
 
     To be called by one process, while no other reads or writes checkpoints.

@@ -18,7 +18,7 @@ from ..distributed.lost_ranks import watch_ranks
 from ..host_memory import keep_freed_memory
 from .checks import check_saving, check_spread, run_settings
 from .first_save import note_finished_save
-from .resume import make_usable
+from .resume import recover_latest_checkpoint
 from .steps import TrainingSteps
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def start_run(cfg: Any, num_experts: int) -> Run:
         settings.checkpoint["checkpoint_suffix"] = f"-rank-{rank()}"
     if settings.checkpoint:
         num_shards = num_ranks() if sharded else None
-        on_first_rank(lambda: make_usable(settings.checkpoint, num_shards))
+        on_first_rank(lambda: recover_latest_checkpoint(settings.checkpoint, num_shards))
         began_with = on_first_rank(partial(check_loaded, cfg, settings.checkpoint))
         _settle_reduction(settings.criterion, began_with)
     run_id = on_first_rank(lambda: uuid.uuid4().hex)

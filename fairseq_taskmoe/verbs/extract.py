@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pruning.add_argument(
         "--prune-scope", choices=["layer", "global"],
-        help="layer: as many in each layer of a half (default); global: in each layer the fewest "
+        help="layer: as many in each layer of a stack (default); global: in each layer the fewest "
         "that have the same part of its importance together, a part that meets --prune-keep",
     )
     pruning.add_argument(

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
-from preprocess.chunks import Made, Way, process_texts
+from preprocess.chunks import Made, ProcessingOptions, process_texts
 from preprocess.cleaning import language_id, rules, scripts
 from preprocess.cleaning.rules import Limits, normalise, rule_chain
 from preprocess.counts import Counts, summed
@@ -83,7 +83,7 @@ def clean_dataset(
     languages: Pair,
     limits: Limits,
     journal: Path,
-    way: Way,
+    way: ProcessingOptions,
 ) -> Counts:
     """Write the good pairs of a training set, and return what was counted."""
     function = partial(clean_chunk, languages, limits)

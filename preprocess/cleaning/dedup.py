@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import preprocess.cleaning.sentence_keys
 from fairseq_taskmoe.errors import refuse
-from preprocess.chunks import Made, Way, process_texts
+from preprocess.chunks import Made, ProcessingOptions, process_texts
 from preprocess.cleaning.sentence_keys import (
     Keys,
     first_occurrences,
@@ -88,7 +88,7 @@ def dedup_pair(
     languages: Pair,
     held_out_keys: Path,
     work: Path,
-    way: Way,
+    way: ProcessingOptions,
 ) -> Dict[str, Counts]:
     """Write the pairs of all data sets that stay, and return by data set what was counted.
 

@@ -294,7 +294,7 @@ def test_a_model_that_does_not_fit_is_reported_and_the_others_go_on(monkeypatch)
 
     def make(variant, *rest):
         if variant.name == "stock":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            raise torch.OutOfMemoryError("CUDA out of memory. Attempt to allocate 20.00 GiB")
         return make_case(variant, *rest)
 
     monkeypatch.setattr(train_step, "make_case", make)

@@ -95,7 +95,7 @@ def test_the_hybrid_routes_tokens_in_its_encoder_alone(variants):
 def test_equal_functions_have_equal_work_and_padding_has_its_own(work):
     assert work["extracted"].flops == work["task"].flops
     rows = B * S + B * BEAM * T  # of the encoder, and of all steps of the decoder
-    # in both halves the plain layer is padded from F to the 2 F of the folded one
+    # in both stacks the plain layer is padded from F to the 2 F of the folded one
     assert work["padded"].flops - work["stock_widths"].flops == rows * 2 * 2 * C * F
     # fairseq makes keys and values of the source, in 2 layers, for every hypothesis, we once for
     # their sentence, and a mean of the source; attention itself is counted in fused kernels too
@@ -329,7 +329,7 @@ def test_two_processes_send_each_token_once_to_the_other_experts_and_back():
     alone, spread = report["rows"]
     assert alone["communication_share"] == 0 and alone["bytes_sent"] == {}
     assert 0 < spread["communication_share"] < 1
-    rows = B * S + B * T  # of one process; an MoE layer in each half, 4 bytes, there and back
+    rows = B * S + B * T  # of one process; an MoE layer in each stack, 4 bytes, there and back
     assert spread["bytes_sent"]["rows"] == 2 * rows * 2 * C * 4
     assert spread["bytes_sent"]["all_reduce"] == 2 * (T + 1) * 4  # one a step, and at the end
     total = sum(spread["bytes_sent"].values())

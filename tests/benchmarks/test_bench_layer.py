@@ -71,7 +71,7 @@ def test_a_step_that_does_not_fit_is_reported_and_the_others_go_on(monkeypatch):
     build_layer = layers.build
 
     def too_large(x):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        raise torch.OutOfMemoryError("CUDA out of memory. Attempt to allocate 20.00 GiB")
 
     def build(name, *rest):
         module, forward = build_layer(name, *rest)

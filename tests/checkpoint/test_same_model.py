@@ -147,10 +147,10 @@ def test_a_differently_built_run_does_not_resume(begun, corpus, tmp_path, flags,
 @pytest.mark.slow
 def test_a_post_norm_run_of_base_resumes_with_the_plain_architecture(begun, corpus, tmp_path):
     sizes = [
-        word for half in ("encoder", "decoder")
+        word for stack in ("encoder", "decoder")
         for name, value in (("embed-dim", 64), ("ffn-embed-dim", 128), ("layers", 2),
                             ("attention-heads", 2))
-        for word in (f"--{half}-{name}", value)
+        for word in (f"--{stack}-{name}", value)
     ]
     own = ("--moe-expert-count", 4, *sizes)
     folder = tmp_path / "resumed"

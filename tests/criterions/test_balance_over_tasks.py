@@ -107,7 +107,7 @@ def test_each_batch_tells_the_tokens_of_all_tasks(corpus):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("checkpoint_activations", [False, True])
-def test_training_takes_it_in_both_halves_and_validation_does_not(dtype, checkpoint_activations):
+def test_training_takes_it_in_both_stacks_and_validation_does_not(dtype, checkpoint_activations):
     task = make_task()
     model = make_model(
         task, encoder_moe_router="pair", decoder_moe_router="target",
@@ -116,11 +116,11 @@ def test_training_takes_it_in_both_halves_and_validation_does_not(dtype, checkpo
     batch = make_batch(random_sentences([5, 3]), random_sentences([4, 6]), task_ids=[2, 2])
     tokens = torch.tensor([40, 30, 20, 10])
     batch["net_input"]["task_tokens"] = tokens
-    for half in (model.encoder, model.decoder):
-        wanted = [layer.moe.router.balance_over_tasks(tokens) for layer in half.layers]
+    for stack in (model.encoder, model.decoder):
+        wanted = [layer.moe.router.balance_over_tasks(tokens) for layer in stack.layers]
         for training in (True, False):
             _, extra = model.train(training)(**batch["net_input"])
-            stats = extra["encoder_gate_stats" if half is model.encoder else "gate_stats"]
+            stats = extra["encoder_gate_stats" if stack is model.encoder else "gate_stats"]
             found = [layer_stats.balance for layer_stats in stats]
             assert (found == wanted) == training
     # the gates of tasks that are not in the batch learn from it, too

@@ -141,7 +141,7 @@ def test_dense_model_logs_nothing_of_experts_and_has_no_gate_loss(training):
     assert not any(name.startswith("moe_") for name in reduced(criterion, [log]))
 
 
-def test_half_without_experts_logs_none():
+def test_stack_without_experts_logs_none():
     model = make_model(encoder_moe_router="dense", decoder_moe_router="token")
     criterion = make_criterion()
     values = reduced(criterion, [criterion(model, slice_batch(sentences(), slice(None)))[2]])
@@ -153,13 +153,13 @@ def test_half_without_experts_logs_none():
     }
 
 
-def test_logs_have_a_name_for_each_half():
+def test_logs_have_a_name_for_each_stack():
     model = make_model(router="sentence")
     criterion = make_criterion()
     values = reduced(criterion, [criterion(model, slice_batch(sentences(), slice(None)))[2]])
     assert {name for name in values if name.startswith("moe_")} == {
-        f"moe_{half}_{name}"
-        for half in ("encoder", "decoder")
+        f"moe_{stack}_{name}"
+        for stack in ("encoder", "decoder")
         for name in (
             "balance", "z_loss", "entropy", "overflow", "used_experts", "unused_experts"
         )

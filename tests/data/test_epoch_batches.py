@@ -11,7 +11,7 @@ from fairseq.data import FairseqDataset, iterators
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairseq_taskmoe.data.epoch_batches import rank_free_batches, redraw_virtual_epoch
+from fairseq_taskmoe.data.epoch_batches import redraw_virtual_epoch, world_size_independent_batches
 from fairseq_taskmoe.errors import Refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -45,7 +45,9 @@ def stock_batches(num_batches, num_ranks, rank, **flags):
 def ranks_of(num_batches, num_ranks, update_freq, state=None, **flags):
     """Return our iterators of all ranks, resumed from a state."""
     ranks = [
-        rank_free_batches(stock_batches(num_batches, num_ranks, rank, **flags), [update_freq])
+        world_size_independent_batches(
+            stock_batches(num_batches, num_ranks, rank, **flags), [update_freq]
+        )
         for rank in range(num_ranks)
     ]
     if state is not None:
@@ -187,7 +189,9 @@ def test_an_update_ends_with_nothing_only_where_there_is_nothing_else(
 def test_a_run_never_stopped_is_fairseqs(num_batches, num_ranks, update_freq, shuffle):
     for rank in range(num_ranks):
         stock, again = (stock_batches(num_batches, num_ranks, rank) for _ in range(2))
-        own = rank_free_batches(stock_batches(num_batches, num_ranks, rank), [update_freq])
+        own = world_size_independent_batches(
+            stock_batches(num_batches, num_ranks, rank), [update_freq]
+        )
         assert len(own) == len(stock) and own.first_batch == stock.first_batch
         for epoch in (1, 2):
             assert own.next_epoch_idx == stock.next_epoch_idx == epoch
@@ -209,7 +213,9 @@ def test_states_of_fairseq_resume_as_in_fairseq(num_batches, num_ranks, freq, da
     state = {"version": 2, "epoch": 3, "iterations_in_epoch": iterations, "shuffle": True}
     for rank in range(num_ranks):
         stock = stock_batches(num_batches, num_ranks, rank, epoch=3)
-        own = rank_free_batches(stock_batches(num_batches, num_ranks, rank, epoch=3), [1, freq])
+        own = world_size_independent_batches(
+            stock_batches(num_batches, num_ranks, rank, epoch=3), [1, freq]
+        )
         stock.load_state_dict(state)
         own.load_state_dict(state)
         one, other = (itr.next_epoch_itr() for itr in (own, stock))
@@ -269,7 +275,7 @@ def task_ranks(corpus, num_ranks, epoch, state=None):
     """Return the iterators that the real task gives to all ranks."""
     task = load_task(corpus, "--sampling-method", "temperature")
     ranks = [
-        rank_free_batches(
+        world_size_independent_batches(
             task.get_batch_iterator(
                 task.dataset("train"), max_tokens=600, max_positions=task.max_positions(),
                 ignore_invalid_inputs=True, seed=1, num_shards=num_ranks, shard_id=rank,

@@ -12,15 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fairseq_taskmoe.data.epoch_batches import deal_in_turn, rank_free_batches
-from fairseq_taskmoe.data.task_local_batches import AffinityDeal, OneTaskBatches, sentence_tasks
+from fairseq_taskmoe.data.epoch_batches import assign_in_turn, world_size_independent_batches
+from fairseq_taskmoe.data.task_local_batches import (
+    AffinityAssignment,
+    OneTaskBatches,
+    sentence_tasks,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 TEMPERATURE = ("--sampling-method", "temperature")
 MAX_TOKENS = 300
 
 
-class DealOf(AffinityDeal):
+class DealOf(AffinityAssignment):
     """Deals batches of which it is known what they keep on each place."""
 
     def __init__(self, kept):
@@ -52,7 +56,7 @@ def test_every_step_is_dealt_in_the_best_of_all_ways(drawn):
     kept, num_ranks = drawn
     batches = np.arange(len(kept))
     dealt = DealOf(kept)(batches, num_ranks)
-    for own, in_turn in zip(dealt, deal_in_turn(batches, num_ranks), strict=True):
+    for own, in_turn in zip(dealt, assign_in_turn(batches, num_ranks), strict=True):
         assert sorted(own) == sorted(in_turn)  # the same batches, another order
         ways = itertools.permutations(in_turn)
         best = max(total(kept, np.array([way])) for way in ways)
@@ -144,9 +148,9 @@ def test_a_new_epoch_reaches_the_dataset_below(task):
 def dealt_ranks(task, num_ranks, epoch, affinity, state=None):
     """Return the iterators of all ranks with task-local batches, or in turn without affinity."""
     dataset = OneTaskBatches(task.dataset("train"))
-    deal = deal_in_turn if affinity is None else AffinityDeal(dataset, affinity)
+    deal = assign_in_turn if affinity is None else AffinityAssignment(dataset, affinity)
     ranks = [
-        rank_free_batches(
+        world_size_independent_batches(
             batches_of(task, dataset, num_shards=num_ranks, shard_id=rank, epoch=epoch), [1], deal
         )
         for rank in range(num_ranks)
@@ -207,7 +211,7 @@ def test_tokens_are_those_of_both_sides(task):
     dataset = task.dataset("train")
     dataset.set_epoch(1)
     itr = batches_of(task, OneTaskBatches(dataset))
-    kept = AffinityDeal(dataset, lambda: AFFINITY).tokens_kept(itr.frozen_batches)
+    kept = AffinityAssignment(dataset, lambda: AFFINITY).tokens_kept(itr.frozen_batches)
     for batch, row in zip(itr.next_epoch_itr(shuffle=False), kept, strict=True):
         inputs = batch["net_input"]
         num_tokens = inputs["src_lengths"].sum() + batch["ntokens"]
@@ -234,5 +238,6 @@ def test_a_worker_gets_the_dealt_batches(task):
     reader = iterators.EpochBatchIterator(
         dataset, dataset.collater, list(rank.frozen_batches), 1, num_workers=1
     )
-    read = go([rank_free_batches(reader, [1], AffinityDeal(dataset, lambda: AFFINITY))], 1)
+    assignment = AffinityAssignment(dataset, lambda: AFFINITY)
+    read = go([world_size_independent_batches(reader, [1], assignment)], 1)
     assert [sentences(batch) for batch in read] == [sentences(batch) for batch in go([rank], 1)]

@@ -333,7 +333,7 @@ def test_student_starts_from_its_teachers_shared_weights(shared, freq, tmp_path,
     common = own.keys() & taught.keys()
     assert all(torch.equal(own[name], taught[name]) for name in common)
     drawn = {name.rpartition(".")[0] for name in own.keys() - common}
-    assert drawn == {f"{half}.layers.{i}.{linear}" for half in ("encoder", "decoder")
+    assert drawn == {f"{stack}.layers.{i}.{linear}" for stack in ("encoder", "decoder")
                      for i in range(freq - 1, 2, freq) for linear in ("fc1", "fc2")}
     (line,) = [record.message for record in caplog.records]
     assert f"{len(common)} of {len(own)} tensors" in line and path in line

@@ -29,7 +29,7 @@ ADAM = COMMON
 # name: flags, micro-batches in an update
 MODELS = {
     "target-token": (ROUTERS, 4),
-    # two layers a half, so that several plans go round in one exchange
+    # two layers a stack, so that several plans go round in one exchange
     "sentence-pair": (
         ("--encoder-moe-router", "sentence", "--decoder-moe-router", "pair", "--moe-freq", 1,
          "--moe-gate-loss-wt", 0.1), 4,

@@ -24,7 +24,7 @@ FIXED_GATES = ("--lr", "0")
 LANG_PAIRS = ("en-de", "de-en", "en-ru", "ru-en")
 BYTES = 4  # of a number in float32
 
-# A tiny model's forward and backward on two ranks, with 2 layers a half and sentences of 8 and 5
+# A tiny model's forward and backward on two ranks, with 2 layers a stack and sentences of 8 and 5
 STEPS = """
 import json, sys
 sys.path.insert(0, {tests!r})
@@ -161,16 +161,16 @@ def steps(nursery, tmp_path_factory):
 @pytest.mark.parametrize("router, checkpointed", CASES)
 def test_a_step_sends_what_is_logged_and_what_the_plan_estimates(router, checkpointed, steps):
     reports = steps[router, checkpointed]
-    sent, calls, *halves = (
+    sent, calls, *stacks = (
         {key: sum(report[part].get(key, 0) for report in reports) for key in reports[0][part]}
         for part in range(4)
     )
     assert sent["rows"] == sum(report[4] for report in reports) > 0
     planned = []
-    for half, length, ahead in zip(halves, (8, 5), ROUTED_AHEAD[router], strict=True):
+    for stack, length, ahead in zip(stacks, (8, 5), ROUTED_AHEAD[router], strict=True):
         tokens, layers = 6 * length, 2
         runs = 2 if checkpointed and not ahead else 1  # of a router
-        visits = half["minimum"] / runs / (4 * 16 * BYTES * layers * 2 * tokens)
+        visits = stack["minimum"] / runs / (4 * 16 * BYTES * layers * 2 * tokens)
         assert 0 < visits <= 1
         units = tokens if router == "token" else 6
         planned.append(exchange_bytes(

@@ -98,10 +98,10 @@ def test_every_row_builds_its_model_in_every_size(row, size, monkeypatch):
         cfg.model.init_shared_from = None  # the teacher is not there
     model = build_model(cfg)
     assert cfg.checkpoint.save_dir == f"runs/{size}/{row}"
-    for half, layers in (("encoder", model.encoder.layers), ("decoder", model.decoder.layers)):
+    for stack, layers in (("encoder", model.encoder.layers), ("decoder", model.decoder.layers)):
         assert len(layers) == NUM_LAYERS[size]
         for i, layer in enumerate(layers):
-            plain = cfg.model[f"{half}_ffn_embed_dim"]
+            plain = cfg.model[f"{stack}_ffn_embed_dim"]
             width = cfg.model.moe_expert_ffn_dim or plain
             if i % 2 == 0 or row in DENSE:
                 assert layer.fc1.out_features == plain

@@ -6,10 +6,10 @@ from helpers import ROUTERS, make_batch, make_model, random_sentences
 
 LENGTHS = ([7, 3, 5, 9, 1], [4, 8, 5, 6, 3])
 TASKS = [2, 0, 1, 3, 2]
-HALVES = [(router, router) for router in ROUTERS] + [("token", "target"), ("pair", "sentence")]
+STACKS = [(router, router) for router in ROUTERS] + [("token", "target"), ("pair", "sentence")]
 
 
-@pytest.fixture(params=HALVES, ids="-".join)
+@pytest.fixture(params=STACKS, ids="-".join)
 def model(request):
     encoder, decoder = request.param
     return make_model(encoder_moe_router=encoder, decoder_moe_router=decoder)

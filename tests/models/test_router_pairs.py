@@ -1,6 +1,6 @@
 """Every router in the encoder with every other in the decoder: train and translate, in one process.
 
-The same router in both halves goes through the console, in test_end_to_end.py.
+The same router in both stacks goes through the console, in test_end_to_end.py.
 """
 
 import itertools
@@ -65,11 +65,11 @@ def translate(corpus, capsys):
 def test_pair_of_routers_trains_and_translates(encoder, decoder, train_pair, translate):
     (before, after), checkpoint = train_pair(encoder, decoder)
     assert all(torch.isfinite(parameter).all() for parameter in after.values())
-    for half, router in (("encoder", encoder), ("decoder", decoder)):
+    for stack, router in (("encoder", encoder), ("decoder", decoder)):
         changed = {
             name.split(".moe.")[1]
             for name, parameter in before.items()
-            if name.startswith(half) and ".moe." in name and not parameter.equal(after[name])
+            if name.startswith(stack) and ".moe." in name and not parameter.equal(after[name])
         }
         assert "experts.fc1.weight" in changed
         assert ("router.gate.weight" in changed) == (router in LEARNED)

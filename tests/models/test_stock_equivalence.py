@@ -29,14 +29,14 @@ KINDS = {
 def make_stock(task, ours):
     """Return fairseq's transformer with the sizes and options of our configuration."""
     cfg = OmegaConf.structured(TransformerConfig)
-    for half in ("encoder", "decoder"):
-        part = cfg[half]
-        part.embed_dim = ours[f"{half}_embed_dim"]
-        part.ffn_embed_dim = ours[f"{half}_ffn_embed_dim"]
-        part.layers = ours[f"{half}_layers"]
-        part.attention_heads = ours[f"{half}_attention_heads"]
-        part.normalize_before = ours[f"{half}_normalize_before"]
-        part.learned_pos = ours[f"{half}_learned_pos"]
+    for stack in ("encoder", "decoder"):
+        part = cfg[stack]
+        part.embed_dim = ours[f"{stack}_embed_dim"]
+        part.ffn_embed_dim = ours[f"{stack}_ffn_embed_dim"]
+        part.layers = ours[f"{stack}_layers"]
+        part.attention_heads = ours[f"{stack}_attention_heads"]
+        part.normalize_before = ours[f"{stack}_normalize_before"]
+        part.learned_pos = ours[f"{stack}_learned_pos"]
     cfg.decoder.input_dim = cfg.decoder.output_dim = ours.decoder_embed_dim
     for name in (
         "dropout", "share_decoder_input_output_embed", "share_all_embeddings",

@@ -73,9 +73,9 @@ def test_folded_model_is_the_full_model_for_its_task_and_shares_the_rest(encoder
         real = batch["target"].ne(1)
         torch.testing.assert_close(folded(**batch["net_input"])[0][real], expected[real])
         assert folded.encoder.embed_tokens is model.encoder.embed_tokens
-        for half, kind in (("encoder", encoder), ("decoder", decoder)):
+        for stack, kind in (("encoder", encoder), ("decoder", decoder)):
             for layer, original in zip(
-                getattr(folded, half).layers, getattr(model, half).layers, strict=True
+                getattr(folded, stack).layers, getattr(model, stack).layers, strict=True
             ):
                 assert original.moe is not None
                 assert (layer.moe is None) == (kind in FOLDABLE)
@@ -101,7 +101,7 @@ def test_fairseqs_commands_fold_the_direction_they_serve_unless_told_not_to(rout
     batch = one_task_batch(LANG_PAIRS.index("en-de"))
     expected = model(**batch["net_input"])[0]
     model.prepare_for_inference_(inference)
-    moe = [layer.moe for half in (model.encoder, model.decoder) for layer in half.layers]
+    moe = [layer.moe for stack in (model.encoder, model.decoder) for layer in stack.layers]
     assert all((layer is not None) == routed for layer in moe)
     real = batch["target"].ne(1)
     torch.testing.assert_close(model(**batch["net_input"])[0][real], expected[real])

@@ -58,11 +58,11 @@ def test_gradient_by_finite_differences_of_large_logits():
 
 def test_half_precision_logits_give_a_float32_loss_and_their_own_gradient():
     logits, target = example(5, 9, seed=0)
-    half = logits.detach().bfloat16().requires_grad_()
-    loss, nll = label_smoothed_nll(half, target, 0.1, PAD)
+    rounded = logits.detach().bfloat16().requires_grad_()
+    loss, nll = label_smoothed_nll(rounded, target, 0.1, PAD)
     loss.sum().backward()
     assert loss.dtype == nll.dtype == torch.float32
-    assert half.grad.dtype == torch.bfloat16
+    assert rounded.grad.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype, rounding", [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
@@ -73,15 +73,15 @@ def test_gradient_in_half_precision_is_rounded_twice_and_not_more(dtype, roundin
     logits, target = example(200, 1000, seed=1)
     logits = logits.detach() / 3
     logits[torch.arange(200), target] += margin
-    half = logits.to(dtype).requires_grad_()
+    rounded = logits.to(dtype).requires_grad_()
     weights = torch.linspace(1, 3, 200)
-    (weights * label_smoothed_nll(half, target, epsilon, PAD)[0]).sum().backward()
-    exact = half.detach().double().requires_grad_()
+    (weights * label_smoothed_nll(rounded, target, epsilon, PAD)[0]).sum().backward()
+    exact = rounded.detach().double().requires_grad_()
     loss, _ = label_smoothed_nll_loss(
         exact.log_softmax(-1), target.unsqueeze(1), epsilon, ignore_index=PAD, reduce=False
     )
     (weights * loss.squeeze(1)).sum().backward()
-    error = (half.grad.double() - exact.grad).abs()
+    error = (rounded.grad.double() - exact.grad).abs()
     # of a softmax in float32 over 1,000 words, 1 - p has an error of some roundings of 2^-24
     smallest = (2**-24 if dtype == torch.float16 else 0) + 32 * 2**-24 * weights.unsqueeze(1)
     assert (error <= 2.01 * rounding * exact.grad.abs() + smallest).all()

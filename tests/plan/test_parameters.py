@@ -48,7 +48,7 @@ def count(capsys):
                 "effective_encoder": 25, "effective_decoder": 31.5, "effective": 155}),
         ((*BASE, "--moe-expert-count", "0"),
          {"encoder": 19, "decoder": 25, "experts": 0, "total": 142, "effective": 142}),
-        # K = 2 experts in the task-routed half: paper.md 1.5 says what the paper counted
+        # K = 2 experts in the task-routed stack: paper.md 1.5 says what the paper counted
         ((*BASE, "--encoder-moe-router", "token"),
          {"total": 533, "effective_encoder": 214, "effective_decoder": 31.5, "effective": 344}),
         ((*BASE, "--encoder-moe-router", "token", "--decoder-moe-router", "sentence"),

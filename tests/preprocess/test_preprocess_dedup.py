@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # preprocess is not installed
     sys.path.insert(0, str(ROOT))
 
-from preprocess.chunks import Way  # noqa: E402
+from preprocess.chunks import ProcessingOptions  # noqa: E402
 from preprocess.cleaning.dedup import dedup_pair, write_held_out_keys  # noqa: E402
 from preprocess.cleaning.sentence_keys import first_occurrences, folded  # noqa: E402
 from preprocess.corpus import Dataset  # noqa: E402
@@ -86,7 +86,7 @@ def test_dedup_is_that_of_sets_in_memory(tmp_path, seed):
     write_lines(english, ["two, xyy", "eins x"])  # the latter is German: not held out there
     write_held_out_keys([("de", held_out), ("en", english)], tmp_path / "held_out.npy")
     outputs = (tmp_path / "out.en", tmp_path / "out.de")
-    way = Way(WorkerPool(None, 1), 7)
+    way = ProcessingOptions(WorkerPool(None, 1), 7)
     counts = dedup_pair(
         datasets, outputs, ("en", "de"), tmp_path / "held_out.npy", tmp_path / "work", way
     )
@@ -123,7 +123,7 @@ def test_workers_change_nothing(tmp_path):
                 ("en", "de"),
                 tmp_path / "held_out.npy",
                 tmp_path / name,
-                Way(pool, 4),
+                ProcessingOptions(pool, 4),
             )
         texts.append([path.read_bytes() for path in outputs])
     assert texts[0] == texts[1]

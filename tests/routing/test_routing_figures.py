@@ -32,7 +32,7 @@ TARGET = {"encoder router": "target", "decoder router": "target", "decoder reads
 def by_token(layers=(1, 3, 5), experts=6):
     """Return shares in which every direction and layer differs."""
     random = np.random.default_rng(1)
-    names = [(half, i) for half in ("encoder", "decoder") for i in layers]
+    names = [(stack, i) for stack in ("encoder", "decoder") for i in layers]
     return RoutingShares(
         PAIRS, {name: random.dirichlet(np.ones(experts), len(PAIRS)) for name in names}, TOKEN
     )
@@ -51,7 +51,7 @@ def folder(tmp_path):
     """Give a function that writes the tables that figures are drawn from."""
 
     def write(shares):
-        arrays = {f"{half}.layers.{i}": rows for (half, i), rows in shares.layers.items()}
+        arrays = {f"{stack}.layers.{i}": rows for (stack, i), rows in shares.layers.items()}
         about = np.array(list(shares.about.items()))
         np.savez(tmp_path / "routing.npz", lang_pairs=np.array(PAIRS), about=about, **arrays)
         save_similarity(load_shares(tmp_path / "routing.npz"), tmp_path)
@@ -94,7 +94,7 @@ def test_a_single_task_is_not_drawn():
     assert len(figures["decoder_en-xx.png"].panels) == 1  # the first layer is the last one
 
 
-def test_a_half_without_moe_layers_is_not_drawn():
+def test_a_stack_without_moe_layers_is_not_drawn():
     shares = by_token()
     decoder = {name: rows for name, rows in shares.layers.items() if name[0] == "decoder"}
     names = [figure.name for figure in heat_map_figures(shares._replace(layers=decoder))]

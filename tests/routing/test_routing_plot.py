@@ -15,7 +15,7 @@ from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.routing.heat_maps import load_shares, plot_routing
 
 PAIRS = np.array(["de-en", "en-de", "en-zh"])
-HALVES = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
+STACKS = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def png_size(path):
 
 def test_layers_come_in_the_models_order(write):
     names = ("decoder_layers_10", "decoder_layers_2", "encoder_layers_1", "encoder_layers_11")
-    shares = load_shares(write(**dict.fromkeys(names, HALVES), totals=np.ones(3)))
+    shares = load_shares(write(**dict.fromkeys(names, STACKS), totals=np.ones(3)))
     assert shares.lang_pairs == ["de-en", "en-de", "en-zh"]
     assert list(shares.layers) == [("encoder", 1), ("encoder", 11), ("decoder", 2), ("decoder", 10)]
-    np.testing.assert_array_equal(shares.layers["decoder", 2], HALVES)
+    np.testing.assert_array_equal(shares.layers["decoder", 2], STACKS)
 
 
 def test_a_direction_of_which_nothing_was_routed_is_accepted(write):
-    unused = HALVES.astype(np.float16) * [[1], [0], [1]]
+    unused = STACKS.astype(np.float16) * [[1], [0], [1]]
     np.testing.assert_array_equal(
         load_shares(write(encoder_layers_1=unused)).layers["encoder", 1], unused
     )
@@ -58,8 +58,8 @@ def test_a_direction_of_which_nothing_was_routed_is_accepted(write):
 )
 def test_figure_has_room_for_every_panel(encoder, decoder, write, tmp_path):
     pytest.importorskip("matplotlib")
-    arrays = {f"encoder_layers_{i}": HALVES for i in encoder}
-    arrays |= {f"decoder_layers_{i}": HALVES for i in decoder}
+    arrays = {f"encoder_layers_{i}": STACKS for i in encoder}
+    arrays |= {f"decoder_layers_{i}": STACKS for i in decoder}
     plot_routing(write(**arrays), tmp_path / "routing.png")
     width, height = png_size(tmp_path / "routing.png")
     # 150 dots an inch, a panel of 3.3 x 2.2 inches, at most 4 of them on a line
@@ -81,7 +81,7 @@ def test_figure_grows_with_pairs_and_experts(write, tmp_path):
 
 def test_the_panels_are_labelled_and_share_one_scale(write, tmp_path):
     pytest.importorskip("matplotlib")
-    path = write(encoder_layers_1=HALVES, decoder_layers_3=HALVES)
+    path = write(encoder_layers_1=STACKS, decoder_layers_3=STACKS)
     plot_routing(path, tmp_path / "routing.SVG")
     svg = (tmp_path / "routing.SVG").read_text()
     # matplotlib writes every text beside its outlines, as a comment
@@ -93,17 +93,17 @@ def test_the_panels_are_labelled_and_share_one_scale(write, tmp_path):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"lang_pairs": None, "encoder_layers_1": HALVES}, "no list of strings 'lang_pairs'"),
-        ({"lang_pairs": np.arange(3), "encoder_layers_1": HALVES}, "no list of strings"),
+        ({"lang_pairs": None, "encoder_layers_1": STACKS}, "no list of strings 'lang_pairs'"),
+        ({"lang_pairs": np.arange(3), "encoder_layers_1": STACKS}, "no list of strings"),
         ({}, "nothing to draw"),
-        ({"lang_pairs": PAIRS[:0], "encoder_layers_1": HALVES[:0]}, "nothing to draw"),
-        ({"encoder_layers_1": HALVES[:2]}, "encoder.layers.1 is not an array of 3 rows"),
-        ({"encoder_layers_1": HALVES[0]}, "encoder.layers.1 is not an array of 3 rows"),
-        ({"encoder_layers_1": HALVES.astype(str)}, "encoder.layers.1 is not an array"),
-        ({"encoder_layers_1": HALVES * 2}, "rows that are not shares"),
-        ({"encoder_layers_1": HALVES * np.nan}, "rows that are not shares"),
-        ({"encoder_layers_1": HALVES[:, :2] * [3, -1]}, "rows that are not shares"),
-        ({"encoder_layers_1": HALVES[:, :0]}, "nothing to draw"),
+        ({"lang_pairs": PAIRS[:0], "encoder_layers_1": STACKS[:0]}, "nothing to draw"),
+        ({"encoder_layers_1": STACKS[:2]}, "encoder.layers.1 is not an array of 3 rows"),
+        ({"encoder_layers_1": STACKS[0]}, "encoder.layers.1 is not an array of 3 rows"),
+        ({"encoder_layers_1": STACKS.astype(str)}, "encoder.layers.1 is not an array"),
+        ({"encoder_layers_1": STACKS * 2}, "rows that are not shares"),
+        ({"encoder_layers_1": STACKS * np.nan}, "rows that are not shares"),
+        ({"encoder_layers_1": STACKS[:, :2] * [3, -1]}, "rows that are not shares"),
+        ({"encoder_layers_1": STACKS[:, :0]}, "nothing to draw"),
     ],
 )
 def test_other_contents_are_refused(arrays, message, write):
@@ -119,7 +119,7 @@ class Bomb:
 
 def npy():
     buffer = io.BytesIO()
-    np.save(buffer, HALVES)
+    np.save(buffer, STACKS)
     return buffer.getvalue()
 
 
@@ -147,12 +147,12 @@ def test_pickled_objects_inside_are_never_opened(write):
 
 
 def test_damaged_archives_are_refused(write):
-    path = write(encoder_layers_1=HALVES)
+    path = write(encoder_layers_1=STACKS)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(Refusal, match="is not a routing file"):
         load_shares(path)
-    position = whole.index(HALVES.tobytes())
+    position = whole.index(STACKS.tobytes())
     path.write_bytes(whole[:position] + b"\x01" + whole[position + 1 :])
     with pytest.raises(Refusal, match="is not a routing file"):
         load_shares(path)
@@ -173,7 +173,7 @@ def test_a_missing_file_is_refused(tmp_path):
 )
 def test_unwritable_figures_are_refused(out, message, write, tmp_path):
     pytest.importorskip("matplotlib")
-    path = write(encoder_layers_1=HALVES)
+    path = write(encoder_layers_1=STACKS)
     with pytest.raises(Refusal, match=message):
         plot_routing(path, tmp_path / out)
     assert os.listdir(tmp_path) == ["routing.npz"]
@@ -184,4 +184,4 @@ def test_without_matplotlib_the_extra_is_named(write, tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(Refusal, match=r"pip install fairseq-taskmoe\[plot\]"):
-        plot_routing(write(encoder_layers_1=HALVES), tmp_path / "routing.png")
+        plot_routing(write(encoder_layers_1=STACKS), tmp_path / "routing.png")

@@ -78,7 +78,7 @@ def test_a_loop_over_the_tokens_counts_the_same(router, data, checkpoint):
 @torch.no_grad()
 def counted_by_a_loop(model, task, pair):
     """Return by layer load, gates, first choices, their probabilities: sentence by sentence."""
-    sums = {(half, i): np.zeros((4, 5)) for half in ("encoder", "decoder") for i in range(2)}
+    sums = {(stack, i): np.zeros((4, 5)) for stack in ("encoder", "decoder") for i in range(2)}
 
     def note(name, args, routing):
         for position in range(args[0].size(1)):
@@ -89,10 +89,10 @@ def counted_by_a_loop(model, task, pair):
             sums[name][2:, ids[0]] += 1, float(routing.probs[0, decision, ids[0]])
 
     handles = [
-        getattr(model, half).layers[i].moe.router.register_forward_hook(
-            lambda router, args, routing, name=(half, i): note(name, args, routing)
+        getattr(model, stack).layers[i].moe.router.register_forward_hook(
+            lambda router, args, routing, name=(stack, i): note(name, args, routing)
         )
-        for half, i in sums
+        for stack, i in sums
     ]
     for batch in batches(model, task, pair, "test", Batching(None, 1)):
         model(**batch["net_input"])
@@ -106,7 +106,7 @@ def test_what_has_no_room_is_overflow(router, data, checkpoint):
     path = checkpoint(**both(router), moe_eval_capacity_factor=1.0)
     model, task = load_for_pairs(data, path, LANG_PAIRS)
     batching = Batching(None, 100)
-    for (half, i), use in collect(model, task, TextChoice(), batching).layers.items():
+    for (stack, i), use in collect(model, task, TextChoice(), batching).layers.items():
         assert (0 < use.overflow).all() and (use.overflow < 1).all()
         np.testing.assert_array_equal(
             (use.load + use.dropped).sum(axis=1), 2 * use.first.sum(axis=1)
@@ -114,7 +114,7 @@ def test_what_has_no_room_is_overflow(router, data, checkpoint):
         for row, pair in enumerate(LANG_PAIRS):
             (batch,) = batches(model, task, pair, "test", batching)
             _, extra = model(**batch["net_input"])
-            stats = extra["encoder_gate_stats" if half == "encoder" else "gate_stats"][i]
+            stats = extra["encoder_gate_stats" if stack == "encoder" else "gate_stats"][i]
             assert use.overflow[row] == pytest.approx(float(stats.overflow), rel=1e-5)
             # an expert that turns tokens away is full: 1.0 * tokens / E, up to a sentence's length
             full = np.ceil(use.first[row].sum() / 5)

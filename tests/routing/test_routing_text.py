@@ -56,7 +56,7 @@ def load(data, tmp_path):
 @torch.no_grad()
 def counted_while_searching(model, task, pair):
     """Return by layer the choices (E,) that a greedy search makes, word by word."""
-    counts = {(half, i): np.zeros(5) for half in ("encoder", "decoder") for i in range(2)}
+    counts = {(stack, i): np.zeros(5) for stack in ("encoder", "decoder") for i in range(2)}
 
     def note(name, args, routing):
         x, inputs = args
@@ -67,10 +67,10 @@ def counted_while_searching(model, task, pair):
                 counts[name][expert] += 1
 
     handles = [
-        getattr(model, half).layers[i].moe.router.register_forward_hook(
-            lambda router, args, routing, name=(half, i): note(name, args, routing)
+        getattr(model, stack).layers[i].moe.router.register_forward_hook(
+            lambda router, args, routing, name=(stack, i): note(name, args, routing)
         )
-        for half, i in counts
+        for stack, i in counts
     ]
     generator = task.build_generator([model], GenerationConfig(beam=1))
     for batch in batches(model, task, pair, "test", Batching(None, 1)):

@@ -33,8 +33,8 @@ def one_pair(**layers):
     """Return the importance of en-de, from rows (E,) by names like encoder_1."""
     rows = {}
     for name, row in layers.items():
-        half, i = name.split("_")
-        rows[half, int(i)] = np.array([row], dtype=float)
+        stack, i = name.split("_")
+        rows[stack, int(i)] = np.array([row], dtype=float)
     return Importance(["en-de"], rows)
 
 
@@ -59,8 +59,8 @@ def test_importance_is_frequency_times_e_to_the_confidence():
         (1, 3, 128, 128),
     ],
 )
-def test_balance_splits_the_experts_between_the_halves(keep, balance, encoder, decoder):
-    rows = {f"{half}_{i}": range(1, 129) for half in ("encoder", "decoder") for i in range(6)}
+def test_balance_splits_the_experts_between_the_stacks(keep, balance, encoder, decoder):
+    rows = {f"{stack}_{i}": range(1, 129) for stack in ("encoder", "decoder") for i in range(6)}
     kept = choose_experts(one_pair(**rows), ["en-de"], keep, balance=balance)
     numbers = {"encoder": encoder, "decoder": decoder}
     assert kept == {name: list(range(128 - numbers[name[0]], 128)) for name in kept}
@@ -69,7 +69,7 @@ def test_balance_splits_the_experts_between_the_halves(keep, balance, encoder, d
 
 def test_a_layer_of_fewer_experts_keeps_all_of_them():
     importance = one_pair(encoder_1=range(1, 11), encoder_3=[1, 2, 3], encoder_5=range(10, 0, -1))
-    kept = choose_experts(importance, ["en-de"], 17 / 23, halves=["encoder"])
+    kept = choose_experts(importance, ["en-de"], 17 / 23, stacks=["encoder"])
     assert kept == {
         ENC: [3, 4, 5, 6, 7, 8, 9], ("encoder", 3): [0, 1, 2], ("encoder", 5): [0, 1, 2, 3, 4, 5, 6]
     }
@@ -94,7 +94,7 @@ def test_global_threshold_by_hand():
 
 def test_a_layer_that_uses_its_experts_evenly_needs_more_of_them():
     importance = one_pair(encoder_1=np.ones(16), encoder_3=0.5 ** np.arange(16))
-    kept = choose_experts(importance, ["en-de"], 12 / 32, "global", halves=["encoder"])
+    kept = choose_experts(importance, ["en-de"], 12 / 32, "global", stacks=["encoder"])
     assert kept == {ENC: list(range(10)), ("encoder", 3): [0, 1]}  # .625 and .75 of the importance
 
 
@@ -134,7 +134,7 @@ def test_unmeasured_pairs_are_refused(pair, named):
     with pytest.raises(Refusal, match=named):
         choose_experts(MEASURED, ["en-de", pair], 0.5)
     if pair == "fr-zh":
-        assert list(choose_experts(MEASURED, [pair], 0.5, halves=["decoder"])) == [DEC]
+        assert list(choose_experts(MEASURED, [pair], 0.5, stacks=["decoder"])) == [DEC]
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_unmeasured_pairs_are_refused(pair, named):
     [
         *(({"keep": keep}, "--prune-keep") for keep in (0, -0.5, 1.01, math.nan, math.inf)),
         *(({"balance": balance}, "--prune-balance") for balance in (0, -1, math.nan, math.inf)),
-        ({"halves": ["encoder", "decoder"]}, "no MoE layers of it"),
+        ({"stacks": ["encoder", "decoder"]}, "no MoE layers of it"),
     ],
 )
 def test_mistakes_are_refused(arguments, named):
     importance = one_pair(encoder_1=[1, 2, 3])
-    arguments = {"keep": 0.5, "halves": ["encoder"], **arguments}
+    arguments = {"keep": 0.5, "stacks": ["encoder"], **arguments}
     assert named in refusal(choose_experts, importance, ["en-de"], **arguments)
 
 
@@ -166,8 +166,8 @@ def importances(draw):
     })
 
 
-def halves_of(importance):
-    return sorted({half for half, _ in importance.layers})
+def stacks_of(importance):
+    return sorted({stack for stack, _ in importance.layers})
 
 
 settings = {
@@ -179,7 +179,7 @@ settings = {
 
 @given(**settings)
 def test_what_is_kept(importance, keep, scope, balance, least, pairs):
-    kept = choose_experts(importance, pairs, keep, scope, balance, least, halves_of(importance))
+    kept = choose_experts(importance, pairs, keep, scope, balance, least, stacks_of(importance))
     assert list(kept) == list(importance.layers)
     sizes = {name: rows.shape[1] for name, rows in importance.layers.items()}
     lowest = {name: min(least, size) for name, size in sizes.items()}
@@ -189,11 +189,11 @@ def test_what_is_kept(importance, keep, scope, balance, least, pairs):
         assert total == max(budget, sum(lowest.values()))
     else:
         assert total <= max(budget, sum(lowest.values()))
-        for half in halves_of(importance):
-            own = [name for name in kept if name[0] == half]
+        for stack in stacks_of(importance):
+            own = [name for name in kept if name[0] == stack]
             most = max(len(kept[name]) for name in own)
             assert all(len(kept[name]) == min(most, sizes[name]) for name in own)
-        # one more expert in each layer would be too many, at least in one half
+        # one more expert in each layer would be too many, at least in one stack
         room = max(budget, sum(lowest.values())) - total
         assert total == sum(sizes.values()) or room < len(sizes)
     for name, experts in kept.items():
@@ -211,7 +211,7 @@ def test_the_global_threshold_is_a_part_that_each_layer_reaches_with_no_expert_t
     importance, keep
 ):
     """Koishekenov et al., equation 5."""
-    kept = choose_experts(importance, ["en-de"], keep, "global", 1.0, 1, halves_of(importance))
+    kept = choose_experts(importance, ["en-de"], keep, "global", 1.0, 1, stacks_of(importance))
     reached, one_less = [], []
     for name, experts in kept.items():
         score = importance.layers[name][PAIRS.index("en-de")]
@@ -223,7 +223,7 @@ def test_the_global_threshold_is_a_part_that_each_layer_reaches_with_no_expert_t
 @given(**settings, more=st.floats(0, 1))
 def test_a_larger_share_drops_nothing(importance, keep, scope, balance, least, pairs, more):
     few, many = (
-        choose_experts(importance, pairs, share, scope, balance, least, halves_of(importance))
+        choose_experts(importance, pairs, share, scope, balance, least, stacks_of(importance))
         for share in (keep, keep + (1 - keep) * more)
     )
     assert all(set(few[name]) <= set(many[name]) for name in few)
@@ -239,7 +239,7 @@ def test_numbering_of_the_experts_does_not_matter(
         PAIRS, {name: rows[:, orders[name]] for name, rows in importance.layers.items()}
     )
     kept, kept_then = (
-        choose_experts(model, pairs, keep, scope, balance, least, halves_of(importance))
+        choose_experts(model, pairs, keep, scope, balance, least, stacks_of(importance))
         for model in (importance, renumbered)
     )
     for name, experts in kept_then.items():
@@ -257,9 +257,9 @@ def test_first_choices_are_those_of_a_loop_over_the_tokens(router, pad_to):
     sources, targets = random_sentences([7, 3, 5, 9]), random_sentences([4, 8, 5, 6])
     batch = make_batch(sources, targets, [2, 0, 1, 3], pad_to=pad_to)
     layers = {
-        (half, i): layer.moe
-        for half in ("encoder", "decoder")
-        for i, layer in enumerate(getattr(model, half).layers)
+        (stack, i): layer.moe
+        for stack in ("encoder", "decoder")
+        for i, layer in enumerate(getattr(model, stack).layers)
     }
     outputs = {}
     for name, moe in layers.items():
@@ -268,8 +268,8 @@ def test_first_choices_are_those_of_a_loop_over_the_tokens(router, pad_to):
         )
     with torch.no_grad(), watch_first_choices(layers) as firsts:
         gate_stats(model, batch)
-    for (half, i), routing in outputs.items():
-        key = "src_tokens" if half == "encoder" else "prev_output_tokens"
+    for (stack, i), routing in outputs.items():
+        key = "src_tokens" if stack == "encoder" else "prev_output_tokens"
         tokens = batch["net_input"][key]
         counts, probs = defaultdict(int), defaultdict(float)
         for b in range(tokens.size(0)):
@@ -280,8 +280,8 @@ def test_first_choices_are_those_of_a_loop_over_the_tokens(router, pad_to):
                 best = of_token.index(max(of_token))
                 counts[best] += 1
                 probs[best] += of_token[best]
-        assert sum(counts.values()) == sum(map(len, sources if half == "encoder" else targets))
-        first = firsts[half, i]
+        assert sum(counts.values()) == sum(map(len, sources if stack == "encoder" else targets))
+        first = firsts[stack, i]
         assert first.tokens.tolist() == [counts[expert] for expert in range(5)]
         torch.testing.assert_close(first.prob_sum, torch.tensor([probs[e] for e in range(5)]))
 

@@ -95,7 +95,7 @@ def test_every_kind_of_model(name, tmp_path):
 @pytest.mark.parametrize("tags", TAGS)
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_tags_in_encoder_and_decoder(tags, pre_norm, tmp_path):
-    norms = {f"{half}_normalize_before": pre_norm for half in ("encoder", "decoder")}
+    norms = {f"{stack}_normalize_before": pre_norm for stack in ("encoder", "decoder")}
     assert_same(*engines(make_checkpoint(TAGS[tags], **norms), tmp_path / "out"))
 
 

@@ -61,9 +61,9 @@ def test_a_union_holds_each_expert_once_and_no_other(router):
     full = make_model(task, router=router)
     checkpoint = checkpoint_of(full, task, encoder_moe_router=router, decoder_moe_router=router)
     subnet = extract_subnet(checkpoint, UNION)
-    for half in ("encoder", "decoder"):
-        for i, layer in enumerate(getattr(full, half).layers):
-            prefix = f"{half}.layers.{i}"
+    for stack in ("encoder", "decoder"):
+        for i, layer in enumerate(getattr(full, stack).layers):
+            prefix = f"{stack}.layers.{i}"
             ids = torch.tensor([task.task_table.task_id(pair) for pair in UNION])
             routing = route(layer.moe.router, ids)
             wanted = sorted(set(routing.expert_ids.flatten().tolist()))

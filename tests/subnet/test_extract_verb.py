@@ -188,12 +188,12 @@ def test_pairs_that_were_never_trained_are_told_apart(router, flags, routes, ext
     status, said = extract(f"{router}.pt", flags)
     assert status == 0
     (line,) = said.err.splitlines()
-    ((pair, by_half),) = routes.items()
+    ((pair, by_stack),) = routes.items()
     assert line.startswith(f"taskmoe: warning: {pair} was never trained, the ")
-    assert all(f"the {half} takes the experts of {other}" in line
-               for half, other in by_half.items())
+    assert all(f"the {stack} takes the experts of {other}" in line
+               for stack, other in by_stack.items())
     manifest = read_manifest(str(tmp_path / "model"))
-    assert manifest.zero_shot == {pair: {"trained": False, "routed_as": by_half}}
+    assert manifest.zero_shot == {pair: {"trained": False, "routed_as": by_stack}}
     if "taskmoe" in flags:  # what is cut out of that knows it still
         saved = tmp_path / "model" / "model.pt"
         again = extract_subnet(read_whole_checkpoint(str(saved)), [pair])

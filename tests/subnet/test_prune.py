@@ -23,12 +23,12 @@ def output(model, task, seed=5):
         return model(**batch["net_input"])[0][batch["target"].ne(1)]
 
 
-def write_statistics(path, num_experts=E, halves=("encoder", "decoder"), seed=1):
+def write_statistics(path, num_experts=E, stacks=("encoder", "decoder"), seed=1):
     draw = np.random.default_rng(seed)
     arrays = {"lang_pairs": np.array([PAIR, "de-en"])}
-    for half in halves:
+    for stack in stacks:
         for i in range(2):
-            name = f"{half}.layers.{i}"
+            name = f"{stack}.layers.{i}"
             arrays[name] = np.full((2, num_experts), 1 / num_experts)
             arrays[f"{name}.first"] = draw.integers(1, 100, (2, num_experts))
             arrays[f"{name}.first_prob"] = draw.random((2, num_experts))
@@ -46,17 +46,17 @@ def test_a_pruned_model_is_the_full_one_without_those_experts(
     full, task, checkpoint = make_checkpoint(*routers, moe_top_k=top_k)
     pruning = Pruning(write_statistics(tmp_path / "routing.npz"), keep=0.6, scope=scope)
     kept = choose_kept_experts(checkpoint, [PAIR], pruning)
-    by_text = [half for half, router in zip(("encoder", "decoder"), routers, strict=True)
+    by_text = [stack for stack, router in zip(("encoder", "decoder"), routers, strict=True)
                if router in ("token", "sentence")]
-    assert {half for half, _ in kept} == set(by_text)
+    assert {stack for stack, _ in kept} == set(by_text)
     assert sum(map(len, kept.values())) <= round(0.6 * E * len(kept))
     subnet = extract_subnet(checkpoint, [PAIR], kept)
-    for (half, layer), experts in kept.items():
-        held = subnet.state[f"{half}.layers.{layer}.moe.experts.fc1.weight"]
+    for (stack, layer), experts in kept.items():
+        held = subnet.state[f"{stack}.layers.{layer}.moe.experts.fc1.weight"]
         assert held.size(0) == len(experts) >= top_k
     pruned, its_task = loaded(taskmoe_checkpoint(checkpoint, subnet))
-    for (half, layer), experts in kept.items():
-        without(getattr(full, half).layers[layer].moe.router, experts, monkeypatch)
+    for (stack, layer), experts in kept.items():
+        without(getattr(full, stack).layers[layer].moe.router, experts, monkeypatch)
     torch.testing.assert_close(output(pruned, its_task), output(full, task))
 
 
@@ -106,6 +106,6 @@ def test_what_cannot_be_pruned_is_refused(tmp_path):
         with pytest.raises(Refusal, match=f"the model routes by {' and '.join(routers)}"):
             choose_kept_experts(checkpoint, [PAIR], Pruning(statistics))
     _, _, checkpoint = make_checkpoint()
-    half = write_statistics(tmp_path / "half.npz", halves=["encoder"])
+    stack = write_statistics(tmp_path / "half.npz", stacks=["encoder"])
     with pytest.raises(Refusal, match="5 experts in decoder layer 0"):
-        choose_kept_experts(checkpoint, [PAIR], Pruning(half))
+        choose_kept_experts(checkpoint, [PAIR], Pruning(stack))

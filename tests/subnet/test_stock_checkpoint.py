@@ -29,10 +29,10 @@ sys.meta_path.insert(0, Blocker())
 TARGET = ("--encoder-moe-router", "target", "--decoder-moe-router", "target")
 UNTIED = ("--arch", "transformer_task_moe", "--moe-expert-count", 4) + tuple(
     word
-    for half in ("encoder", "decoder")
+    for stack in ("encoder", "decoder")
     for name, size in (("embed-dim", 64), ("ffn-embed-dim", 96), ("layers", 2),
                        ("attention-heads", 2))
-    for word in (f"--{half}-{name}", size)
+    for word in (f"--{stack}-{name}", size)
 )
 # name -> the pair, flags of training, flags of the extraction
 MODELS = {

@@ -50,8 +50,8 @@ def beside(speeds, figure):
 @pytest.mark.parametrize("arch", SIZES)
 def test_sizes_are_those_of_the_architectures(arch):
     default = TransformerTaskMoeConfig()
-    for half in ("encoder", "decoder"):
-        fields = [f"{half}_{name}" for name in ("layers", "embed_dim", "ffn_embed_dim")]
+    for stack in ("encoder", "decoder"):
+        fields = [f"{stack}_{name}" for name in ("layers", "embed_dim", "ffn_embed_dim")]
         known = [ARCHITECTURES[arch].get(name, getattr(default, name)) for name in fields]
         assert list(SIZES[arch]) == known
 
@@ -63,7 +63,7 @@ def test_a_model_is_named_by_its_sizes():
     assert architecture(sweep(model=OWN)) == (
         "Transformer (2 + 2 layers, width 192, feed-forward 2048)"
     )
-    base = [f"{half}_{size}" for half in ("encoder", "decoder")
+    base = [f"{stack}_{size}" for stack in ("encoder", "decoder")
             for size in ("layers=6", "embed_dim=512", "ffn_embed_dim=2048")]
     assert architecture(sweep(arch="tiny", model=base)).startswith("Transformer-Base (")
     assert architecture(sweep(model=["moe_freq=1"])).startswith("Transformer (")

@@ -24,7 +24,7 @@ from torchrun_processes import Torchrun
 
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.training.first_save import MARK, expect_first_save
-from fairseq_taskmoe.training.resume import make_usable
+from fairseq_taskmoe.training.resume import recover_latest_checkpoint
 
 nursery = pytest.fixture(scope="module")(start_nursery)
 
@@ -263,7 +263,7 @@ def test_a_kill_in_the_first_save_of_shards_is_as_if_nothing_was_saved(nursery, 
 
 
 def usable(folder: Path, num_shards: Optional[int] = 2) -> None:
-    make_usable(CheckpointConfig(save_dir=str(folder)), num_shards)
+    recover_latest_checkpoint(CheckpointConfig(save_dir=str(folder)), num_shards)
 
 
 def test_shards_of_an_unfinished_first_save_are_set_aside_and_lost_ones_are_not(tmp_path, caplog):

@@ -16,7 +16,7 @@ from kills import ending, killed_at, save, save_for_ever, start, state, updates_
 
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.training.first_save import MARK
-from fairseq_taskmoe.training.resume import make_usable
+from fairseq_taskmoe.training.resume import recover_latest_checkpoint
 
 LENGTHS = {"empty": lambda n: 0, "one byte": lambda n: 1, "half": lambda n: n // 2,
            "without its end": lambda n: n - 30, "one byte short": lambda n: n - 1}
@@ -27,7 +27,7 @@ def truncate(path, length="half"):
 
 
 def resume(folder, num_shards=None, **settings):
-    make_usable(CheckpointConfig(save_dir=str(folder), **settings), num_shards)
+    recover_latest_checkpoint(CheckpointConfig(save_dir=str(folder), **settings), num_shards)
 
 
 def refusal(folder, num_shards=None, **settings):

@@ -31,7 +31,7 @@ class Sweep(NamedTuple):
 
 def bench_decode(sweep: Sweep, load: Load) -> Iterator[Dict[str, Any]]:
     """Yield the report of what has been measured so far, after each batch size."""
-    circumstances = describe({**load._asdict(), **sweep._asdict()})
+    provenance = describe({**load._asdict(), **sweep._asdict()})
     rows: List[Row] = []
     warm_up(load)
     with limited_memory(load.device, sweep.memory_gb):
@@ -39,7 +39,7 @@ def bench_decode(sweep: Sweep, load: Load) -> Iterator[Dict[str, Any]]:
             for new in measure_sizes(sweep, load, num_experts):
                 rows += new
                 yield {
-                    **circumstances, "reference": REFERENCE, "rows": rows,
+                    **provenance, "reference": REFERENCE, "rows": rows,
                     "summary": summarise(rows),
                 }
 

@@ -22,7 +22,7 @@ from .bench import warm_up
 from .gates import even_out
 from .ranks import can_pin
 from .search import Load, make_batch, make_task, random_targets
-from .turns import Turns, say_lost
+from .turns import Turns, report_out_of_memory
 from .variants import REFERENCE, SAMPLE, Variant, build_own, make_config
 
 
@@ -46,7 +46,7 @@ def measure(job: Dict[str, Any]) -> None:
     for name in job["variants"]:
         built = attempt(partial(build, name, num_experts, load, layout))
         if not built.fits:
-            say_lost(name)
+            report_out_of_memory(name)
         variants[name] = built.value
     on_gpu = load.device == "cuda"
     for size in job["batch_sizes"]:

@@ -33,16 +33,16 @@ VARIANTS = ("extracted", REFERENCE)
 
 def bench_processes(sweep: Sweep, load: Load, processes: int) -> Iterator[Dict[str, Any]]:
     """Yield the report of what has been measured so far, after each batch size."""
-    circumstances = describe(
+    provenance = describe(
         {**load._asdict(), **sweep._asdict(), "processes": processes, "pinned": can_pin(processes)}
     )
-    circumstances["hardware"]["threads"] = 1  # of each process
+    provenance["hardware"]["threads"] = 1  # of each process
     rows: List[Row] = []
     for num_experts in sorted(sweep.expert_counts):
         for new in measure_sizes(sweep, load, num_experts, processes):
             rows += new
             yield {
-                **circumstances, "reference": REFERENCE, "rows": rows, "summary": summarise(rows)
+                **provenance, "reference": REFERENCE, "rows": rows, "summary": summarise(rows)
             }
 
 

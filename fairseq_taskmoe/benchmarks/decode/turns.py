@@ -13,9 +13,9 @@ from unittest.mock import patch
 import torch.distributed as dist
 
 from ...distributed.layout import ExpertLayout
-from ...models.lockstep_search import Together
+from ...models.lockstep_search import LockstepDecoder
 from ..measure import Timing, synchronize
-from ..memory_limit import Tried, attempt
+from ..memory_limit import Attempt, attempt
 from ..wire_counter import counting_collectives
 from .search import Load, make_batch, make_search
 from .variants import REFERENCE, Variant
@@ -33,7 +33,7 @@ class Turns:
     def __init__(self, name: str, variant: Variant, size: int, load: Load, layout: ExpertLayout):
         self.name, self.load, self.layout = name, load, layout
         model: Any = variant.model
-        self.model, self.together = model, Together(model)
+        self.model, self.together = model, LockstepDecoder(model)
         batch = make_batch(variant.task, size, load, seed=1 + dist.get_rank())
         self.search = make_search(self.together.model, variant.task, batch, load)
         self.fits = True
@@ -76,13 +76,13 @@ class Turns:
             return None
         return combine(ranks, repeats)
 
-    def _attempt(self, compute: Callable[[], Any]) -> Tried:
+    def _attempt(self, compute: Callable[[], Any]) -> Attempt:
         if not self.fits:
-            return Tried(False)
+            return Attempt(False)
         tried = attempt(compute)
         self.fits = tried.fits
         if self.name == REFERENCE and not self.fits:
-            say_lost(self.name)
+            report_out_of_memory(self.name)
         return tried
 
 
@@ -122,7 +122,7 @@ def held_experts(chosen: Chosen, layout: ExpertLayout) -> Chosen:
     }
 
 
-def say_lost(name: str) -> None:
+def report_out_of_memory(name: str) -> None:
     """Tell the first process that a variant does not fit here, and wait to be ended by it."""
     print(json.dumps({"lost": name}), flush=True)
     time.sleep(ENDED_WITHIN)

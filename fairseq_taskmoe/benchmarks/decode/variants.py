@@ -21,7 +21,7 @@ from ...models.folded_model import fold_model, share
 from ...models.transformer_task_moe import TransformerTaskMoeModel
 from ...modules.folding import fold_experts
 from ...modules.moe_layer import MoELayer
-from ...subnet.extract import HALVES, Subnet, extract_subnet
+from ...subnet.extract import STACKS, Subnet, extract_subnet
 from ...subnet.to_fairseq import stock_checkpoint
 from ...tasks.translation_task_moe import TranslationTaskMoeTask
 from .gates import even_out
@@ -56,7 +56,7 @@ class Variant(NamedTuple):
 
 
 def make_config(load: Load, num_experts: int, router: str) -> Any:
-    """Return the configuration of an architecture with the same router in both halves."""
+    """Return the configuration of an architecture with the same router in both stacks."""
     settings = {
         **ARCHITECTURES[load.arch],
         "moe_expert_count": num_experts, "encoder_moe_router": router, "decoder_moe_router": router,
@@ -90,7 +90,7 @@ def build_variants(
     # only what is asked for is made: extracted models have weights of their own
     make: Dict[str, Callable[[], Variant]] = {
         "dense": lambda: Variant(_one_expert(routed), task),
-        REFERENCE: lambda: Variant(_routed_by_token(routed, cfg, HALVES, task, load), task),
+        REFERENCE: lambda: Variant(_routed_by_token(routed, cfg, STACKS, task, load), task),
         "token_task": lambda: Variant(
             fold(_routed_by_token(routed, cfg, ["encoder"], task, load)), task
         ),
@@ -108,31 +108,31 @@ def build_variants(
 def _with_layers(
     model: TransformerTaskMoeModel, change: Callable[[str, int, Any], Any]
 ) -> TransformerTaskMoeModel:
-    """Return a model whose MoE layers are change(half, number, layer), all else shared."""
+    """Return a model whose MoE layers are change(stack, number, layer), all else shared."""
     changed = share(model)
-    for name in HALVES:
-        half = share(model.get_submodule(name))
+    for name in STACKS:
+        stack = share(model.get_submodule(name))
         layers: Any = model.get_submodule(f"{name}.layers")
-        half._modules["layers"] = nn.ModuleList(
+        stack._modules["layers"] = nn.ModuleList(
             layer if layer.moe is None else change(name, i, share(layer))
             for i, layer in enumerate(layers)
         )
-        changed._modules[name] = half
+        changed._modules[name] = stack
     return changed
 
 
 def _routed_by_token(
-    model: TransformerTaskMoeModel, cfg: Any, halves: Sequence[str], task: TranslationTaskMoeTask,
+    model: TransformerTaskMoeModel, cfg: Any, stacks: Sequence[str], task: TranslationTaskMoeTask,
     load: Load,
 ) -> TransformerTaskMoeModel:
-    """Return the model with gates in halves that read tokens and use experts about evenly."""
-    by_token = OmegaConf.merge(cfg, {f"{half}_moe_router": "token" for half in halves})
+    """Return the model with gates in stacks that read tokens and use experts about evenly."""
+    by_token = OmegaConf.merge(cfg, {f"{stack}_moe_router": "token" for stack in stacks})
     torch.manual_seed(2)
 
-    def change(half: str, i: int, layer: Any) -> Any:
-        if half not in halves:
+    def change(stack: str, i: int, layer: Any) -> Any:
+        if stack not in stacks:
             return layer
-        router = build_router(by_token, half, i, task.task_table).to(load.device, _dtype(load))
+        router = build_router(by_token, stack, i, task.task_table).to(load.device, _dtype(load))
         layer._modules["moe"] = MoELayer(router.requires_grad_(False).eval(), layer.moe.experts)
         return layer
 
@@ -144,7 +144,7 @@ def _routed_by_token(
 def _one_expert(model: TransformerTaskMoeModel) -> TransformerTaskMoeModel:
     """Return the model with the first expert of each layer as its dense network."""
 
-    def change(half: str, i: int, layer: Any) -> Any:
+    def change(stack: str, i: int, layer: Any) -> Any:
         first = {name: stack[:1] for name, stack in layer.moe.experts.state_dict().items()}
         set_feed_forward(layer, fold_experts(first, torch.ones(1)))
         layer._modules["moe"] = None
@@ -175,11 +175,11 @@ def _stock(state: Any, subnet: Subnet, task: StockTask, load: Load) -> nn.Module
 
 def _with_widths(model: nn.Module, subnet: Subnet, load: Load) -> nn.Module:
     """Give fairseq's layers the sub-network's own feed-forward networks."""
-    for half in HALVES:
-        layers: Any = model.get_submodule(f"{half}.layers")
+    for stack in STACKS:
+        layers: Any = model.get_submodule(f"{stack}.layers")
         for i, layer in enumerate(layers):
             names = [f"{fc}.{part}" for fc in ("fc1", "fc2") for part in ("weight", "bias")]
-            own = {name: subnet.state[f"{half}.layers.{i}.{name}"] for name in names}
+            own = {name: subnet.state[f"{stack}.layers.{i}.{name}"] for name in names}
             # folded weights are float32, whatever the model's precision
             set_feed_forward(
                 layer, {name: own[name].to(load.device, _dtype(load)) for name in names}

@@ -36,8 +36,8 @@ VARIANTS = (*UNROUTED, *ROUTED)
 POSITIONS = {"max_source_positions": 1024, "max_target_positions": 1024}
 # as wide as experiments on a few million sentences are; no architecture of its own in the plugin
 SMALL: Dict[str, Any] = {
-    f"{half}_{name}": number
-    for half in ("encoder", "decoder")
+    f"{stack}_{name}": number
+    for stack in ("encoder", "decoder")
     for name, number in (
         ("embed_dim", 256), ("ffn_embed_dim", 1024), ("layers", 3), ("attention_heads", 4)
     )
