@@ -11,10 +11,11 @@ import os
 import sys
 import warnings
 from importlib import import_module
-from typing import List, NamedTuple, NoReturn
+from typing import List, NamedTuple
 
 from .errors import Refusal, command, end_command, refuse
 from .paths import check_paths
+from .verbs.flags import Parser
 from .version import __version__
 
 
@@ -40,13 +41,6 @@ VERBS = {
     "tabulate": Verb("tabulate", "tables and figures of the paper, from results files"),
     "bench": Verb("bench.verb", "measure throughput"),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is answered with one line and without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def parse_verb(words: List[str]) -> str:

@@ -5,7 +5,6 @@ They are applied when the plugin is imported, and change no file of fairseq.
 
 import argparse
 import atexit
-import collections
 import functools
 from pathlib import Path
 from typing import Any, Callable
@@ -13,29 +12,9 @@ from typing import Any, Callable
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
-from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.nan_detector import NanDetector
-from omegaconf import AnyNode, DictConfig, ListConfig
-from omegaconf.base import ContainerMetadata, Metadata
 
-from .checkpoint.atomic_writes import copy_checkpoint, replace_checkpoint
 from .files import missing_folders, remove_empty
-
-SENT_AT_RESUME = [
-    Any, AnyNode, ContainerMetadata, DictConfig, ListConfig, Metadata, _TensorPlaceholder,
-    collections.defaultdict, dict, list, int,
-]
-
-
-def allow_checkpoint_types() -> None:
-    """Let torch.load read fairseq checkpoints under weights_only, its default since torch 2.6.
-
-    fairseq stores a Namespace where a checkpoint was made from flags. At resume, rank 0 sends the
-    others a checkpoint whose configuration has become one of OmegaConf's, with placeholders for
-    tensors. Naming the types keeps the safe loader: a hostile pickle is still refused, and never
-    executed.
-    """
-    torch.serialization.add_safe_globals([argparse.Namespace, *SENT_AT_RESUME])
 
 
 def without_tpu(architecture: Callable[[argparse.Namespace], None]) -> Callable[[Any], None]:
@@ -50,29 +29,6 @@ def without_tpu(architecture: Callable[[argparse.Namespace], None]) -> Callable[
             args.tpu = False
 
     return apply
-
-
-def put_checkpoints_in_place_atomically() -> None:
-    """Let a kill at any moment leave whole checkpoint files, under every name.
-
-    fairseq makes checkpoint_last.pt and checkpoint_best.pt by copying over the old file in place: a
-    kill leaves half of one. It renames what it has saved, but before the data is on the disk. What
-    iopath stores elsewhere is left to iopath.
-    """
-    from fairseq.file_io import PathManager
-
-    copy = PathManager.copy
-
-    @functools.wraps(copy)
-    def copy_atomically(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-        elsewhere = map(PathManager.path_requires_pathmanager, (src_path, dst_path))
-        if any(elsewhere) or not overwrite:
-            return copy(src_path, dst_path, overwrite)
-        copy_checkpoint(src_path, dst_path)
-        return True
-
-    PathManager.copy = staticmethod(copy_atomically)
-    PathManager.rename = staticmethod(replace_checkpoint)  # called for local files alone
 
 
 def leave_no_empty_save_dir() -> None:

@@ -3,8 +3,11 @@
 from helpers import make_config, make_model, make_task
 from omegaconf import OmegaConf
 
+from fairseq_taskmoe.checkpoint.contents import TrainedModel
 from fairseq_taskmoe.models.config import TransformerTaskMoeConfig
 from fairseq_taskmoe.models.transformer_task_moe import TransformerTaskMoeModel
+
+parse = TrainedModel.parse  # as tools read a checkpoint
 
 
 def make_checkpoint(encoder="token", decoder="token", **overrides):

@@ -14,11 +14,7 @@ from tqdm import tqdm
 
 from fairseq_taskmoe import register  # noqa: F401
 from fairseq_taskmoe.checkpoint.load_models import load_task_moe
-from fairseq_taskmoe.checkpoint.reading import (
-    pairs_of,
-    read_task_moe_checkpoint,
-    read_whole_checkpoint,
-)
+from fairseq_taskmoe.checkpoint.reading import read_model
 from fairseq_taskmoe.engines.manifest import read_manifest
 from fairseq_taskmoe.errors import command
 from fairseq_taskmoe.evaluation.compare import Comparison, compare
@@ -38,7 +34,7 @@ def extract_pairs(path: Path, subnets: Path, spm: Path) -> List[str]:
     In the format `taskmoe`, which keeps layers of different widths as they are, and the experts of
     a stack that routes by token.
     """
-    pairs = pairs_of(read_task_moe_checkpoint(str(path)))
+    pairs = read_model(str(path)).pairs
     for pair in tqdm(pairs, desc="extract", leave=False, disable=None):
         if not (subnets / pair).exists():
             what = Extraction("taskmoe", sentencepiece_model=str(spm))
@@ -57,7 +53,7 @@ def check(runs: Path, row: str, data: Path, settings: Settings) -> Dict[str, Any
     parameters = [read_manifest(str(subnets / pair)).parameters for pair in pairs]
     for pair in tqdm(pairs, desc="compare", leave=False, disable=None):
         path = subnets / pair / MODEL
-        model = load_task_moe(read_whole_checkpoint(str(path)), [pair]).model
+        model = load_task_moe(read_model(str(path)), [pair]).model
         compared[pair] = compare(full, model, task, pair, "test", generation, BATCHING)
         results = evaluate(
             str(data), str(path), str(subnets / "evaluation" / pair), [pair], settings,

@@ -5,14 +5,38 @@ kill may leave one save behind: the shard that a newer one replaces is kept as `
 """
 
 import contextlib
+import functools
 import os
 import re
 import shutil
+
+from fairseq.file_io import PathManager
 
 TEMPORARY = ".tmp"  # what fairseq's torch_persistent_save calls its own unfinished files
 PREVIOUS = ".previous"
 # Only names that are used again at every save: of numbered files the one before has its own number
 REPLACED_SHARD = re.compile(r"checkpoint_(last|best).*-rank-\d+\.pt")
+
+
+def put_checkpoints_in_place_atomically() -> None:
+    """Let a kill at any moment leave whole checkpoint files, under every name.
+
+    fairseq makes checkpoint_last.pt and checkpoint_best.pt by copying over the old file in place: a
+    kill leaves half of one. It renames what it has saved, but before the data is on the disk. What
+    iopath stores elsewhere is left to iopath.
+    """
+    copy = PathManager.copy
+
+    @functools.wraps(copy)
+    def copy_atomically(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        elsewhere = map(PathManager.path_requires_pathmanager, (src_path, dst_path))
+        if any(elsewhere) or not overwrite:
+            return copy(src_path, dst_path, overwrite)
+        copy_checkpoint(src_path, dst_path)
+        return True
+
+    PathManager.copy = staticmethod(copy_atomically)
+    PathManager.rename = staticmethod(replace_checkpoint)  # called for local files alone
 
 
 def replace_checkpoint(finished: str, path: str) -> None:

@@ -11,16 +11,10 @@ from tqdm import tqdm
 from ..errors import refuse
 from ..files import written_together
 from ..host_memory import release_pages
-from ..subnet.extract import model_config
+from .contents import Checkpoint, TrainedModel
 from .convert_shards import write
-from .reading import Checkpoint, read_whole_checkpoint
-
-# what two models of the same shapes may still differ in
-COMPUTED_WITH = (
-    "activation_fn", "moe_top_k", "encoder_moe_router", "decoder_moe_router",
-    "encoder_attention_heads", "decoder_attention_heads", "encoder_normalize_before",
-    "decoder_normalize_before", "no_scale_embedding",
-)
+from .reading import read_model
+from .same_model import MEANING, ROUTING
 
 
 def average(paths: Sequence[str], out: str) -> None:
@@ -31,17 +25,17 @@ def average(paths: Sequence[str], out: str) -> None:
     """
     if os.path.lexists(out):
         refuse(f"--out {out} exists; nothing was overwritten")
-    checkpoints = [read_whole_checkpoint(path) for path in paths]
-    for path, checkpoint in zip(paths, checkpoints, strict=True):
-        _check_same(paths[0], checkpoints[0], path, checkpoint)
-    states = [checkpoint["model"] for checkpoint in checkpoints]
+    models = [read_model(path) for path in paths]
+    for path, model in zip(paths, models, strict=True):
+        _check_same(paths[0], models[0], path, model)
+    states = [model.weights for model in models]
     memory: Dict[int, Tensor] = {}  # by where the first checkpoint has it: shared ones stay one
     mean = {}
     for name, first in tqdm(states[0].items(), "average", unit="tensor", disable=None):
         if first.data_ptr() not in memory:
             memory[first.data_ptr()] = _mean([state[name] for state in states])
         mean[name] = memory[first.data_ptr()]
-    averaged: Checkpoint = {**checkpoints[-1], "model": mean, "last_optimizer_state": None}
+    averaged: Checkpoint = {**models[-1].checkpoint, "model": mean, "last_optimizer_state": None}
     with written_together([out]) as (part,):
         write(averaged, part)
     print(f"{out}: the mean of {len(paths)} checkpoints", file=sys.stderr)
@@ -57,20 +51,17 @@ def _mean(tensors: List[Tensor]) -> Tensor:
     return (total / len(tensors)).to(tensors[0].dtype)
 
 
-def _check_same(first_path: str, first: Checkpoint, path: str, other: Checkpoint) -> None:
+def _check_same(first_path: str, first: TrainedModel, path: str, other: TrainedModel) -> None:
     """Refuse a checkpoint of another model than the first one."""
-    for fact in ("task_table", "tags", "words"):
-        if first["task_state"].get(fact) != other["task_state"].get(fact):
-            what = {"task_table": "language pairs", "tags": "language tags", "words": "words"}
-            refuse(f"{path}: trained with other {what[fact]} than {first_path}")
-    settings = [model_config(checkpoint) for checkpoint in (first, other)]
-    for option in COMPUTED_WITH:
-        if settings[0][option] != settings[1][option]:
+    for part, what in (("table", "language pairs"), ("tags", "language tags"), ("words", "words")):
+        if getattr(first, part) != getattr(other, part):
+            refuse(f"{path}: trained with other {what} than {first_path}")
+    for option in (*MEANING, *ROUTING):
+        if str(first.cfg[option]) != str(other.cfg[option]):
             refuse(f"{path}: another model than {first_path}: --{option.replace('_', '-')} "
-                   f"{settings[1][option]} instead of {settings[0][option]}")
+                   f"{other.cfg[option]} instead of {first.cfg[option]}")
     shapes: List[Dict[str, Any]] = [
-        {name: tensor.shape for name, tensor in checkpoint["model"].items()}
-        for checkpoint in (first, other)
+        {name: tensor.shape for name, tensor in model.weights.items()} for model in (first, other)
     ]
     for name in sorted(set(shapes[0]) | set(shapes[1])):
         if shapes[0].get(name) != shapes[1].get(name):

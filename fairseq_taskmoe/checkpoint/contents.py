@@ -1,17 +1,68 @@
-"""What a checkpoint of transformer_task_moe has to hold, checked before any tool uses it.
+"""What a checkpoint of transformer_task_moe holds: its parts, and whether they are as they must be.
 
-A file can be whole and still not be one: written by another program, left by an interrupted
-conversion, or edited.
+A file can be whole and still not be such a checkpoint: written by another program, left by an
+interrupted conversion, or edited.
 """
 
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from ..data.languages import LanguageTags
+from ..data.task_table import TaskTable
+from ..models.config import TransformerTaskMoeConfig
+
+Checkpoint = Dict[str, Any]
 SHARD = "expert_shard"  # key of task_state: rank, world_size, size, run
 STYLES = ("multilingual", "mbart")  # of language tags
+
+
+class TrainedModel(NamedTuple):
+    """A whole checkpoint of transformer_task_moe, parsed once; its tensors stay in their file."""
+
+    cfg: DictConfig  # of the model, with defaults for what an older version did not have
+    table: TaskTable  # the trained pairs
+    tags: LanguageTags
+    words: List[str]  # of the dictionary, special ones first and without tags
+    word_counts: List[int]
+    served_only: Optional[List[str]]  # the pairs of a sub-network, None for a full model
+    zero_shot: Dict[str, Dict[str, str]]  # pair never trained -> stack -> pair whose route it takes
+    checkpoint: Checkpoint  # the whole file: weights, training settings, history
+
+    @classmethod
+    def parse(cls, checkpoint: Checkpoint) -> "TrainedModel":
+        """Return the parts of a checkpoint in which find_damage has found nothing."""
+        stored, defaults = checkpoint["task_state"], OmegaConf.structured(TransformerTaskMoeConfig)
+        settings = {k: v for k, v in checkpoint["cfg"]["model"].items() if k in defaults}
+        return cls(
+            DictConfig(OmegaConf.merge(defaults, settings)),
+            TaskTable.from_state(stored["task_table"]),
+            LanguageTags.from_state(stored["tags"]),
+            stored["words"], stored["word_counts"],
+            stored.get("served_only"), dict(stored.get("zero_shot") or {}), checkpoint,
+        )
+
+    @property
+    def weights(self) -> Dict[str, Tensor]:
+        """Return the parameters by name."""
+        return self.checkpoint["model"]
+
+    @property
+    def pairs(self) -> List[str]:
+        """Return the pairs that it was trained on, or was cut out for."""
+        return self.served_only or list(self.table.trained)
+
+
+def task_state(
+    table: TaskTable, tags: LanguageTags, words: Sequence[str], word_counts: Sequence[int]
+) -> Dict[str, Any]:
+    """Return what is stored beside the weights so that inference gives the same ids and tags."""
+    return {
+        "task_table": table.state(), "tags": tags.state(), "words": list(words),
+        "word_counts": list(word_counts),
+    }
 
 
 def find_damage(checkpoint: Dict[str, Any]) -> Optional[str]:
@@ -33,8 +84,6 @@ def find_damage(checkpoint: Dict[str, Any]) -> Optional[str]:
 
 
 def _find_wrong_setting(settings: Dict[str, Any]) -> Optional[str]:
-    from ..models.config import TransformerTaskMoeConfig  # not above: models import this file
-
     defaults = OmegaConf.structured(TransformerTaskMoeConfig)
     try:
         OmegaConf.merge(defaults, {k: v for k, v in settings.items() if k in defaults})

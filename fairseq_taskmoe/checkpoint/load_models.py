@@ -7,11 +7,10 @@ from fairseq.data import Dictionary
 from fairseq.models import BaseFairseqModel
 from fairseq.models.transformer import TransformerModel
 
-from ..data.languages import LanguageTags, make_dictionary
-from ..data.task_table import TaskTable
+from ..data.languages import make_dictionary
 from ..models.transformer_task_moe import build_without_task
-from ..subnet.extract import model_config
-from .reading import Checkpoint, read_checkpoint
+from .contents import TrainedModel
+from .reading import read_checkpoint
 from .stock_settings import stock_dictionary, stock_options
 from .stored_weights import with_weights
 from .unset_weights import UnsetWeights
@@ -33,20 +32,18 @@ def load_stock(folder: str) -> Loaded:
     with UnsetWeights():
         model = TransformerModel.build_model(options, task)
     model.upgrade_state_dict(state["model"])
-    return Loaded(with_weights(model, state), dictionary)
+    return Loaded(with_weights(model, state["model"]), dictionary)
 
 
 def load_task_moe(
-    checkpoint: Checkpoint, lang_pairs: Sequence[str], widen_experts: bool = True
+    trained: TrainedModel, lang_pairs: Sequence[str], widen_experts: bool = True
 ) -> Loaded:
     """Return the model of a checkpoint of transformer_task_moe, to serve lang_pairs.
 
     Without widen_experts, those of --fp16 and --bf16 stay as they are in the file: on CPU each is
     cast when it is visited. Such a model is not to be folded.
     """
-    task_state = checkpoint["task_state"]
-    dictionary = make_dictionary(task_state["words"], LanguageTags.from_state(task_state["tags"]))
-    table = TaskTable.from_state(task_state["task_table"]).with_pairs(lang_pairs)
+    dictionary = make_dictionary(trained.words, trained.tags)
     with UnsetWeights():
-        model = build_without_task(model_config(checkpoint), dictionary, table)
-    return Loaded(with_weights(model, checkpoint, widen_experts), dictionary)
+        model = build_without_task(trained.cfg, dictionary, trained.table.with_pairs(lang_pairs))
+    return Loaded(with_weights(model, trained.weights, widen_experts), dictionary)

@@ -1,22 +1,40 @@
 """Reading checkpoints: memory-mapped, never executing what a file holds, with one clear line."""
 
+import argparse
+import collections
 import os
 import pickle
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
+from fairseq.distributed.utils import _TensorPlaceholder
+from omegaconf import AnyNode, DictConfig, ListConfig
+from omegaconf.base import ContainerMetadata, Metadata
 
-from ..compat import allow_checkpoint_types
 from ..errors import refuse
-from .contents import SHARD, find_damage
+from .contents import SHARD, Checkpoint, TrainedModel, find_damage
 
-Checkpoint = Dict[str, Any]
-EXPERTS = ".moe.experts."  # in the names of all their parameters, and of no others
 NEEDED = ("task_table", "tags", "words", "word_counts")  # of task_state, to translate
+
+SENT_AT_RESUME = [
+    Any, AnyNode, ContainerMetadata, DictConfig, ListConfig, Metadata, _TensorPlaceholder,
+    collections.defaultdict, dict, list, int,
+]
 
 
 class Unreadable(Exception):
     """A file is no whole checkpoint, or not that of a model; the text says why."""
+
+
+def allow_checkpoint_types() -> None:
+    """Let torch.load read fairseq checkpoints under weights_only, its default since torch 2.6.
+
+    fairseq stores a Namespace where a checkpoint was made from flags. At resume, rank 0 sends the
+    others a checkpoint whose configuration has become one of OmegaConf's, with placeholders for
+    tensors. Naming the types keeps the safe loader: a hostile pickle is still refused, and never
+    executed.
+    """
+    torch.serialization.add_safe_globals([argparse.Namespace, *SENT_AT_RESUME])
 
 
 def read_checkpoint(path: str) -> Checkpoint:
@@ -51,12 +69,6 @@ def open_checkpoint(path: str) -> Checkpoint:
     return checkpoint
 
 
-def pairs_of(checkpoint: Checkpoint) -> List[str]:
-    """Return the pairs that a checkpoint was trained on, or was cut out for."""
-    task_state = checkpoint["task_state"]
-    return task_state.get("served_only") or task_state["task_table"]["lang_pairs"]
-
-
 def read_task_moe_checkpoint(path: str) -> Checkpoint:
     """Return a checkpoint of transformer_task_moe, refusing one of another architecture or task."""
     checkpoint = read_checkpoint(path)
@@ -72,20 +84,14 @@ def read_task_moe_checkpoint(path: str) -> Checkpoint:
     return checkpoint
 
 
-def read_whole_checkpoint(path: str) -> Checkpoint:
-    """Return a checkpoint of transformer_task_moe with all its experts, refusing a shard."""
+def read_model(path: str) -> TrainedModel:
+    """Return the parts of a checkpoint with all experts, refusing a shard and one without words."""
     checkpoint = read_task_moe_checkpoint(path)
     if SHARD in checkpoint["task_state"]:
         refuse(f"{path}: one of several shards; `taskmoe consolidate` makes one file of them")
-    return checkpoint
-
-
-def read_servable_checkpoint(path: str) -> Checkpoint:
-    """As read_whole_checkpoint, refusing one that lacks what translation needs beside weights."""
-    checkpoint = read_whole_checkpoint(path)
     for name in NEEDED:
         if checkpoint["task_state"].get(name) is None:
             refuse(f"{path}: damaged, its task has no {name.replace('_', ' ')}")
     if not isinstance(checkpoint["cfg"].get("task"), dict):
         refuse(f"{path}: damaged, it has no configuration of its task")
-    return checkpoint
+    return TrainedModel.parse(checkpoint)

@@ -8,10 +8,9 @@ from omegaconf import OmegaConf
 
 from ..errors import refuse
 from ..models.build_layers import has_moe_layer, moe_freq
-from ..models.config import TransformerTaskMoeConfig
+from ..models.config import STACKS, TransformerTaskMoeConfig
 from .reading import Checkpoint, Unreadable, open_checkpoint
 
-STACKS = ("encoder", "decoder")
 LAST = "checkpoint_last.pt"  # default of --restore-file
 # With another value weights have the same shapes, but the model computes something else
 MEANING = (

@@ -4,18 +4,17 @@ from typing import List
 
 from ..data.languages import LanguageTags
 from ..errors import refuse
-from .reading import Checkpoint
+from .contents import TrainedModel
 
 
 def check_vocabulary(
-    flag: str, path: str, checkpoint: Checkpoint, words: List[str], tags: LanguageTags
+    flag: str, path: str, trained: TrainedModel, words: List[str], tags: LanguageTags
 ) -> None:
     """Refuse a checkpoint, the value of a flag, with other words or language tags than these."""
-    stored = checkpoint["task_state"]
-    if stored["words"] != words:
-        refuse(f"{flag} {path}: its vocabulary of {len(stored['words'])} words is not that of the "
-               f"data, {len(words)} words{_first_difference(stored['words'], words)}")
-    for name, value in LanguageTags.from_state(stored["tags"])._asdict().items():
+    if trained.words != words:
+        refuse(f"{flag} {path}: its vocabulary of {len(trained.words)} words is not that of the "
+               f"data, {len(words)} words{_first_difference(trained.words, words)}")
+    for name, value in trained.tags._asdict().items():
         own = getattr(tags, name)
         if value != own:
             option = "--lang-tok-style" if name == "style" else "--" + name.replace("_", "-")

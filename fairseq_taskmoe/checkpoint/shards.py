@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..distributed.layout import ExpertLayout
 from ..errors import refuse
-from .reading import EXPERTS, SHARD, Checkpoint, read_task_moe_checkpoint
+from ..modules.experts import EXPERTS
+from .contents import SHARD, Checkpoint
+from .reading import read_task_moe_checkpoint
 
 SHARD_NAME = re.compile(r"(?P<stem>.+)-rank-(?P<rank>0|[1-9][0-9]*)\.pt")
 

@@ -14,10 +14,20 @@ from fairseq.utils import get_available_activation_fns
 from ..data.dictionary_file import read_dictionary
 from ..data.languages import LanguageTags
 from ..errors import refuse
-from ..models.config import TransformerTaskMoeConfig
-from .reading import Checkpoint
-from .stock_flags import SHARED_OPTIONS
+from ..models.config import STACKS, TransformerTaskMoeConfig
+from .contents import Checkpoint
 
+# Options of transformer_task_moe that fairseq's transformer has under the same name
+SHARED_OPTIONS = (
+    "activation_fn", "dropout", "attention_dropout", "activation_dropout", "layernorm_embedding",
+    "no_scale_embedding", "share_all_embeddings", "share_decoder_input_output_embed",
+    "max_source_positions", "max_target_positions",
+    *(
+        f"{stack}_{name}"
+        for stack in STACKS
+        for name in ("embed_dim", "layers", "attention_heads", "normalize_before", "learned_pos")
+    ),
+)
 OPTIONS = (*SHARED_OPTIONS, "encoder_ffn_embed_dim", "decoder_ffn_embed_dim")
 TYPES = {field.name: field.type for field in fields(TransformerTaskMoeConfig)}
 TAG_STYLES = ("multilingual", "mbart")

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from ..host_memory import release_pages
 from ..modules.experts import Experts
-from .reading import Checkpoint, Unreadable
+from .reading import Unreadable
 
 
 def with_weights(
-    model: BaseFairseqModel, checkpoint: Checkpoint, widen_experts: bool = True
+    model: BaseFairseqModel, weights: Dict[str, Tensor], widen_experts: bool = True
 ) -> BaseFairseqModel:
-    """Make a checkpoint's weights the model's own, in evaluation mode.
+    """Make weights of a checkpoint the model's own, in evaluation mode.
 
     Those that are not in float32 (of --fp16 and --bf16) are copied: CPUs compute in float32.
     Without widen_experts, experts are left in the file too: on CPU each is cast when it is visited.
     Raises Unreadable for weights of another model.
     """
     try:
-        torch.nn.Module.load_state_dict(model, checkpoint["model"], assign=True)
+        torch.nn.Module.load_state_dict(model, weights, assign=True)
     except RuntimeError as error:  # its first line names the class alone
         reason = " ".join(str(error).split("\n")[1:2]) or str(error)
         raise Unreadable(f"not the weights of its model: {reason.strip()[:200]}") from error

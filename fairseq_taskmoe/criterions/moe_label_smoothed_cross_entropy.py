@@ -18,10 +18,9 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
+from ..models.config import STACKS
 from ..modules.gate_losses import GateStats
 from ..modules.label_smoothed_loss import label_smoothed_nll
-
-STACKS = ("encoder", "decoder")
 
 
 @dataclass

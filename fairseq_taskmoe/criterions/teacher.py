@@ -8,9 +8,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..checkpoint.load_models import load_task_moe
-from ..checkpoint.reading import read_whole_checkpoint
+from ..checkpoint.reading import read_model
 from ..checkpoint.same_vocabulary import check_vocabulary
-from ..data.task_table import TaskTable
 from ..distributed.agreement import on_first_rank
 from ..errors import refuse
 from ..tasks.multilingual_task import MultilingualTask
@@ -28,11 +27,11 @@ class Teacher:
     def __init__(self, path: str, task: MultilingualTask):
         """Read the checkpoint, refusing one that cannot read the batches of a task."""
         on_first_rank(partial(_check, path, task))
-        checkpoint = read_whole_checkpoint(path)
+        trained = read_model(path)
         pairs = task.task_table.lang_pairs
         # a pair that the teacher was not trained on takes the route that it translates by
-        table = TaskTable.from_state(checkpoint["task_state"]["task_table"]).with_pairs(pairs)
-        self.model = load_task_moe(checkpoint, pairs).model
+        table = trained.table.with_pairs(pairs)
+        self.model = load_task_moe(trained, pairs).model
         self.task_ids = torch.tensor([table.task_id(pair) for pair in pairs])  # by the student's
         stacks = {"source": self.model.encoder, "target": self.model.decoder}
         for (side, stack), wanted in zip(stacks.items(), task.max_positions(), strict=True):
@@ -52,10 +51,10 @@ class Teacher:
 
 
 def _check(path: str, task: MultilingualTask) -> None:
-    checkpoint = read_whole_checkpoint(path)
-    check_vocabulary(FLAG, path, checkpoint, task.words, task.tags)
+    trained = read_model(path)
+    check_vocabulary(FLAG, path, trained, task.words, task.tags)
     pairs = task.task_table.lang_pairs
-    only = checkpoint["task_state"].get("served_only", pairs)
+    only = trained.served_only or pairs
     for pair in pairs:
         if pair not in only:
             refuse(f"{FLAG} {path}: a sub-network for {', '.join(only)} alone, not for {pair}")

@@ -16,7 +16,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..checkpoint.reading import EXPERTS
+from ..modules.experts import EXPERTS
 from .agreement import refuse_together
 from .expert_groups import ExpertGroups
 from .gradients import is_spread

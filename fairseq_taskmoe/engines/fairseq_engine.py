@@ -13,8 +13,8 @@ from fairseq.models import BaseFairseqModel
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
+from ..checkpoint.contents import TrainedModel
 from ..checkpoint.load_models import load_stock, load_task_moe
-from ..checkpoint.reading import Checkpoint
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags
@@ -120,14 +120,14 @@ def stock_engine(folder: str, tags: Dict[str, Tags], device: str) -> FairseqEngi
 
 
 def task_moe_engine(
-    checkpoint: Checkpoint, tags: Dict[str, Tags], device: str, fold: bool = True
+    trained: TrainedModel, tags: Dict[str, Tags], device: str, fold: bool = True
 ) -> FairseqEngine:
     """Return an engine for directions of a checkpoint of transformer_task_moe.
 
     With fold, a direction's experts are folded when it is first asked for, and all else is shared.
     Without, those of a checkpoint in half precision stay in its file.
     """
-    model, dictionary = load_task_moe(checkpoint, list(tags), widen_experts=fold)
+    model, dictionary = load_task_moe(trained, list(tags), widen_experts=fold)
     model.to(device)
 
     @cache

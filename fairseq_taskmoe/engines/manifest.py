@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from ..errors import refuse
 from ..read_files import read_json
+from .formats import STORED_FORMATS, needed_files
 
 MANIFEST = "manifest.json"
 README = "README.md"  # whoever has the model may write into it
-FORMATS = ("fairseq", "taskmoe", "ctranslate2")
-CTRANSLATE2_FILES = ("model.bin", "config.json", "shared_vocabulary.json")
 CHUNK = 2**22  # bytes
 
 
@@ -90,7 +89,7 @@ def _is_usable(manifest: Manifest) -> bool:
     sizes = [facts["bytes"] for facts in manifest.files.values()]
     limits = [manifest.max_source_pieces, manifest.max_target_pieces]
     return (
-        manifest.format in FORMATS
+        manifest.format in STORED_FORMATS
         and len(manifest.directions) > 0
         and isinstance(manifest.zero_shot, dict)
         and all(re.fullmatch(r"[^\s-]+-[^\s-]+", pair) and pair.isprintable()
@@ -108,10 +107,8 @@ def _is_usable(manifest: Manifest) -> bool:
 
 def _needed_files(manifest: Manifest) -> List[str]:
     """Return the files that opening a model reads: each has to be one that was extracted."""
-    needed = {"ctranslate2": list(CTRANSLATE2_FILES)}.get(manifest.format, ["model.pt"])
-    if manifest.format == "fairseq":
-        langs = {lang for pair in manifest.directions for lang in pair.split("-")}
-        needed += sorted(f"dict.{lang}.txt" for lang in langs)
+    languages = sorted({lang for pair in manifest.directions for lang in pair.split("-")})
+    needed = list(needed_files(manifest.format, languages))
     if manifest.sentencepiece_model is not None:
         needed.append(manifest.sentencepiece_model)
     return needed

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Tuple
 
 from ..errors import Refusal, refuse
-from ..host_cores import default_threads
 from .engine import Engine, Tags
+from .formats import STORED_FORMATS, Opening
 from .manifest import Manifest, read_manifest
 from .translator import Translator
 
@@ -55,36 +55,5 @@ def open_engine(
 ) -> Engine:
     """Return the engine of a model folder, as open_model does."""
     tags = {pair: Tags(**tags) for pair, tags in manifest.directions.items()}
-    if manifest.format == "ctranslate2":
-        from .ctranslate2_cpu import ctranslate2
-        from .ctranslate2_engine import Cores, Ctranslate2Engine
-
-        has_gpu = ctranslate2.get_cuda_device_count() > 0
-        device = choose_device(device, has_gpu)
-        cores = Cores.share(
-            threads or default_threads(), for_throughput and device == "cpu"
-        )
-        return Ctranslate2Engine(folder, tags, str(manifest.quantization), device, cores)
-    import torch
-
-    from .. import register  # noqa: F401
-    from ..checkpoint.reading import read_task_moe_checkpoint
-    from .fairseq_engine import stock_engine, task_moe_engine
-
-    device = choose_device(device, torch.cuda.is_available())
-    if threads:
-        torch.set_num_threads(threads)
-    if manifest.format == "fairseq":
-        return stock_engine(folder, tags, device)
-    checkpoint = read_task_moe_checkpoint(f"{folder}/model.pt")
-    for name, value in checkpoint["cfg"]["model"].items():
-        if isinstance(value, str) and "${" in value:  # OmegaConf would look it up: ${oc.env:HOME}
-            refuse(f"{folder}: its setting {ascii(name)[:64]} refers to something else")
-    return task_moe_engine(checkpoint, tags, device)
-
-
-def choose_device(device: str, has_gpu: bool) -> str:
-    """Return cpu or cuda for one of DEVICES, refusing a GPU that is not there."""
-    if device == "cuda" and not has_gpu:
-        refuse("--device cuda: this machine has no GPU that can be used")
-    return {"auto": "cuda" if has_gpu else "cpu"}.get(device, device)
+    opening = Opening(folder, tags, str(manifest.quantization), device, threads, for_throughput)
+    return STORED_FORMATS[manifest.format].open(opening)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
-from ..checkpoint.reading import read_task_moe_checkpoint
+from ..checkpoint.reading import read_model
 from ..devices import FAIRSEQ_TOKENS, choose_device, place
 from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
@@ -161,7 +161,7 @@ def score_file(
 
 def describe_run(data: str, path: str, settings: Settings) -> Dict[str, Any]:
     """Return what results.json says of how it was made."""
-    model = read_task_moe_checkpoint(path)["cfg"]["model"]
+    model = read_model(path).checkpoint["cfg"]["model"]
     return {
         "data": data,
         "checkpoint": os.path.basename(path),

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import register  # noqa: F401
-from ..checkpoint.reading import pairs_of, read_servable_checkpoint
+from ..checkpoint.reading import read_model
 from ..checkpoint.unset_weights import UnsetWeights
 from ..data.detokenize import TextOf
 from ..data.languages import languages_of, load_joined_dictionary
@@ -71,9 +71,10 @@ def load_for_pairs(
     Without lang_pairs it serves all trained ones; more_pairs come on top. Pairs that were never
     trained are routed as TaskTable.routed_as says.
     """
-    checkpoint = read_servable_checkpoint(path)
+    trained = read_model(path)
+    checkpoint = trained.checkpoint
     stored = checkpoint["cfg"]["task"]
-    pairs = list(dict.fromkeys([*(lang_pairs or pairs_of(checkpoint)), *more_pairs]))
+    pairs = list(dict.fromkeys([*(lang_pairs or trained.pairs), *more_pairs]))
     check_pairs(pairs)
     cfg = TranslationTaskMoeConfig(
         data=data, seed=1, train_subset="train", dataset_impl=None,
@@ -83,7 +84,7 @@ def load_for_pairs(
     dictionary = load_joined_dictionary(split_paths(data)[0], languages_of(pairs))
     task = TranslationTaskMoeTask(cfg, dictionary, pairs)
     if num_ranks() > 1:
-        layout = expert_layout(checkpoint["cfg"]["model"]["moe_expert_count"], num_ranks())
+        layout = expert_layout(trained.cfg.moe_expert_count, num_ranks())
         task.expert_groups = ExpertGroups(layout) if layout.size > 1 else None
     # still on the disk: of experts on other ranks nothing is read
     stored_cfg = OmegaConf.create(checkpoint["cfg"], flags={"allow_objects": True})

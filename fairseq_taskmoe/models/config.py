@@ -9,6 +9,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
 TEXT_ROUTERS = ("token", "sentence")
+STACKS = ("encoder", "decoder")
 TASK_ROUTERS = ("source", "target", "pair", "group")
 # `dense` is no routing: one feed-forward network of the width of K experts, with the same cost.
 # An extracted sub-network is made of those, and so is the dense baseline of equal computation.

@@ -10,13 +10,12 @@ import torch
 import torch.nn as nn
 from omegaconf import OmegaConf
 
-from ..checkpoint.reading import read_task_moe_checkpoint
+from ..checkpoint.reading import read_model
 from ..data.languages import numbered_dictionary
 from ..data.task_table import TaskTable
 from ..errors import refuse
-from ..models.config import TASK_ROUTERS
+from ..models.config import STACKS, TASK_ROUTERS
 from ..models.transformer_task_moe import TransformerTaskMoeModel, build_without_task
-from ..subnet.extract import STACKS, model_config
 
 # Paper table 3: fifteen languages from and to English
 WMT_LANGUAGES = "cs fr ru zh es fi de et lv lt ro hi kk tr gu".split()
@@ -92,10 +91,8 @@ def report_architecture(cfg: Any, vocab_size: int, table: TaskTable) -> Paramete
 
 def report_checkpoint(path: str) -> ParameterReport:
     """Count the model of a checkpoint, whose tensors stay on the disk."""
-    checkpoint = read_task_moe_checkpoint(path)
-    cfg = model_config(checkpoint)
-    table = TaskTable.from_state(checkpoint["task_state"]["task_table"])
-    state = checkpoint["model"]
+    trained = read_model(path)
+    cfg, table, state = trained.cfg, trained.table, trained.weights
     embedding = state.get("encoder.embed_tokens.weight")
     if embedding is None:
         refuse(f"{path}: no encoder embedding: not the model that its configuration describes")

@@ -10,7 +10,7 @@ import torch
 
 from ..data.task_table import TaskTable
 from ..distributed.layout import ExpertLayout, expert_layout
-from ..models.config import TASK_ROUTERS
+from ..models.config import STACKS, TASK_ROUTERS
 from .activations import Activations, SentenceShape, measure_activations
 from .memory import (
     LocalParameters,
@@ -33,7 +33,6 @@ from .traffic import (
     expected_remote_ranks,
 )
 
-STACKS = ("encoder", "decoder")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

@@ -16,7 +16,7 @@ from fairseq.utils import split_paths
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint.reading import pairs_of, read_task_moe_checkpoint
+from ..checkpoint.reading import read_model
 from ..data.dataset_manager import holds_pair, refuse_part_of_pair
 from ..data.languages import check_folders
 from ..devices import choose_device, place
@@ -81,7 +81,7 @@ def write_routing(
 
 def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
     """Return the pairs that a checkpoint was trained on and that the data folder holds."""
-    trained = pairs_of(read_task_moe_checkpoint(path))
+    trained = read_model(path).pairs
     check_folders(data)
     folder = split_paths(data)[0]
     pairs = [pair for pair in trained if holds_pair(folder, split, pair)]
@@ -94,7 +94,7 @@ def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
 
 def describe(path: str, choice: TextChoice) -> Dict[str, str]:
     """Return what routing.npz says of how it was measured."""
-    model = read_task_moe_checkpoint(path)["cfg"]["model"]
+    model = read_model(path).checkpoint["cfg"]["model"]
     return {
         "encoder router": str(model["encoder_moe_router"]),
         "decoder router": str(model["decoder_moe_router"]),

@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
 from ..errors import refuse
+from ..models.config import STACKS
 from .heat_maps import (
     HeatMap,
     RoutingShares,
@@ -24,7 +25,6 @@ from .heat_maps import (
 from .similarity import JensenShannon, load_jensen_shannon
 from .summary import Directions, directions_of
 
-STACKS = ("encoder", "decoder")
 TASK_KINDS = ("source", "target", "pair", "group", "static")  # routers that do not read the text
 
 

@@ -9,8 +9,8 @@ from typing import Dict, Iterable, List, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..checkpoint.reading import EXPERTS
 from ..host_memory import release_pages
+from ..modules.experts import EXPERTS
 from ..modules.folding import TaskRoute, fold_experts
 
 StateDict = Dict[str, Tensor]

@@ -12,8 +12,8 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
 import numpy as np
 
 from ..errors import refuse
+from ..models.config import STACKS
 from ..routing.heat_maps import LayerName, read_arrays
-from .extract import STACKS
 
 SCOPES = ("layer", "global")
 ARRAY_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d{1,4})(?:\.first|\.first_prob)?")

@@ -9,20 +9,20 @@ by the text, experts can be left out only by choice (pruning).
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint.reading import EXPERTS, Checkpoint, pairs_of
+from ..checkpoint.contents import TrainedModel
 from ..data.languages import LanguageTags
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.build_layers import build_router, is_moe_position
-from ..models.config import TASK_ROUTERS, TEXT_ROUTERS, TransformerTaskMoeConfig
+from ..models.config import STACKS, TASK_ROUTERS, TEXT_ROUTERS
+from ..modules.experts import EXPERTS
 from ..modules.folding import TaskRoute, task_route
 from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
 
-STACKS = ("encoder", "decoder")
 StateDict = Dict[str, Tensor]
 KeptExperts = Dict[Tuple[str, int], List[int]]  # stack and layer -> experts that remain
 
@@ -55,59 +55,55 @@ def count_parameters(state: StateDict) -> int:
 
 
 def extract_subnet(
-    checkpoint: Checkpoint, lang_pairs: Sequence[str], pruned: Optional[KeptExperts] = None
+    trained: TrainedModel, lang_pairs: Sequence[str], pruned: Optional[KeptExperts] = None
 ) -> Subnet:
     """Return the sub-network of lang_pairs; pruned says what to keep where the text decides.
 
     A pair that was never trained takes the route that it takes in the full model.
     """
-    task_state = checkpoint["task_state"]
-    pairs = servable_pairs(checkpoint, lang_pairs)
-    cfg = model_config(checkpoint)
-    table = TaskTable.from_state(task_state["task_table"]).with_pairs(pairs)
-    state = dict(checkpoint["model"])
-    model_cfg: Any = OmegaConf.to_container(cfg, enum_to_str=True)
+    pairs = servable_pairs(trained, lang_pairs)
+    table = trained.table.with_pairs(pairs)
+    state = dict(trained.weights)
+    model_cfg: Any = OmegaConf.to_container(trained.cfg, enum_to_str=True)
     routed = {}
     for stack in STACKS:
-        reason = _cut_stack(state, model_cfg, cfg, stack, table, pairs, pruned or {})
+        reason = _cut_stack(state, model_cfg, trained.cfg, stack, table, pairs, pruned or {})
         if reason is not None:
             routed[stack] = reason
     return Subnet(
-        pairs, model_cfg, state, task_state["words"], task_state["word_counts"],
-        LanguageTags.from_state(task_state["tags"]), routed, zero_shot_routes(checkpoint, pairs),
+        pairs, model_cfg, state, trained.words, trained.word_counts, trained.tags, routed,
+        zero_shot_routes(trained, pairs),
     )
 
 
-def servable_pairs(checkpoint: Checkpoint, lang_pairs: Sequence[str]) -> List[str]:
+def servable_pairs(trained: TrainedModel, lang_pairs: Sequence[str]) -> List[str]:
     """Return pairs in order, refusing those that the model has no tags or no experts for."""
     pairs = sorted(set(lang_pairs))
-    langs = checkpoint["task_state"]["tags"]["langs"]
-    only = checkpoint["task_state"].get("served_only", pairs)
+    langs, only = trained.tags.langs, trained.served_only or pairs
     for pair in pairs:
         for lang in pair.split("-"):
             if lang not in langs:
                 refuse(f"unknown language {lang}: the checkpoint has {', '.join(langs)}")
         if pair not in only:
             refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
-        if len(set(pair.split("-"))) == 1 and pair not in pairs_of(checkpoint):
+        if len(set(pair.split("-"))) == 1 and pair not in trained.pairs:
             refuse(f"{pair}: source and target are the same language, and it was never trained")
     return pairs
 
 
-def zero_shot_routes(checkpoint: Checkpoint, pairs: Sequence[str]) -> Dict[str, Dict[str, str]]:
+def zero_shot_routes(trained: TrainedModel, pairs: Sequence[str]) -> Dict[str, Dict[str, str]]:
     """Return for each pair that was never trained, by stack, the trained pair whose route it takes.
 
     Refuses a pair that no trained one can stand for. Stacks that route by the text have no say.
     """
-    task_state, cfg = checkpoint["task_state"], model_config(checkpoint)
-    table = TaskTable.from_state(task_state["task_table"])
+    cfg, table = trained.cfg, trained.table
     kinds = {}
     for stack in STACKS:
         router = str(getattr(cfg, f"{stack}_moe_router"))
         layers = range(getattr(cfg, f"{stack}_layers"))
         if any(is_moe_position(cfg, stack, i) for i in layers):
             kinds[stack] = {"static": "pair", "table": "pair"}.get(router, router)
-    found = dict(task_state.get("zero_shot") or {})  # of the model that this was cut out of
+    found = dict(trained.zero_shot)  # of the model that this was cut out of
     for pair in set(pairs) - set(table.trained):
         found[pair] = {
             stack: table.routed_as(pair, kind) for stack, kind in kinds.items()
@@ -127,21 +123,13 @@ def text_routing(cfg: Any) -> Dict[str, str]:
     }
 
 
-def pairs_with(checkpoint: Checkpoint, lang: str, side: int) -> List[str]:
+def pairs_with(trained: TrainedModel, lang: str, side: int) -> List[str]:
     """Return the trained pairs whose source (side 0) or target (1) language is lang."""
-    trained = pairs_of(checkpoint)
-    found = [pair for pair in trained if pair.split("-")[side] == lang]
+    found = [pair for pair in trained.pairs if pair.split("-")[side] == lang]
     if not found:
         refuse(f"no trained pair has the {('source', 'target')[side]} language {lang} "
-               f"(trained: {', '.join(trained)})")
+               f"(trained: {', '.join(trained.pairs)})")
     return found
-
-
-def model_config(checkpoint: Checkpoint) -> DictConfig:
-    """Return the model's configuration, with defaults for what an older version did not have."""
-    defaults = OmegaConf.structured(TransformerTaskMoeConfig)
-    stored = {k: v for k, v in checkpoint["cfg"]["model"].items() if k in defaults}
-    return DictConfig(OmegaConf.merge(defaults, stored))
 
 
 def moe_layers(state: StateDict, cfg: Any, stack: str) -> Iterator[Tuple[int, str]]:
@@ -205,7 +193,7 @@ def widest_layer(state: StateDict, stack: str, num_layers: int) -> int:
 
 
 def pad_widths(state: StateDict, stack: str, num_layers: int, width: int) -> None:
-    """Give all feed-forward networks of a half the same width, by zeros.
+    """Give all feed-forward networks of a stack the same width, by zeros.
 
     fairseq's transformer knows one width for all layers. A hidden unit whose output weights are
     zeros changes nothing, whatever the activation function.

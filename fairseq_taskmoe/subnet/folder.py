@@ -2,34 +2,30 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
-from ..checkpoint.convert_shards import write
-from ..checkpoint.reading import Checkpoint, Unreadable, read_servable_checkpoint
-from ..data.languages import NUM_SPECIAL, languages_of
+from ..checkpoint.contents import TrainedModel
+from ..checkpoint.reading import Unreadable, read_model
 from ..engines.manifest import README, Check, Manifest, describe_files, sha256, versions
 from ..engines.open_model import open_engine
 from ..errors import refuse
 from ..files import new_folder
 from ..host_memory import return_freed_memory
+from ..models.config import STACKS
 from .extract import (
-    STACKS,
     KeptExperts,
     Subnet,
     count_parameters,
     extract_subnet,
-    model_config,
     servable_pairs,
     text_routing,
 )
-from .prune import Pruning, choose_kept_experts
-from .readme import readme
+from .formats import FORMATS, Extraction, readme
+from .prune import choose_kept_experts
 from .sentencepiece_files import choose_sentencepiece, write_sentencepiece
-from .to_fairseq import refuse_routed, stock_checkpoint, taskmoe_checkpoint
+from .to_fairseq import refuse_routed, taskmoe_checkpoint
 from .trim_vocabulary import trim_vocabulary, used_words
 from .verify import (
-    QUANTIZED_TOLERANCE,
-    TOLERANCE,
     full_model_checks,
     scores_of,
     tags_of,
@@ -37,26 +33,8 @@ from .verify import (
     worst_difference,
 )
 
-MODEL = "model.pt"
 SENTENCEPIECE = "spm.model"
 PACKAGES = ("fairseq-taskmoe", "ve-fairseq", "fairseq", "torch", "ctranslate2", "sentencepiece")
-
-
-class Extraction(NamedTuple):
-    """What to make of a sub-network."""
-
-    format: str = "fairseq"  # one of manifest.FORMATS
-    sentencepiece_model: Optional[str] = None  # a file; None: look for it beside the data
-    quantization: str = "float32"  # with ctranslate2
-    device: str = "cpu"  # where the model is to run: cpu or cuda
-    trim_vocabulary: Optional[str] = None  # a source of trim_vocabulary.used_words
-    trim_min_count: int = 1
-    pruning: Optional[Pruning] = None
-
-    @property
-    def tolerance(self) -> float:
-        """Return how far the model's log-probability of a piece may be from what it is to be."""
-        return TOLERANCE if self.quantization == "float32" else QUANTIZED_TOLERANCE
 
 
 def extract(
@@ -67,10 +45,9 @@ def extract(
     The extracted model is opened, and has to score the check sentences of its manifest as the full
     model does; one that is trimmed or pruned, as the sub-network does in fairseq.
     """
-    if what.format == "ctranslate2":
-        from .to_ctranslate2 import check_quantization
-
-        check_quantization(what.quantization, what.device)
+    check = FORMATS[what.format].check
+    if check is not None:
+        check(what)
     with new_folder(out) as folder:
         manifest, expected = _fill(path, lang_pairs, what, folder)
         return_freed_memory()  # nothing of the checkpoint is needed any more
@@ -92,41 +69,43 @@ def _fill(
 
     With it come the scores of its check sentences that the model is to give.
     """
-    checkpoint = read_servable_checkpoint(path)
-    pairs = servable_pairs(checkpoint, lang_pairs)
-    kept = choose_kept_experts(checkpoint, pairs, what.pruning) if what.pruning else None
-    cfg = model_config(checkpoint)
-    if what.format != "taskmoe":
+    trained = read_model(path)
+    pairs = servable_pairs(trained, lang_pairs)
+    kept = choose_kept_experts(trained, pairs, what.pruning) if what.pruning else None
+    cfg = trained.cfg
+    if FORMATS[what.format].needs_dense:
         refuse_routed(text_routing(cfg), what.format)
-    spm = choose_sentencepiece(what.sentencepiece_model, path, checkpoint)
+    spm = choose_sentencepiece(what.sentencepiece_model, path, trained)
     used = None
     if what.trim_vocabulary:
         if "random" in (str(cfg.encoder_moe_router), str(cfg.decoder_moe_router)):
             refuse("--trim-vocabulary: random routing draws by the words' numbers, which change")
-        words, processor = checkpoint["task_state"]["words"], spm.processor if spm else None
-        used = used_words(what.trim_vocabulary, pairs, words, processor, what.trim_min_count)
+        processor = spm.processor if spm else None
+        used = used_words(
+            what.trim_vocabulary, pairs, trained.words, processor, what.trim_min_count
+        )
     # before anything is cut: then less is in memory at once
     try:
-        checks = full_model_checks(checkpoint, pairs, used)
+        checks = full_model_checks(trained, pairs, used)
     except Unreadable as reason:
         refuse(f"{path}: {reason}")
-    subnet = _cut(checkpoint, pairs, kept, used)
+    subnet = _cut(trained, pairs, kept, used)
     expected = [check.full_score for check in checks]
     if kept or used:  # another model, on purpose
-        expected = scores_of(taskmoe_checkpoint(checkpoint, subnet), checks)
+        expected = scores_of(TrainedModel.parse(taskmoe_checkpoint(trained, subnet)), checks)
     if spm is not None:
         write_sentencepiece(spm.path, folder / SENTENCEPIECE, used)
-    parameters = _write_model(checkpoint, subnet, what, folder)
-    manifest = _manifest(path, checkpoint, subnet, what, parameters, spm is not None)
-    (folder / README).write_text(readme(manifest, subnet, checkpoint), encoding="utf-8")
+    parameters = FORMATS[what.format].write(trained, subnet, what, folder)
+    manifest = _manifest(path, trained, subnet, what, parameters, spm is not None)
+    (folder / README).write_text(readme(manifest, subnet, trained), encoding="utf-8")
     return manifest._replace(checks=checks), expected
 
 
 def _cut(
-    checkpoint: Checkpoint, pairs: Sequence[str], kept: Optional[KeptExperts],
+    trained: TrainedModel, pairs: Sequence[str], kept: Optional[KeptExperts],
     used: Optional[Set[str]],
 ) -> Subnet:
-    subnet = extract_subnet(checkpoint, pairs, kept)
+    subnet = extract_subnet(trained, pairs, kept)
     routers = [subnet.model_cfg[f"{stack}_moe_router"] for stack in STACKS]
     if not (kept or used or {"dense", "table"} & set(routers)):
         refuse(f"the model routes by {' and '.join(routers)}: no stack of it can be folded, and "
@@ -134,37 +113,12 @@ def _cut(
     return trim_vocabulary(subnet, used) if used else subnet
 
 
-def _write_model(
-    checkpoint: Checkpoint, subnet: Subnet, what: Extraction, folder: Path
-) -> int:
-    """Write the model, and return how many parameters it has there, padding included."""
-    if what.format == "ctranslate2":
-        from .to_ctranslate2 import write_ctranslate2
-
-        parameters = subnet.num_parameters  # before the weights are taken out
-        write_ctranslate2(subnet, what.quantization, folder)
-        return parameters
-    make = {"fairseq": stock_checkpoint, "taskmoe": taskmoe_checkpoint}[what.format]
-    written = make(checkpoint, subnet)
-    write(written, str(folder / MODEL))
-    for lang in languages_of(subnet.lang_pairs):
-        with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
-            file.writelines(dictionary_lines(subnet))
-    return count_parameters(written["model"])
-
-
-def dictionary_lines(subnet: Subnet) -> List[str]:
-    """Return the lines of a sub-network's dict.txt."""
-    pairs = zip(subnet.words, subnet.word_counts, strict=True)
-    return [f"{word} {count}\n" for word, count in list(pairs)[NUM_SPECIAL:]]
-
-
 def _manifest(
-    path: str, checkpoint: Checkpoint, subnet: Subnet, what: Extraction, parameters: int,
+    path: str, trained: TrainedModel, subnet: Subnet, what: Extraction, parameters: int,
     has_pieces: bool,
 ) -> Manifest:
     tags = tags_of(subnet.tags, subnet.lang_pairs)
-    history: Dict[str, Any] = (checkpoint.get("optimizer_history") or [{}])[-1]
+    history: Dict[str, Any] = (trained.checkpoint.get("optimizer_history") or [{}])[-1]
     source_tag, target_tag = (
         max(len(getattr(tag, side)) for tag in tags.values()) for side in ("source", "target")
     )
@@ -181,8 +135,8 @@ def _manifest(
             "file": Path(path).name,
             "sha256": sha256(Path(path), "sha256 of the checkpoint"),
             "num_updates": history.get("num_updates"),
-            "parameters": count_parameters(checkpoint["model"]),
-            "vocabulary": len(checkpoint["task_state"]["words"]),
+            "parameters": count_parameters(trained.weights),
+            "vocabulary": len(trained.words),
         },
         versions=versions(*PACKAGES),
         checks=[],
@@ -201,7 +155,7 @@ def _checked(
 
     One that cannot be run on this machine is taken.
     """
-    if not _can_run(what):
+    if not FORMATS[what.format].can_run(what):
         return manifest.checks
     checks = with_scores(manifest.checks, open_engine(folder, manifest, what.device))
     compared = [
@@ -213,11 +167,3 @@ def _checked(
         refuse(f"the extracted model is not the {meant}: log-probabilities differ by {worst:.1e} a "
                "piece; nothing was written")
     return checks
-
-
-def _can_run(what: Extraction) -> bool:
-    if what.device == "cpu" or what.format != "ctranslate2":
-        return True
-    from ..engines.ctranslate2_cpu import ctranslate2
-
-    return ctranslate2.get_cuda_device_count() > 0

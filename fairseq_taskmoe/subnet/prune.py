@@ -6,11 +6,12 @@ direction hardly uses are left out, by statistics of `taskmoe routing`.
 
 from typing import NamedTuple, Sequence
 
-from ..checkpoint.reading import EXPERTS, Checkpoint
+from ..checkpoint.contents import TrainedModel
 from ..errors import refuse
-from ..models.config import TEXT_ROUTERS
+from ..models.config import STACKS, TEXT_ROUTERS
+from ..modules.experts import EXPERTS
 from .expert_importance import choose_experts, load_importance
-from .extract import STACKS, KeptExperts, model_config, moe_layers
+from .extract import KeptExperts, moe_layers
 
 
 class Pruning(NamedTuple):
@@ -23,13 +24,13 @@ class Pruning(NamedTuple):
 
 
 def choose_kept_experts(
-    checkpoint: Checkpoint, lang_pairs: Sequence[str], pruning: Pruning
+    trained: TrainedModel, lang_pairs: Sequence[str], pruning: Pruning
 ) -> KeptExperts:
     """Return the experts that remain in each layer of the stacks that route by token or sentence.
 
     Refuses statistics of another model, and a model whose routing is not learned from the text.
     """
-    cfg = model_config(checkpoint)
+    cfg = trained.cfg
     routers = {stack: str(getattr(cfg, f"{stack}_moe_router")) for stack in STACKS}
     stacks = [stack for stack, router in routers.items() if router in TEXT_ROUTERS]
     if not stacks:
@@ -37,8 +38,8 @@ def choose_kept_experts(
                "token and sentence routing can be pruned, the others are cut out exactly")
     importance = load_importance(pruning.statistics)
     for stack in stacks:
-        for layer, prefix in moe_layers(checkpoint["model"], cfg, stack):
-            number = checkpoint["model"][f"{prefix}{EXPERTS}fc1.weight"].size(0)
+        for layer, prefix in moe_layers(trained.weights, cfg, stack):
+            number = trained.weights[f"{prefix}{EXPERTS}fc1.weight"].size(0)
             measured = importance.layers.get((stack, layer))
             if measured is None or measured.shape[1] != number:
                 refuse(f"--prune {pruning.statistics}: statistics of another model, the checkpoint "

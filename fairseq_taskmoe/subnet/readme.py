@@ -1,43 +1,19 @@
-"""What an extracted model's folder says of itself, with the exact commands that run it."""
+"""The commands that run an extracted model, for the README of its folder, by format."""
 
 import shlex
 from typing import List
 
-from ..checkpoint.reading import Checkpoint
-from ..checkpoint.stock_flags import STOCK_TASK, generation_flags, training_flags
+from ..checkpoint.contents import TrainedModel
 from ..engines.manifest import Manifest
 from .extract import Subnet
+from .stock_flags import STOCK_TASK, generation_flags, training_flags
 
 DECODING_LENGTH = 256  # CTranslate2's default
-NEEDS = {
-    "fairseq": "fairseq alone, without the plugin it was trained with; `taskmoe translate` is the "
-    "plugin's",
-    "taskmoe": "fairseq and fairseq-taskmoe",
-    "ctranslate2": "ctranslate2 and sentencepiece; `taskmoe translate` is fairseq-taskmoe's",
-}
 
 
-def readme(manifest: Manifest, subnet: Subnet, checkpoint: Checkpoint) -> str:
-    """Return the README.md of the folder of a sub-network, which was cut out of checkpoint."""
-    pairs = ", ".join(manifest.directions)
-    pair = next(iter(manifest.directions))
-    missing = "" if manifest.sentencepiece_model else (
-        "\nNo SentencePiece model was found beside the data: input and output are pieces.\n"
-    )
-    named = f" --lang-pair {pair}" if len(manifest.directions) > 1 else ""
-    run = {
-        "fairseq": lambda: _in_stock_fairseq(manifest, subnet, checkpoint),
-        "taskmoe": lambda: _with_plugin(manifest, pair),
-        "ctranslate2": lambda: _in_ctranslate2(manifest, pair),
-    }[manifest.format]()
-    return (
-        f"# Sub-network {pairs}\n\nNeeds {NEEDS[manifest.format]}.\n{missing}\n"
-        "In this folder, for text on standard input:\n\n"
-        f"    taskmoe translate .{named}\n\n{run}"
-    )
-
-
-def _with_plugin(manifest: Manifest, pair: str) -> str:
+def with_plugin(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> str:
+    """Return how fairseq's commands run the format `taskmoe`, with the plugin."""
+    pair = subnet.lang_pairs[0]
     source, target = pair.split("-")
     flags = (
         '--user-dir "$(taskmoe user-dir)" --task translation_task_moe '
@@ -46,7 +22,8 @@ def _with_plugin(manifest: Manifest, pair: str) -> str:
     return _translating(flags, source, target)
 
 
-def _in_stock_fairseq(manifest: Manifest, subnet: Subnet, checkpoint: Checkpoint) -> str:
+def with_stock_fairseq(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> str:
+    """Return how fairseq's commands run the format `fairseq`, and other programs convert it."""
     pair = subnet.lang_pairs[0]
     source, target = pair.split("-")
     flags = shlex.join(generation_flags(subnet)) + _pieces(manifest)
@@ -58,7 +35,7 @@ def _in_stock_fairseq(manifest: Manifest, subnet: Subnet, checkpoint: Checkpoint
         "To train it further on DATA, binarized in the same way (`--restore-file` instead of "
         "`--finetune-from-model` works too):\n\n"
         "    fairseq-train DATA --finetune-from-model model.pt --save-dir finetuned "
-        f"{shlex.join(training_flags(checkpoint, subnet))} --optimizer adam --lr 0.0001 "
+        f"{shlex.join(training_flags(trained, subnet))} --optimizer adam --lr 0.0001 "
         "--max-tokens 4096\n\n"
         "torch from version 2.6 on reads the checkpoints of that training, to resume it or to "
         "translate, only with `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` before the command.\n\n"
@@ -106,7 +83,9 @@ def _hub_lines(manifest: Manifest, pair: str) -> List[str]:
     ]
 
 
-def _in_ctranslate2(manifest: Manifest, pair: str) -> str:
+def with_ctranslate2(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> str:
+    """Return how CTranslate2 runs the format `ctranslate2`, in Python."""
+    pair = subnet.lang_pairs[0]
     tags = manifest.directions[pair]
     search = "beam_size=4"
     if tags["target"]:

@@ -5,11 +5,11 @@ import os
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
 
 import sentencepiece
 
-from ..checkpoint.reading import Checkpoint
+from ..checkpoint.contents import TrainedModel
 from ..data.languages import real_words
 from ..errors import refuse
 from ..piece_model import NoPieceModel, load_pieces
@@ -27,7 +27,7 @@ class SentencePieceFile(NamedTuple):
 
 
 def choose_sentencepiece(
-    named: Optional[str], path: str, checkpoint: Checkpoint
+    named: Optional[str], path: str, trained: TrainedModel
 ) -> Optional[SentencePieceFile]:
     """Return the SentencePiece model of a checkpoint, the one named or else one found.
 
@@ -35,8 +35,8 @@ def choose_sentencepiece(
     extraction puts it, beside the data, and in the folder that holds the data. One that does not
     fit, or cannot be read, is passed over, and refused where it was named.
     """
-    words = real_words(checkpoint["task_state"]["words"])
-    for file in [named] if named else _candidates(path, checkpoint):
+    words = real_words(trained.words)
+    for file in [named] if named else _candidates(path, trained.checkpoint["cfg"]):
         processor = open_sentencepiece(file) if named else _read(file)
         if processor is None:
             logger.warning("%s is no SentencePiece model", file)
@@ -52,11 +52,11 @@ def choose_sentencepiece(
     return None
 
 
-def _candidates(path: str, checkpoint: Checkpoint) -> List[str]:
+def _candidates(path: str, settings: Dict[str, Any]) -> List[str]:
     """Return the files that may be a checkpoint's SentencePiece model, the likeliest first."""
-    bpe = checkpoint["cfg"].get("bpe")
+    bpe = settings.get("bpe")
     of_run = bpe.get("sentencepiece_model") if isinstance(bpe, dict) else None
-    data = str(checkpoint["cfg"]["task"].get("data") or "").split(os.pathsep)[0]
+    data = str(settings["task"].get("data") or "").split(os.pathsep)[0]
     folders = [os.path.dirname(os.path.abspath(path))]
     folders += [data, os.path.dirname(os.path.abspath(data))] if data else []
     files = [of_run, *(os.path.join(folder, name) for folder in folders for name in NAMES)]

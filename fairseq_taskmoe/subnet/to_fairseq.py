@@ -5,11 +5,12 @@ from typing import Any, Dict
 
 import torch
 
-from ..checkpoint.reading import Checkpoint
-from ..checkpoint.stock_flags import model_options, training_settings
+from ..checkpoint.contents import Checkpoint, TrainedModel, task_state
 from ..data.task_table import TaskTable
 from ..errors import refuse
-from .extract import STACKS, Subnet, pad_widths
+from ..models.config import STACKS
+from .extract import Subnet, pad_widths
+from .stock_flags import model_options, training_settings
 
 # What our own reader (stock_settings.py) needs to know of a stock checkpoint's task
 TASK_SETTINGS = (
@@ -25,7 +26,7 @@ def refuse_routed(routed: Dict[str, str], format: str) -> None:
                "--format taskmoe folds what can be folded and keeps the rest")
 
 
-def stock_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
+def stock_checkpoint(trained: TrainedModel, subnet: Subnet) -> Checkpoint:
     """Return a checkpoint of fairseq's own `transformer`, as fairseq-train alone writes it.
 
     It is whole but for the optimizer's state, as after --no-save-optimizer-state.
@@ -35,30 +36,27 @@ def stock_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
     for stack in STACKS:
         pad_widths(state, stack, model[f"{stack}_layers"], model[f"{stack}_ffn_embed_dim"])
         state[f"{stack}.version"] = torch.tensor([3.0])
-    settings = training_settings(checkpoint, subnet)
+    settings = training_settings(trained, subnet)
     task = {name: settings[name] for name in TASK_SETTINGS}
     cfg = {
         "model": {**model, "_name": "transformer", "arch": "transformer"},
         "task": {**task, "lang_pairs": subnet.lang_pairs},
     }
-    return _assemble(checkpoint, state, cfg, {}, _namespace(settings))
+    return _assemble(trained.checkpoint, state, cfg, {}, _namespace(settings))
 
 
-def taskmoe_checkpoint(checkpoint: Checkpoint, subnet: Subnet) -> Checkpoint:
+def taskmoe_checkpoint(trained: TrainedModel, subnet: Subnet) -> Checkpoint:
     """Return a checkpoint of transformer_task_moe with the sub-network's layers."""
     cfg = {
         "model": {"_name": "transformer_task_moe", **subnet.model_cfg},
-        "task": checkpoint["cfg"]["task"],
+        "task": trained.checkpoint["cfg"]["task"],
     }
-    task_state = {
-        "task_table": TaskTable(tuple(subnet.lang_pairs)).state(),
-        "tags": subnet.tags.state(),
-        "words": subnet.words,
-        "word_counts": subnet.word_counts,
-        "served_only": subnet.lang_pairs,
-        "zero_shot": subnet.zero_shot,
+    table = TaskTable(tuple(subnet.lang_pairs))
+    stored = {
+        **task_state(table, subnet.tags, subnet.words, subnet.word_counts),
+        "served_only": subnet.lang_pairs, "zero_shot": subnet.zero_shot,
     }
-    return _assemble(checkpoint, subnet.state, cfg, task_state, None)
+    return _assemble(trained.checkpoint, subnet.state, cfg, stored, None)
 
 
 def _namespace(settings: Dict[str, Any]) -> "OrderedDict[str, Any]":

@@ -7,7 +7,8 @@ import math
 import random
 from typing import Dict, List, Optional, Sequence, Set
 
-from ..checkpoint.reading import Checkpoint, Unreadable
+from ..checkpoint.contents import TrainedModel
+from ..checkpoint.reading import Unreadable
 from ..data.languages import LanguageTags, real_words
 from ..engines.engine import Engine, SearchOptions, Tags
 from ..engines.fairseq_engine import task_moe_engine
@@ -21,20 +22,16 @@ QUANTIZED_TOLERANCE = 0.5  # which a broken model exceeds, and int8 does not
 
 
 def full_model_checks(
-    checkpoint: Checkpoint, lang_pairs: Sequence[str], used: Optional[Set[str]]
+    trained: TrainedModel, lang_pairs: Sequence[str], used: Optional[Set[str]]
 ) -> List[Check]:
     """Return check sentences of some pairs, translated and scored by the model of a checkpoint.
 
     Experts are not folded there: the router of each layer decides. With used, sentences are of
     those words. Raises Unreadable for a checkpoint that does not hold the weights of a model.
     """
-    task_state = checkpoint["task_state"]
-    tags = tags_of(LanguageTags.from_state(task_state["tags"]), lang_pairs)
-    engine = task_moe_engine(checkpoint, tags, "cpu", fold=False)
+    engine = task_moe_engine(trained, tags_of(trained.tags, lang_pairs), "cpu", fold=False)
     draw = random.Random(1)
-    words = [
-        word for word in real_words(task_state["words"]) if used is None or word in used
-    ]
+    words = [word for word in real_words(trained.words) if used is None or word in used]
     kept, checks = set(words), []
     for number in range(max(NUM_SENTENCES, len(lang_pairs))):
         pair = lang_pairs[number % len(lang_pairs)]
@@ -48,13 +45,13 @@ def full_model_checks(
         _check_finite([score])
         checks.append(Check(pair, source, target, score, None))
     del engine
-    _give_back(checkpoint)
+    _give_back(trained)
     return checks
 
 
-def _give_back(checkpoint: Checkpoint) -> None:
+def _give_back(trained: TrainedModel) -> None:
     """Give back the memory that scoring took, copies in float32 too, before others need it."""
-    release_pages(checkpoint["model"].values())
+    release_pages(trained.weights.values())
     return_freed_memory()
 
 
@@ -71,12 +68,12 @@ def with_scores(checks: Sequence[Check], engine: Engine) -> List[Check]:
     ]
 
 
-def scores_of(checkpoint: Checkpoint, checks: Sequence[Check]) -> List[float]:
+def scores_of(trained: TrainedModel, checks: Sequence[Check]) -> List[float]:
     """Return the scores that the model of a checkpoint gives to check sentences, in fairseq."""
     pairs = sorted({check.lang_pair for check in checks})
-    tags = tags_of(LanguageTags.from_state(checkpoint["task_state"]["tags"]), pairs)
-    scores = _scores(task_moe_engine(checkpoint, tags, "cpu", fold=False), checks)
-    _give_back(checkpoint)
+    tags = tags_of(trained.tags, pairs)
+    scores = _scores(task_moe_engine(trained, tags, "cpu", fold=False), checks)
+    _give_back(trained)
     return scores
 
 

@@ -10,7 +10,7 @@ from fairseq.tasks import FairseqTask
 from fairseq.utils import split_paths
 from torch import Tensor
 
-from ..checkpoint.reading import SHARD
+from ..checkpoint.contents import SHARD, task_state
 from ..data.dataset_manager import TaskDatasetManager, manager_namespace
 from ..data.indexed_sentences import refuse_unread_format
 from ..data.languages import (
@@ -113,12 +113,8 @@ class MultilingualTask(FairseqTask):
 
     def state_dict(self) -> Dict[str, Any]:
         """Return what a checkpoint needs so that inference gives the same ids, tags and routes."""
-        return {
-            "task_table": self.task_table.state(),
-            "tags": self.tags.state(),
-            "words": self.words,
-            "word_counts": self.dictionary.count[: len(self.words)],
-        }
+        counts = self.dictionary.count[: len(self.words)]
+        return task_state(self.task_table, self.tags, self.words, counts)
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Take over a checkpoint's languages, refusing flags and dictionaries that contradict."""

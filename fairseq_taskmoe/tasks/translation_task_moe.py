@@ -1,19 +1,17 @@
 """translation_task_moe: multilingual translation in which every sentence carries its task id."""
 
-import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 import torch
 from fairseq.data import Dictionary, FairseqDataset, iterators
 from fairseq.dataclass.utils import merge_with_parent
-from fairseq.logging import metrics
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 from torch import Tensor
 
-from ..checkpoint.reading import SHARD
+from ..checkpoint.contents import SHARD
 from ..data.epoch_batches import Assignment, assign_in_turn, world_size_independent_batches
 from ..data.task_local_batches import AffinityAssignment, OneTaskBatches
 from ..data.task_table import load_task_groups
@@ -29,9 +27,7 @@ from .config import TranslationTaskMoeConfig
 from .inference import check_search, empty_hypothesis
 from .lengths import admit_sources, admit_validation, check_fits_batch, check_references
 from .multilingual_task import MultilingualTask
-
-if TYPE_CHECKING:
-    from .validation_scores import ValidationScores
+from .validation_scores import ValidationScores, log_losses
 
 
 @register_task("translation_task_moe", dataclass=TranslationTaskMoeConfig)
@@ -47,7 +43,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         self.run: Optional[Run] = None  # in training
         self.expert_groups: Optional[ExpertGroups] = None
         self.affinity: Optional[Callable[[], Tensor]] = None  # with --moe-task-local-batches
-        self.validation_scores: Optional["ValidationScores"] = None  # with --eval-bleu
+        self.validation_scores: Optional[ValidationScores] = None  # with --eval-bleu
         self.uses_ema = True  # fairseq then hands its EMA model to train_step, where there is one
 
     def state_dict(self) -> Dict[str, Any]:
@@ -60,7 +56,10 @@ class TranslationTaskMoeTask(MultilingualTask):
     # -- training
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
-        """Build the model; a file of task groups is read once, then it is part of the table."""
+        """Build the model. In training this starts the run first: see _start_run.
+
+        A file of task groups is read once, then it is part of the table.
+        """
         if not hasattr(self, "task_table"):
             refuse("--lang-pairs names the pairs to train on; -s and -t are for inference")
         groups_file = getattr(cfg, "moe_task_groups", None)
@@ -74,24 +73,36 @@ class TranslationTaskMoeTask(MultilingualTask):
                    "use for task ids")
         on_first_rank(partial(check_config, cfg))
         self.cut_sources_to(min(self.cfg.max_source_positions, cfg.max_source_positions))
-        if not from_checkpoint and not self.served:
-            self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
-            self.expert_groups = self.run.groups
+        in_training = not from_checkpoint and not self.served
+        if in_training:
+            self._start_run(cfg)
         model = super().build_model(cfg, from_checkpoint)
-        if self.run is not None and cfg.init_shared_from:
+        if in_training:
+            self._prepare_training(cfg, model)
+        self.parameter_names = [
+            name for name, parameter in model.named_parameters() if parameter.requires_grad
+        ]
+        return model
+
+    def _start_run(self, cfg: Any) -> None:
+        """Check the run on all ranks, form their groups, and choose the checkpoint to resume from.
+
+        fairseq builds the model after the ranks are connected and the configuration is complete,
+        and before its trainer reads a checkpoint: the one call that a task gets in between.
+        """
+        self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
+        self.expert_groups = self.run.groups
+
+    def _prepare_training(self, cfg: Any, model: torch.nn.Module) -> None:
+        """Give a new model the weights that it starts from, and set up what options ask for."""
+        if cfg.init_shared_from:
             init_shared_weights(model, cfg, self.words, self.tags)
         if self.run is not None and cfg.moe_task_local_batches:
             self.affinity = partial(
                 task_affinity, model, len(self.task_table.lang_pairs), self.run.layout
             )
-        if self.run is not None and self.cfg.eval_bleu:
-            from .validation_scores import ValidationScores
-
+        if self.cfg.eval_bleu:
             self.validation_scores = ValidationScores(self, model)
-        self.parameter_names = [
-            name for name, parameter in model.named_parameters() if parameter.requires_grad
-        ]
-        return model
 
     def get_batch_iterator(
         self,
@@ -236,12 +247,4 @@ class TranslationTaskMoeTask(MultilingualTask):
         super().reduce_metrics(logging_outputs, criterion)
         if self.validation_scores is not None:
             self.validation_scores.log(logging_outputs)
-        if not any("nll_loss_by_task" in log for log in logging_outputs):
-            return
-        losses = sum(log["nll_loss_by_task"] for log in logging_outputs).tolist()
-        counts = sum(log["ntokens_by_task"] for log in logging_outputs).tolist()
-        for pair, loss, count in zip(self.task_table.lang_pairs, losses, counts, strict=True):
-            if count:
-                metrics.log_scalar(
-                    f"nll_loss_{pair}", loss / count / math.log(2), count, priority=300, round=3
-                )
+        log_losses(self.task_table.lang_pairs, logging_outputs)

@@ -7,8 +7,9 @@ the score of the whole set. N tasks, M statistics of a metric.
 import argparse
 import json
 import logging
+import math
 from functools import partial
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.data import encoders
@@ -26,7 +27,7 @@ from ..metrics.scoring import bleu_metric
 from ..models.lockstep_search import LockstepDecoder
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .inference import check_search
-from .translation_task_moe import TranslationTaskMoeTask
+from .multilingual_task import MultilingualTask
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class ValidationScores:
     same search.
     """
 
-    def __init__(self, task: TranslationTaskMoeTask, model: TransformerTaskMoeModel):
+    def __init__(self, task: MultilingualTask, model: TransformerTaskMoeModel):
         cfg = task.cfg
         self.task = task
         self.model = model
@@ -122,6 +123,18 @@ class ValidationScores:
 
     def _read(self, tokens: Tensor) -> str:
         return self.detokenizer.decode(self.text(tokens))
+
+
+def log_losses(lang_pairs: Sequence[str], logging_outputs: List[Dict[str, Any]]) -> None:
+    """Log `nll_loss_en-de` and so on, bits per token, where the criterion counted by task."""
+    if not any("nll_loss_by_task" in log for log in logging_outputs):
+        return
+    losses = sum(log["nll_loss_by_task"] for log in logging_outputs).tolist()
+    counts = sum(log["ntokens_by_task"] for log in logging_outputs).tolist()
+    for pair, loss, count in zip(lang_pairs, losses, counts, strict=True):
+        if count:
+            value = loss / count / math.log(2)
+            metrics.log_scalar(f"nll_loss_{pair}", value, count, priority=300, round=3)
 
 
 def sentence_statistics(metric: Metric, hypothesis: str, reference: str) -> List[int]:

@@ -11,13 +11,13 @@ from typing import Any, Dict, List
 import torch
 import torch.nn as nn
 
-from ..checkpoint.reading import read_whole_checkpoint
-from ..checkpoint.same_model import MEANING, STACKS, difference, file_to_load
+from ..checkpoint.reading import read_model
+from ..checkpoint.same_model import MEANING, difference, file_to_load
 from ..checkpoint.same_vocabulary import check_vocabulary
 from ..data.languages import LanguageTags
 from ..distributed.agreement import on_first_rank
 from ..errors import refuse
-from ..subnet.extract import model_config
+from ..models.config import STACKS
 from .checks import run_settings
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def init_shared_weights(
     if not on_first_rank(partial(_starts_anew, run_settings(cfg).checkpoint)):
         return
     on_first_rank(partial(_check, cfg, words, tags))
-    stored = read_whole_checkpoint(path)["model"]
+    stored = read_model(path).weights
     copied, left = {}, {}
     with torch.no_grad():
         for name, own in model.named_parameters():
@@ -68,8 +68,8 @@ def _starts_anew(saving: Dict[str, Any]) -> bool:
 
 def _check(cfg: Any, words: List[str], tags: LanguageTags) -> None:
     path = cfg.init_shared_from
-    checkpoint = read_whole_checkpoint(path)
-    check_vocabulary(FLAG, path, checkpoint, words, tags)
-    problem = difference(model_config(checkpoint), cfg, MUST_AGREE)
+    trained = read_model(path)
+    check_vocabulary(FLAG, path, trained, words, tags)
+    problem = difference(trained.cfg, cfg, MUST_AGREE)
     if problem is not None:
         refuse(f"{FLAG} {path}: of a model with {problem}")

@@ -132,7 +132,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _lang_pairs(args: argparse.Namespace) -> List[str]:
     """Return the directions that the flags name."""
-    from ..checkpoint.reading import read_task_moe_checkpoint
+    from ..checkpoint.reading import read_model
     from ..data.named_pairs import check_pairs, named_pairs
     from ..subnet.extract import pairs_with
 
@@ -141,7 +141,7 @@ def _lang_pairs(args: argparse.Namespace) -> List[str]:
         named = f"{args.source_lang}-{args.target_lang}"
     if named is None:
         lang, side = (args.source_lang, 0) if args.source_lang else (args.target_lang, 1)
-        return pairs_with(read_task_moe_checkpoint(args.checkpoint), lang, side)
+        return pairs_with(read_model(args.checkpoint), lang, side)
     if args.lang_pairs:
         return named_pairs(args.lang_pairs)
     check_pairs([named], "--lang-pair" if args.lang_pair else "-s and -t")

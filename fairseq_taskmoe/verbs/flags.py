@@ -1,9 +1,16 @@
 """What flags of several verbs have in common."""
 
 import argparse
-from typing import List
+from typing import List, NoReturn
 
 from ..errors import refuse
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is answered with one line and without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def refuse_empty(args: argparse.Namespace) -> None:

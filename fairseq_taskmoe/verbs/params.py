@@ -108,8 +108,8 @@ def model_config(args: argparse.Namespace, words: List[str]) -> Any:
     from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
     from omegaconf import OmegaConf
 
-    from ..cli import Parser
     from ..models.config import TransformerTaskMoeConfig
+    from .flags import Parser
 
     known = [a for a, name in ARCH_MODEL_NAME_REGISTRY.items() if name == "transformer_task_moe"]
     if args.arch not in known:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from checkpoint_cases import parse
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from helpers import LANG_PAIRS, ROUTERS, make_config, make_model, make_task
 from omegaconf import OmegaConf
@@ -116,7 +117,7 @@ def test_effective_is_what_extraction_leaves(routers, top_k):
         "moe_freq": 2, "moe_expert_ffn_dim": 7,
     }
     checkpoint = make_checkpoint(**overrides)
-    subnet = extract_subnet(checkpoint, [LANG_PAIRS[0]])
+    subnet = extract_subnet(parse(checkpoint), [LANG_PAIRS[0]])
     task = make_task()
     report = report_architecture(make_config(**overrides), len(task.dictionary), task.task_table)
     assert report.effective.total == sum(tensor.numel() for tensor in subnet.state.values())

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from checkpoint_cases import parse
 from helpers import make_config, make_model, make_task
 from omegaconf import OmegaConf
 
@@ -66,9 +67,9 @@ def sentences(number=40, longest=12, seed=1):
 
 def engines(checkpoint, folder, quantization="float32"):
     """Return the full model in fairseq, and its sub-network in CTranslate2."""
-    subnet = extract_subnet(checkpoint, [PAIR])
+    subnet = extract_subnet(parse(checkpoint), [PAIR])
     tags = tags_of(subnet.tags, [PAIR])
-    full = task_moe_engine(checkpoint, tags, "cpu", fold=False)
+    full = task_moe_engine(parse(checkpoint), tags, "cpu", fold=False)
     folder.mkdir()
     write_ctranslate2(subnet, quantization, folder)
     return full, Ctranslate2Engine(str(folder), tags, quantization, "cpu", Cores(1, 1))
@@ -103,7 +104,7 @@ def test_another_model_has_other_scores(tmp_path):
     _, small = engines(make_checkpoint(TAGS["source"]), tmp_path / "out")
     torch.manual_seed(2)
     other = make_checkpoint(TAGS["source"])
-    full = task_moe_engine(other, small.tags, "cpu", fold=False)
+    full = task_moe_engine(parse(other), small.tags, "cpu", fold=False)
     sources, targets = sentences(), sentences(seed=2)
     scores = [engine.score(PAIR, sources, targets) for engine in (full, small)]
     assert max(abs(a - b) for a, b in zip(*scores, strict=True)) > 0.1
@@ -151,4 +152,4 @@ def test_what_the_machine_does_not_compute_with_is_refused():
 def test_an_activation_that_ctranslate2_lacks_is_refused(tmp_path):
     checkpoint = make_checkpoint({}, activation_fn="linear")
     with pytest.raises(Refusal, match="--activation-fn linear"):
-        write_ctranslate2(extract_subnet(checkpoint, [PAIR]), "float32", tmp_path)
+        write_ctranslate2(extract_subnet(parse(checkpoint), [PAIR]), "float32", tmp_path)

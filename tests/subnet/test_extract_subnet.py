@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from checkpoint_cases import loaded
+from checkpoint_cases import loaded, parse
 from console import run
 from helpers import make_batch, make_config, make_model, make_task, random_sentences
 from omegaconf import OmegaConf
@@ -48,8 +48,8 @@ def test_a_union_computes_what_the_full_model_computes(routers, top_k):
     task = make_task()
     full = make_model(task, **overrides)
     checkpoint = checkpoint_of(full, task, **overrides)
-    subnet = extract_subnet(checkpoint, UNION)
-    model, its_task = loaded(taskmoe_checkpoint(checkpoint, subnet))
+    subnet = extract_subnet(parse(checkpoint), UNION)
+    model, its_task = loaded(taskmoe_checkpoint(parse(checkpoint), subnet))
     for pair in UNION:
         expected = log_probs(full, task, pair)
         torch.testing.assert_close(log_probs(model, its_task, pair), expected)
@@ -60,7 +60,7 @@ def test_a_union_holds_each_expert_once_and_no_other(router):
     task = make_task()
     full = make_model(task, router=router)
     checkpoint = checkpoint_of(full, task, encoder_moe_router=router, decoder_moe_router=router)
-    subnet = extract_subnet(checkpoint, UNION)
+    subnet = extract_subnet(parse(checkpoint), UNION)
     for stack in ("encoder", "decoder"):
         for i, layer in enumerate(getattr(full, stack).layers):
             prefix = f"{stack}.layers.{i}"
@@ -89,12 +89,13 @@ def test_pairs_that_agree_make_a_dense_model_for_all_of_them():
     task = make_task()
     full = make_model(task, **overrides)
     checkpoint = checkpoint_of(full, task, **overrides)
-    subnet = extract_subnet(checkpoint, ["en-de", "fr-de"])
+    subnet = extract_subnet(parse(checkpoint), ["en-de", "fr-de"])
     assert not subnet.routed
     assert subnet.model_cfg["decoder_moe_router"] == "dense"
     assert not any(".moe." in name for name in subnet.state)
-    assert stock_checkpoint(checkpoint, subnet)["cfg"]["task"]["lang_pairs"] == ["en-de", "fr-de"]
-    model, its_task = loaded(taskmoe_checkpoint(checkpoint, subnet))
+    stock = stock_checkpoint(parse(checkpoint), subnet)
+    assert stock["cfg"]["task"]["lang_pairs"] == ["en-de", "fr-de"]
+    model, its_task = loaded(taskmoe_checkpoint(parse(checkpoint), subnet))
     for pair in ("en-de", "fr-de"):
         torch.testing.assert_close(log_probs(model, its_task, pair), log_probs(full, task, pair))
 
@@ -107,10 +108,10 @@ def test_layers_that_agree_are_dense_among_others_that_do_not():
     with torch.no_grad():  # in this layer all pairs route alike
         router.embed_tasks.weight.copy_(router.embed_tasks.weight[:1].expand(4, -1))
     checkpoint = checkpoint_of(full, task, **overrides)
-    subnet = extract_subnet(checkpoint, UNION)
+    subnet = extract_subnet(parse(checkpoint), UNION)
     counts = subnet.model_cfg["encoder_moe_layer_experts"].split(",")
     assert counts[1] == "0" and int(counts[0]) >= 2
-    model, its_task = loaded(taskmoe_checkpoint(checkpoint, subnet))
+    model, its_task = loaded(taskmoe_checkpoint(parse(checkpoint), subnet))
     assert model.encoder.layers[1].moe is None and model.encoder.layers[0].moe is not None
     for pair in UNION:
         torch.testing.assert_close(log_probs(model, its_task, pair), log_probs(full, task, pair))
@@ -124,28 +125,30 @@ def test_a_pair_cut_out_of_a_union_is_the_pair_cut_out_of_the_full_model(top_k):
     task = make_task()
     full = make_model(task, **overrides)
     checkpoint = checkpoint_of(full, task, **overrides)
-    union = taskmoe_checkpoint(checkpoint, extract_subnet(checkpoint, UNION))
-    first, again = extract_subnet(checkpoint, ["en-fr"]), extract_subnet(union, ["en-fr"])
+    union = taskmoe_checkpoint(parse(checkpoint), extract_subnet(parse(checkpoint), UNION))
+    first, again = (
+        extract_subnet(parse(cut), ["en-fr"]) for cut in (checkpoint, union)
+    )
     assert first.state.keys() == again.state.keys()
     for name, tensor in first.state.items():
         assert tensor.shape == again.state[name].shape
     # experts may come in another order, which is the same network
     for subnet, origin in ((first, checkpoint), (again, union)):
-        model, its_task = loaded(taskmoe_checkpoint(origin, subnet))
+        model, its_task = loaded(taskmoe_checkpoint(parse(origin), subnet))
         found = log_probs(model, its_task, "en-fr")
         torch.testing.assert_close(found, log_probs(full, task, "en-fr"))
     with pytest.raises(Refusal, match="sub-network for en-de, en-fr, fr-de, not for de-en"):
-        extract_subnet(union, ["de-en"])
+        extract_subnet(parse(union), ["de-en"])
 
 
 def test_no_dense_model_is_made_of_tasks_that_differ():
     task = make_task()
     overrides = {"encoder_moe_router": "target", "decoder_moe_router": "target"}
     checkpoint = checkpoint_of(make_model(task, **overrides), task, **overrides)
-    subnet = extract_subnet(checkpoint, ["en-de", "en-fr"])
+    subnet = extract_subnet(parse(checkpoint), ["en-de", "en-fr"])
     assert set(subnet.routed) == {"encoder", "decoder"}
     with pytest.raises(Refusal, match="en-de and en-fr take different experts in encoder layer 0"):
-        stock_checkpoint(checkpoint, subnet)
+        stock_checkpoint(parse(checkpoint), subnet)
 
 
 def in_precision(dtype, state):
@@ -217,5 +220,5 @@ def test_parameters_are_those_that_were_written(format, tmp_path):
     written = torch.load(tmp_path / "out" / "model.pt", weights_only=False)["model"]
     assert manifest.parameters == count_parameters(written)
     padding = 3 * (2 * 40 - 24) * (2 * 16 + 1)  # three dense layers, of width 24
-    own = extract_subnet(checkpoint, ["en-de"]).num_parameters
+    own = extract_subnet(parse(checkpoint), ["en-de"]).num_parameters
     assert manifest.parameters == own + (padding if format == "fairseq" else 0)

@@ -12,7 +12,7 @@ from console import run
 from helpers import make_config, make_model, make_task
 from omegaconf import OmegaConf
 
-from fairseq_taskmoe.checkpoint.reading import read_whole_checkpoint
+from fairseq_taskmoe.checkpoint.reading import read_model
 from fairseq_taskmoe.cli import main
 from fairseq_taskmoe.engines.manifest import read_manifest
 from fairseq_taskmoe.subnet import folder as subnet_folder
@@ -196,7 +196,7 @@ def test_pairs_that_were_never_trained_are_told_apart(router, flags, routes, ext
     assert manifest.zero_shot == {pair: {"trained": False, "routed_as": by_stack}}
     if "taskmoe" in flags:  # what is cut out of that knows it still
         saved = tmp_path / "model" / "model.pt"
-        again = extract_subnet(read_whole_checkpoint(str(saved)), [pair])
+        again = extract_subnet(read_model(str(saved)), [pair])
         assert again.zero_shot == routes
 
 

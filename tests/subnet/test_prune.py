@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from checkpoint_cases import loaded, make_checkpoint
+from checkpoint_cases import loaded, make_checkpoint, parse
 from helpers import make_batch, random_sentences
 
 from fairseq_taskmoe.errors import Refusal
@@ -45,16 +45,16 @@ def test_a_pruned_model_is_the_full_one_without_those_experts(
 ):
     full, task, checkpoint = make_checkpoint(*routers, moe_top_k=top_k)
     pruning = Pruning(write_statistics(tmp_path / "routing.npz"), keep=0.6, scope=scope)
-    kept = choose_kept_experts(checkpoint, [PAIR], pruning)
+    kept = choose_kept_experts(parse(checkpoint), [PAIR], pruning)
     by_text = [stack for stack, router in zip(("encoder", "decoder"), routers, strict=True)
                if router in ("token", "sentence")]
     assert {stack for stack, _ in kept} == set(by_text)
     assert sum(map(len, kept.values())) <= round(0.6 * E * len(kept))
-    subnet = extract_subnet(checkpoint, [PAIR], kept)
+    subnet = extract_subnet(parse(checkpoint), [PAIR], kept)
     for (stack, layer), experts in kept.items():
         held = subnet.state[f"{stack}.layers.{layer}.moe.experts.fc1.weight"]
         assert held.size(0) == len(experts) >= top_k
-    pruned, its_task = loaded(taskmoe_checkpoint(checkpoint, subnet))
+    pruned, its_task = loaded(taskmoe_checkpoint(parse(checkpoint), subnet))
     for (stack, layer), experts in kept.items():
         without(getattr(full, stack).layers[layer].moe.router, experts, monkeypatch)
     torch.testing.assert_close(output(pruned, its_task), output(full, task))
@@ -76,12 +76,10 @@ def without(router, kept, monkeypatch):
 
 def test_keeping_all_experts_changes_nothing(tmp_path):
     full, task, checkpoint = make_checkpoint()
-    kept = choose_kept_experts(
-        checkpoint, [PAIR], Pruning(write_statistics(tmp_path / "routing.npz"), keep=1.0)
-    )
-    pruned, its_task = loaded(taskmoe_checkpoint(checkpoint, extract_subnet(
-        checkpoint, [PAIR], kept
-    )))
+    trained, statistics = parse(checkpoint), write_statistics(tmp_path / "routing.npz")
+    kept = choose_kept_experts(trained, [PAIR], Pruning(statistics, keep=1.0))
+    subnet = extract_subnet(trained, [PAIR], kept)
+    pruned, its_task = loaded(taskmoe_checkpoint(trained, subnet))
     torch.testing.assert_close(output(pruned, its_task), output(full, task))
     assert pruned.state_dict().keys() == full.state_dict().keys()
 
@@ -89,14 +87,15 @@ def test_keeping_all_experts_changes_nothing(tmp_path):
 def test_a_pruned_model_can_be_pruned_again(tmp_path):
     _, _, checkpoint = make_checkpoint()
     statistics = write_statistics(tmp_path / "routing.npz")
-    kept = choose_kept_experts(checkpoint, [PAIR], Pruning(statistics, keep=0.8, balance=1.0))
-    once = taskmoe_checkpoint(checkpoint, extract_subnet(checkpoint, [PAIR], kept))
+    trained = parse(checkpoint)
+    kept = choose_kept_experts(trained, [PAIR], Pruning(statistics, keep=0.8, balance=1.0))
+    once = taskmoe_checkpoint(trained, extract_subnet(trained, [PAIR], kept))
     fewer = write_statistics(tmp_path / "again.npz", num_experts=4)
-    kept = choose_kept_experts(once, [PAIR], Pruning(fewer, keep=0.5, balance=1.0))
-    subnet = extract_subnet(once, [PAIR], kept)
+    kept = choose_kept_experts(parse(once), [PAIR], Pruning(fewer, keep=0.5, balance=1.0))
+    subnet = extract_subnet(parse(once), [PAIR], kept)
     assert subnet.model_cfg["encoder_moe_layer_experts"] == "2,2"
     with pytest.raises(Refusal, match="the checkpoint has 4 experts in encoder layer 0"):
-        choose_kept_experts(once, [PAIR], Pruning(statistics))
+        choose_kept_experts(parse(once), [PAIR], Pruning(statistics))
 
 
 def test_what_cannot_be_pruned_is_refused(tmp_path):
@@ -104,8 +103,8 @@ def test_what_cannot_be_pruned_is_refused(tmp_path):
     for routers in (("target", "pair"), ("random", "static"), ("dense", "dense")):
         _, _, checkpoint = make_checkpoint(*routers)
         with pytest.raises(Refusal, match=f"the model routes by {' and '.join(routers)}"):
-            choose_kept_experts(checkpoint, [PAIR], Pruning(statistics))
+            choose_kept_experts(parse(checkpoint), [PAIR], Pruning(statistics))
     _, _, checkpoint = make_checkpoint()
     stack = write_statistics(tmp_path / "half.npz", stacks=["encoder"])
     with pytest.raises(Refusal, match="5 experts in decoder layer 0"):
-        choose_kept_experts(checkpoint, [PAIR], Pruning(stack))
+        choose_kept_experts(parse(checkpoint), [PAIR], Pruning(stack))

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import sentencepiece
 import torch
+from checkpoint_cases import parse
 from helpers import make_config, make_model, make_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,10 +43,10 @@ def make_checkpoint(**overrides):
 
 def engines(checkpoint, kept):
     """Return the full model and the trimmed sub-network."""
-    subnet = trim_vocabulary(extract_subnet(checkpoint, [PAIR]), set(kept))
+    subnet = trim_vocabulary(extract_subnet(parse(checkpoint), [PAIR]), set(kept))
     tags = tags_of(subnet.tags, [PAIR])
-    full = task_moe_engine(checkpoint, tags, "cpu", fold=False)
-    return full, task_moe_engine(taskmoe_checkpoint(checkpoint, subnet), tags, "cpu")
+    full = task_moe_engine(parse(checkpoint), tags, "cpu", fold=False)
+    return full, task_moe_engine(parse(taskmoe_checkpoint(parse(checkpoint), subnet)), tags, "cpu")
 
 
 def sentences(words, number, seed):
@@ -115,7 +116,7 @@ def first_log_probs(engine, source, words):
 @pytest.mark.parametrize("tied", [False, True])
 def test_rows_of_words_and_tags_are_those_of_the_full_model(tied):
     checkpoint = make_checkpoint(share_all_embeddings=tied)
-    subnet = extract_subnet(checkpoint, [PAIR])
+    subnet = extract_subnet(parse(checkpoint), [PAIR])
     trimmed = trim_vocabulary(subnet, set(KEPT))
     old, new = (make_dictionary(s.words, s.tags).symbols for s in (subnet, trimmed))
     assert new == ["<s>", "<pad>", "</s>", "<unk>", *KEPT, "__de__", "__en__"]
@@ -129,7 +130,7 @@ def test_rows_of_words_and_tags_are_those_of_the_full_model(tied):
 
 
 def test_words_of_a_counts_file(tmp_path):
-    subnet = extract_subnet(make_checkpoint(), [PAIR])
+    subnet = extract_subnet(parse(make_checkpoint()), [PAIR])
     file = tmp_path / "counts"
     file.write_text("w1 5\nw2\t1\nw3 2\n", encoding="utf-8")
     found = used_words(f"counts:{file}", [PAIR], subnet.words, None, 2)
@@ -188,7 +189,7 @@ def test_a_sentencepiece_model_spells_with_the_kept_pieces_alone(spm_file, tmp_p
 
 
 def test_a_smaller_vocabulary_for_more_counts(tmp_path):
-    subnet = extract_subnet(make_checkpoint(), [PAIR])
+    subnet = extract_subnet(parse(make_checkpoint()), [PAIR])
     file = tmp_path / "counts"
     file.write_text("".join(f"w{i} {i}\n" for i in range(30)), encoding="utf-8")
     kept = (used_words(f"counts:{file}", [PAIR], subnet.words, None, n) for n in (1, 10, 29))

@@ -15,13 +15,14 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from ...checkpoint.contents import TrainedModel
 from ...models.build_layers import build_router
-from ...models.config import ARCHITECTURES, TransformerTaskMoeConfig
+from ...models.config import ARCHITECTURES, STACKS, TransformerTaskMoeConfig
 from ...models.folded_model import fold_model, share
 from ...models.transformer_task_moe import TransformerTaskMoeModel
 from ...modules.folding import fold_experts
 from ...modules.moe_layer import MoELayer
-from ...subnet.extract import STACKS, Subnet, extract_subnet
+from ...subnet.extract import Subnet, extract_subnet
 from ...subnet.to_fairseq import stock_checkpoint
 from ...tasks.translation_task_moe import TranslationTaskMoeTask
 from .gates import even_out
@@ -81,11 +82,11 @@ def build_variants(
     cfg = make_config(load, num_experts, "target")
     routed = build_own(cfg, task, load)
     stock = StockTask(task.dictionary)
-    state = {
+    trained = TrainedModel.parse({
         "cfg": {"model": OmegaConf.to_container(cfg, enum_to_str=True), "task": {}},
         "model": routed.state_dict(), "task_state": task.state_dict(),
-    }
-    subnet = extract_subnet(state, [SERVED])
+    })
+    subnet = extract_subnet(trained, [SERVED])
     fold = partial(fold_model, task_id=task.task_table.task_id(SERVED))
     # only what is asked for is made: extracted models have weights of their own
     make: Dict[str, Callable[[], Variant]] = {
@@ -97,9 +98,9 @@ def build_variants(
         "task": lambda: Variant(fold(routed), task),
         "task_routed": lambda: Variant(routed, task),
         "extracted": lambda: Variant(_extracted(subnet, task, load), task),
-        "padded": lambda: Variant(_stock(state, subnet, stock, load), stock),
+        "padded": lambda: Variant(_stock(trained, subnet, stock, load), stock),
         "stock_widths": lambda: Variant(
-            _with_widths(_stock(state, subnet, stock, load), subnet, load), stock
+            _with_widths(_stock(trained, subnet, stock, load), subnet, load), stock
         ),
     }
     return {name: make[name]() for name in names}
@@ -163,9 +164,9 @@ def _extracted(
     return model
 
 
-def _stock(state: Any, subnet: Subnet, task: StockTask, load: Load) -> nn.Module:
+def _stock(trained: TrainedModel, subnet: Subnet, task: StockTask, load: Load) -> nn.Module:
     """Return what `taskmoe extract --format fairseq` leaves, as fairseq-generate runs it."""
-    checkpoint = stock_checkpoint(state, subnet)
+    checkpoint = stock_checkpoint(trained, subnet)
     model = build_model(OmegaConf.create(checkpoint["cfg"]["model"]), task, from_checkpoint=True)
     model.to(load.device, _dtype(load)).eval().requires_grad_(False)
     model.load_state_dict(checkpoint["model"])

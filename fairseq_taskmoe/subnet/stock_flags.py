@@ -4,22 +4,13 @@ from typing import Any, Dict, List
 
 from fairseq import options
 
-from ..subnet.extract import STACKS, Subnet, widest_layer
-from .reading import Checkpoint
+from ..checkpoint.contents import TrainedModel
+from ..checkpoint.stock_settings import SHARED_OPTIONS
+from ..models.config import STACKS
+from .extract import Subnet, widest_layer
 
 STOCK_TASK = "translation_multi_simple_epoch"
 STOCK_CRITERION = "label_smoothed_cross_entropy"
-# Options of transformer_task_moe that fairseq's transformer has under the same name
-SHARED_OPTIONS = (
-    "activation_fn", "dropout", "attention_dropout", "activation_dropout", "layernorm_embedding",
-    "no_scale_embedding", "share_all_embeddings", "share_decoder_input_output_embed",
-    "max_source_positions", "max_target_positions",
-    *(
-        f"{stack}_{name}"
-        for stack in STACKS
-        for name in ("embed_dim", "layers", "attention_heads", "normalize_before", "learned_pos")
-    ),
-)
 
 
 def model_options(subnet: Subnet) -> Dict[str, Any]:
@@ -40,12 +31,12 @@ def generation_flags(subnet: Subnet) -> List[str]:
     return [*_task_flags(subnet), "-s", source, "-t", target, "--required-batch-size-multiple", "1"]
 
 
-def training_flags(checkpoint: Checkpoint, subnet: Subnet) -> List[str]:
+def training_flags(trained: TrainedModel, subnet: Subnet) -> List[str]:
     """Return the flags with which fairseq-train builds the model and the loss it was trained by.
 
     They name no optimizer, none of its settings, and no batch size.
     """
-    criterion = checkpoint["cfg"].get("criterion") or {}
+    criterion = trained.checkpoint["cfg"].get("criterion") or {}
     flags = [*_task_flags(subnet), "--arch", "transformer"]
     for name, value in model_options(subnet).items():
         if value is not False:
@@ -54,13 +45,13 @@ def training_flags(checkpoint: Checkpoint, subnet: Subnet) -> List[str]:
     return [*flags, "--criterion", STOCK_CRITERION, "--label-smoothing", smoothing]
 
 
-def training_settings(checkpoint: Checkpoint, subnet: Subnet) -> Dict[str, Any]:
+def training_settings(trained: TrainedModel, subnet: Subnet) -> Dict[str, Any]:
     """Return all settings of a run of fairseq-train with training_flags, by name.
 
     The direction is set too, so that what takes its task from a checkpoint translates the first
     pair. All values are of plain types.
     """
-    flags = [".", *training_flags(checkpoint, subnet), "--optimizer", "adam"]
+    flags = [".", *training_flags(trained, subnet), "--optimizer", "adam"]
     parsed = options.parse_args_and_arch(options.get_training_parser(), flags)
     source, target = subnet.lang_pairs[0].split("-")
     return {**vars(parsed), "source_lang": source, "target_lang": target}

@@ -1,0 +1,93 @@
+"""The formats of `taskmoe extract` as this package runs them: the files each needs, and its engine.
+
+How a format is written, and what its README says, is in subnet/formats.py.
+"""
+
+from typing import Callable, Dict, NamedTuple, Sequence, Tuple
+
+from ..errors import refuse
+from ..host_cores import default_threads
+from .engine import Engine, Tags
+
+
+class Opening(NamedTuple):
+    """How a model folder is opened."""
+
+    folder: str
+    tags: Dict[str, Tags]  # pair -> the tags of its sources and targets
+    quantization: str
+    device: str = "cpu"  # cpu, cuda or auto
+    threads: int = 0  # on CPU; 0: OMP_NUM_THREADS, or one a core
+    for_throughput: bool = False  # large batches matter, and single sentences may wait longer
+
+
+class StoredFormat(NamedTuple):
+    """A format: the files that opening it reads, and the function that opens it."""
+
+    files: Tuple[str, ...]
+    has_dictionaries: bool  # dict.LANG.txt of each language
+    open: Callable[[Opening], Engine]
+
+
+def _open_stock(opening: Opening) -> Engine:
+    device = _prepare_torch(opening)
+    from .fairseq_engine import stock_engine
+
+    return stock_engine(opening.folder, opening.tags, device)
+
+
+def _open_task_moe(opening: Opening) -> Engine:
+    device = _prepare_torch(opening)
+    from ..checkpoint.reading import read_model
+    from .fairseq_engine import task_moe_engine
+
+    trained = read_model(f"{opening.folder}/model.pt")
+    for name, value in trained.checkpoint["cfg"]["model"].items():
+        if isinstance(value, str) and "${" in value:  # OmegaConf would look it up: ${oc.env:HOME}
+            refuse(f"{opening.folder}: its setting {ascii(name)[:64]} refers to something else")
+    return task_moe_engine(trained, opening.tags, device)
+
+
+def _open_ctranslate2(opening: Opening) -> Engine:
+    from .ctranslate2_cpu import ctranslate2
+    from .ctranslate2_engine import Cores, Ctranslate2Engine
+
+    device = choose_device(opening.device, ctranslate2.get_cuda_device_count() > 0)
+    cores = Cores.share(
+        opening.threads or default_threads(), opening.for_throughput and device == "cpu"
+    )
+    return Ctranslate2Engine(opening.folder, opening.tags, opening.quantization, device, cores)
+
+
+def _prepare_torch(opening: Opening) -> str:
+    """Load the plugin, set torch's threads, and return the device."""
+    import torch
+
+    from .. import register  # noqa: F401
+
+    if opening.threads:
+        torch.set_num_threads(opening.threads)
+    return choose_device(opening.device, torch.cuda.is_available())
+
+
+STORED_FORMATS: Dict[str, StoredFormat] = {
+    "fairseq": StoredFormat(("model.pt",), True, _open_stock),
+    "taskmoe": StoredFormat(("model.pt",), False, _open_task_moe),
+    "ctranslate2": StoredFormat(
+        ("model.bin", "config.json", "shared_vocabulary.json"), False, _open_ctranslate2
+    ),
+}
+
+
+def needed_files(name: str, languages: Sequence[str]) -> Sequence[str]:
+    """Return the files that a model folder of a format has to hold."""
+    stored = STORED_FORMATS[name]
+    dictionaries = [f"dict.{lang}.txt" for lang in languages] if stored.has_dictionaries else []
+    return [*stored.files, *dictionaries]
+
+
+def choose_device(device: str, has_gpu: bool) -> str:
+    """Return cpu or cuda for one of DEVICES, refusing a GPU that is not there."""
+    if device == "cuda" and not has_gpu:
+        refuse("--device cuda: this machine has no GPU that can be used")
+    return {"auto": "cuda" if has_gpu else "cpu"}.get(device, device)
