@@ -1,7 +1,8 @@
 """Real console commands on a tiny corpus of real text, for the tests that need them.
 
-Every command is a process of its own, as a user would start it. The corpus and the checkpoints that
-several tests need are made once in a run, by whichever worker of pytest-xdist asks first.
+Every command is a process of its own, with the output and the status of one that a user starts. The
+corpus and the checkpoints that several tests need are made once in a run, by whichever worker of
+pytest-xdist asks first.
 """
 
 import csv
@@ -11,15 +12,16 @@ import lzma
 import os
 import shutil
 import subprocess
-import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import pytest
 import sentencepiece
 import torch
+from forked_processes import ROOT, command_environment, fork_server
 
-ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = str(ROOT / "fairseq_taskmoe")
 CORPUS = ROOT / "examples" / "demo" / "corpus" / "demo.tsv.xz"
 TASK = ("--user-dir", PLUGIN, "--task", "translation_task_moe")
@@ -35,6 +37,7 @@ TRAIN = (
     "--no-epoch-checkpoints",
 )
 GENERATE = ("--cpu", "--num-workers", "0")
+TIMEOUT = 300  # seconds until a command counts as one that hangs
 
 
 class Result(NamedTuple):
@@ -55,25 +58,56 @@ class Result(NamedTuple):
         return [line for line in self.stderr.splitlines() if line.startswith("taskmoe: error:")]
 
 
-def run(*command: Any, stdin: str = "", cwd: Optional[Path] = None, check: bool = True) -> Result:
-    """Run a command of the Python environment that runs the tests."""
-    folder = str(Path(sys.executable).parent)
-    env = {
-        **os.environ,
-        "PATH": folder + os.pathsep + os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": "1",
-    }
+def run(
+    *command: Any, stdin: str = "", cwd: Optional[Path] = None, check: bool = True,
+    fresh: bool = False,
+) -> Result:
+    """Run a command of the Python environment that runs the tests.
+
+    fairseq's commands and ours are forked from a process that has fairseq imported; as a new
+    interpreter where fresh is true or the environment differs from that of the imports.
+    """
     words = [str(word) for word in command]
-    ended = subprocess.run(
-        words, input=stdin, cwd=cwd, env=env,
-        capture_output=True, text=True, timeout=300,
-    )
-    result = Result(ended.returncode, ended.stdout, ended.stderr)
+    env = command_environment()
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+        files[0].write(stdin)
+        files[0].seek(0)
+        if fresh or not is_forked(words, env):
+            ended = subprocess.run(
+                words, cwd=cwd, env=env, timeout=TIMEOUT,
+                stdin=files[0], stdout=files[1], stderr=files[2],
+            )
+            status = ended.returncode
+        else:
+            status = run_forked(words, env, cwd, files)
+        said = []
+        for file in files[1:]:
+            file.seek(0)
+            said.append(file.read())
+    result = Result(status, *said)
     if check and result.returncode != 0:
-        raise AssertionError(f"{' '.join(words)}\nended with {ended.returncode}\n{result.said}")
+        raise AssertionError(f"{' '.join(words)}\nended with {result.returncode}\n{result.said}")
     return result
+
+
+def is_forked(words: List[str], env: Dict[str, str]) -> bool:
+    """Return whether a command is ours or fairseq's, in the environment that the server has."""
+    is_command = words[0] == "taskmoe" or words[0].startswith("fairseq-")
+    if not is_command or words[:2] == ["taskmoe", "bench"]:  # which sets what its imports read
+        return False
+    changed = dict(env.items() ^ fork_server().environment.items())
+    return all(name.startswith("PYTEST_") for name in changed)
+
+
+def run_forked(words: List[str], env: Dict[str, str], cwd: Optional[Path], files: List[Any]) -> int:
+    process = fork_server().start(words, env=env, cwd=cwd, stdin=files[0], stdout=files[1],
+                                  stderr=files[2])
+    status = process.wait(TIMEOUT)
+    if status is None:
+        process.kill()
+        raise subprocess.TimeoutExpired(words, TIMEOUT)
+    return status
 
 
 def generate(data: Path, pair: str, checkpoint: Path, *flags: Any, **options: Any) -> Result:

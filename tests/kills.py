@@ -1,16 +1,15 @@
 """Processes that save checkpoints as fairseq does, and are killed while they do it."""
 
-import multiprocessing
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from forked_processes import start_function
 
 import fairseq_taskmoe  # noqa: F401  (importing it repairs the way in which files are put in place)
 
@@ -80,20 +79,8 @@ def _die_at(operation: int, function: Callable[..., None], *args: Any, **kwargs:
     function(*args, **kwargs)
 
 
-def start(function: Callable[..., None], *args: Any, **kwargs: Any) -> Any:
-    """Start a process of its own; all of them share one import of torch and fairseq."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kills"])
-    process = context.Process(target=function, args=args, kwargs=kwargs)
-    with pytest.MonkeyPatch.context() as environment:  # Python 3.11's server looks nowhere else
-        environment.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        process.start()
-    return process
-
-
 def killed_at(operation: int, function: Callable[..., None], *args: Any, **kwargs: Any) -> bool:
     """Run function in a process that dies at its n-th file operation (from 1); False if none."""
-    process = start(_die_at, operation, function, *args, **kwargs)
-    process.join(60)
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
+    status = start_function(_die_at, operation, function, *args, **kwargs).wait(60)
+    assert status in (0, -signal.SIGKILL)
+    return status != 0

@@ -1,32 +1,31 @@
 """A folder at which another process is at work."""
 
-import multiprocessing
-import sys
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:  # preprocess is not installed
-    sys.path.insert(0, str(ROOT))
+from forked_processes import fork_server
 
-from preprocess.stages import only_run  # noqa: E402
+HOLD = """
+import sys
+from pathlib import Path
+from preprocess.stages import only_run
+with only_run(Path({lock!r})):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
 
 
 @contextmanager
 def held_by_another_process(lock: Path) -> Iterator[None]:
     """Let a process hold the lock that `only_run` takes: one's own would be let in again."""
-    context = multiprocessing.get_context("fork")
-    ready, done = context.Event(), context.Event()
-
-    def hold() -> None:
-        with only_run(lock):
-            ready.set()
-            done.wait(60)
-
-    process = context.Process(target=hold)
-    process.start()
-    assert ready.wait(60)
-    yield
-    done.set()
-    process.join()
+    (read, said), (waits, end) = os.pipe(), os.pipe()
+    process = fork_server().start(program=HOLD.format(lock=str(lock)), stdin=waits, stdout=said)
+    os.close(said)
+    os.close(waits)
+    with open(read) as stream:
+        assert stream.readline() == "ready\n"
+        yield
+        os.close(end)
+        assert process.wait(60) == 0

@@ -6,29 +6,14 @@ torchrun itself, which costs seconds, is tested in test_launch.py.
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional
 
 import pytest
 import torch
 from console import TRAIN, logged
-from rank_processes import Ranks, start_nursery
+from rank_processes import Ranks
 from torch import Tensor
 
-ENTRY_POINTS = {
-    "fairseq-train": "fairseq_cli.train.cli_main",
-    "fairseq-generate": "fairseq_cli.generate.cli_main",
-    "taskmoe": "fairseq_taskmoe.cli.main",
-}
-COMMAND = """
-import logging, os, sys
-from importlib import import_module
-logging.root.handlers.clear()  # of the process that was forked: a command sets up its own
-os.environ["LOCAL_RANK"] = os.environ["RANK"]
-{prelude}
-sys.argv = {words!r}
-module, function = {entry_point!r}.rsplit(".", 1)
-getattr(import_module(module), function)()
-"""
 # Notes what is trained on, sentence by sentence: (update, task, number in the task's own data)
 RECORD = """
 from fairseq_taskmoe.tasks.translation_task_moe import TranslationTaskMoeTask
@@ -61,20 +46,18 @@ class Ended(NamedTuple):
 
 
 def run_on(
-    nursery: Any, ranks: int, logs: Path, *command: Any, prelude: str = "", check: bool = True
+    ranks: int, logs: Path, *command: Any, prelude: str = "", check: bool = True
 ) -> Ended:
     """Run a command as ranks of one group, each with its log in the new folder logs."""
-    words = [str(word) for word in command]
-    program = COMMAND.format(words=words, entry_point=ENTRY_POINTS[words[0]], prelude=prelude)
     logs.mkdir(parents=True)
-    processes = Ranks(nursery, program, logs, ranks)
+    processes = Ranks(prelude, logs, ranks, *command)
     try:
         statuses = processes.statuses(timeout=120)
     finally:
         processes.kill()
     ended = Ended(statuses, [processes.said(rank) for rank in range(ranks)])
     if check:
-        assert statuses == [0] * ranks, "\n".join([" ".join(words), *ended.said])
+        assert statuses == [0] * ranks, "\n".join([str(command), *ended.said])
     return ended
 
 
@@ -121,17 +104,11 @@ class Training(NamedTuple):
         return {update: sorted(sentences) for update, sentences in found.items()}
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Any]:
-    """A process that forks ranks, with the compiler imported: optimizers do so, for seconds."""
-    yield from start_nursery("torch._dynamo")
-
-
 TrainOn = Callable[..., Training]
 
 
 @pytest.fixture(scope="module")
-def train_on(share, corpus, nursery) -> TrainOn:
+def train_on(share, corpus) -> TrainOn:
     """Give a function that trains once in a run of pytest: train_on(ranks, name, *flags).
 
     Later flags hold over earlier ones, which are those of EVERY_SAVE.
@@ -140,7 +117,7 @@ def train_on(share, corpus, nursery) -> TrainOn:
     def trained(ranks: int, name: str, *flags: Any) -> Training:
         def make(folder: Path) -> None:
             run_on(
-                nursery, ranks, folder / "logs", "fairseq-train", corpus.data, *EVERY_SAVE,
+                ranks, folder / "logs", "fairseq-train", corpus.data, *EVERY_SAVE,
                 "--ddp-backend", "legacy_ddp", "--save-dir", folder, *SMALL_UPDATES, *flags,
                 prelude=RECORD.format(file=f"{folder}/trained-"),
             )

@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 from fairseq.file_io import PathManager
-from kills import killed_at, save, save_for_ever, start, state, updates_of
+from forked_processes import start_function
+from kills import killed_at, save, save_for_ever, state, updates_of
 
 NAMES = ("checkpoint_last", "checkpoint_best", "checkpoint_1_10", "checkpoint_1_20")
 
@@ -54,13 +55,12 @@ def test_a_kill_at_any_moment_leaves_whole_files(tmp_path):
     moments = random.Random(1)
     inside = 0  # kills while a file was being written
     for _ in range(20):
-        process = start(save_for_ever, tmp_path, 1_500_000)
+        process = start_function(save_for_ever, tmp_path, 1_500_000)
         while not (tmp_path / "checkpoint_last.pt").exists():
             time.sleep(0.005)
-            assert process.is_alive()
+            assert process.wait(0) is None
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
-        process.join()
         files = list(tmp_path.glob("checkpoint*.pt"))
         assert {"checkpoint_last.pt", "checkpoint_best.pt"} <= {file.name for file in files}
         for file in files:

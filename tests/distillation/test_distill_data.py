@@ -11,8 +11,8 @@ import torch
 from console import LANG_PAIRS as TRAINED
 from console import TRAIN, logged, refused, run
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from forked_processes import start_function
 from helpers import make_config, make_model
-from kills import start
 from omegaconf import OmegaConf
 
 from fairseq_taskmoe.data.detokenize import TextOf
@@ -171,9 +171,8 @@ def test_killed_and_resumed_is_never_stopped(corpus, teacher, distilled, tmp_pat
     part = tmp_path / "data-bin.part"
     # in the second chunk, whose data is there and whose index is not; among the links of the end
     for at, num_chunks in ((6, 1), (25, 6)):
-        process = start(distill_and_die, at, str(corpus.data), teacher, str(out))
-        process.join(200)
-        assert process.exitcode == -signal.SIGKILL and not out.exists()
+        process = start_function(distill_and_die, at, str(corpus.data), teacher, str(out))
+        assert process.wait(200) == -signal.SIGKILL and not out.exists()
         assert len(list(part.glob("chunks/*/*.json"))) == num_chunks
     stamps = {path: path.stat().st_mtime_ns for path in part.glob("chunks/*/*.bin")}
     before = part / "chunks" / "en-de" / "000000.json"
@@ -197,8 +196,8 @@ def test_a_finished_folder_is_left_alone(corpus, teacher, distilled):
 
 def test_other_settings_do_not_take_up_what_is_there(corpus, teacher, tmp_path):
     out = tmp_path / "new"
-    process = start(distill_and_die, 6, str(corpus.data), teacher, str(out))
-    process.join(200)
+    process = start_function(distill_and_die, 6, str(corpus.data), teacher, str(out))
+    assert process.wait(200) == -signal.SIGKILL
     with pytest.raises(Refusal, match="new.part has results of another checkpoint or other set"):
         distill(str(corpus.data), teacher, str(out), ["en-de", "de-en"],
                 SEARCH._replace(beam=3), cpu=True)

@@ -11,7 +11,7 @@ from criterion_cases import add_up, make_criterion, reduced, slice_batch
 from helpers import LANG_PAIRS, make_batch, make_config, make_model, make_task, random_sentences
 from hypothesis import given
 from hypothesis import strategies as st
-from rank_trainings import ROUTERS, assert_close, nursery, train_on
+from rank_trainings import ROUTERS, assert_close, train_on
 
 from fairseq_taskmoe.criterions.moe_word_distillation import MoeWordDistillationCriterion
 from fairseq_taskmoe.errors import Refusal
@@ -20,7 +20,7 @@ from fairseq_taskmoe.evaluation.translate import Search
 from fairseq_taskmoe.modules import label_smoothed_loss
 from fairseq_taskmoe.modules.distillation_loss import divergence_from_teacher
 
-__all__ = ["nursery", "train_on"]  # fixtures
+__all__ = ["train_on"]  # fixtures
 
 PAD = 1
 PAIRS = sorted(LANG_PAIRS)

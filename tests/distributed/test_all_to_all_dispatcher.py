@@ -2,25 +2,23 @@
 
 from pathlib import Path
 
-import pytest
 from dispatcher_cases import POLICIES, ROUTERS, TOLERANCES, draw_case
-from rank_processes import Ranks, start_nursery
+from rank_processes import Ranks
 
 from fairseq_taskmoe.modules.expert_execution import Execution
 
-nursery = pytest.fixture(scope="module")(start_nursery)
 SEEDS = range(120)
 WORLD_SIZE = 4
 
 
-def test_all_cases_equal_the_slow_reference(nursery, tmp_path):
+def test_all_cases_equal_the_slow_reference(tmp_path):
     """Outputs, gradients of inputs, gates and experts, and the bytes on the wire."""
     folder = str(Path(__file__).parents[1])
     program = (
         f"sys.path.insert(0, {folder!r})\n"
         f"import dispatcher_cases\ndispatcher_cases.main({SEEDS!r})"
     )
-    ranks = Ranks(nursery, program, tmp_path, WORLD_SIZE)
+    ranks = Ranks(program, tmp_path, WORLD_SIZE)
     try:
         statuses = ranks.statuses(timeout=240)
     finally:

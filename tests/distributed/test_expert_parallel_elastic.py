@@ -8,7 +8,6 @@ from rank_trainings import (
     ROUTERS,
     assert_close,
     everything,
-    nursery,
     run_on,
     train_on,
     without_key_biases,
@@ -16,7 +15,7 @@ from rank_trainings import (
 
 from fairseq_taskmoe.read_files import read_lines
 
-__all__ = ["nursery", "train_on"]  # fixtures
+__all__ = ["train_on"]  # fixtures
 
 # 12 micro-batches an update: --update-freq 3, 6, 12, 4
 STAGES = ((4, 2), (2, 5), (1, 8), (3, 13))  # ranks, last update
@@ -90,7 +89,7 @@ def test_no_sentence_is_skipped_or_repeated(never_stopped, stages):
 
 @pytest.mark.slow
 def test_translations_from_each_checkpoint_are_the_same(
-    never_stopped, stages, corpus, nursery, tmp_path
+    never_stopped, stages, corpus, tmp_path
 ):
     def stirred(training, update):
         return stir(training.file(update), tmp_path / f"{training.folder.name}-{update}.pt")
@@ -99,7 +98,7 @@ def test_translations_from_each_checkpoint_are_the_same(
         """By fairseq-generate, on one device."""
         words = ("fairseq-generate", corpus.data, *TASK, "-s", "en", "-t", "de", "--path",
                  checkpoint, *GENERATE, *SEARCH)
-        (said,) = run_on(nursery, 1, tmp_path / f"{checkpoint.stem}-logs", *words).said
+        (said,) = run_on(1, tmp_path / f"{checkpoint.stem}-logs", *words).said
         return hypotheses(said)
 
     for training, (_, last) in zip(stages, STAGES, strict=True):
@@ -112,7 +111,7 @@ def test_translations_from_each_checkpoint_are_the_same(
         """By taskmoe evaluate, with the experts of the last checkpoint spread over ranks."""
         out = tmp_path / "-".join(["on", str(ranks), *flags])
         run_on(
-            nursery, ranks, tmp_path / f"{out.name}-logs", "taskmoe", "evaluate", corpus.data,
+            ranks, tmp_path / f"{out.name}-logs", "taskmoe", "evaluate", corpus.data,
             "--path", other, "--out", out, "--cpu", "--lang-pairs", "ru-en", *SEARCH, *flags,
         )
         return read_lines(str(out / "hypotheses/test.ru-en.en"))

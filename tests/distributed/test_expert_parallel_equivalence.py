@@ -11,12 +11,11 @@ from rank_trainings import (
     Training,
     assert_close,
     moments,
-    nursery,
     train_on,
     without_key_biases,
 )
 
-__all__ = ["nursery", "train_on"]  # fixtures
+__all__ = ["train_on"]  # fixtures
 
 UPDATES = range(1, 11)
 CLIP_NORM = 0.25  # every update is clipped

@@ -6,14 +6,14 @@ import pytest
 from console import PLUGIN, TASK, TRAIN, run
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from rank_trainings import nursery, run_on, train_on
+from rank_trainings import run_on, train_on
 from refusals import refusal
 
 from fairseq_taskmoe.checkpoint.convert_shards import reshard
 from fairseq_taskmoe.distributed.layout import ExpertLayout, expert_layout
 from fairseq_taskmoe.training.checks import check_spread, run_settings
 
-__all__ = ["nursery", "train_on"]  # fixtures
+__all__ = ["train_on"]  # fixtures
 
 LEGACY = ("--ddp-backend", "legacy_ddp")
 SPREAD = ExpertLayout(num_experts=4, world_size=2, size=2)
@@ -82,13 +82,13 @@ def contents(folder):
 
 
 @pytest.fixture
-def refused_on(nursery, corpus, tmp_path):
+def refused_on(corpus, tmp_path):
     """Give a function that trains on ranks in vain: refused_on(ranks, folder, *flags) -> line."""
 
     def refused(ranks, folder, *flags):
         before = contents(folder)
         ended = run_on(
-            nursery, ranks, tmp_path / "logs", "fairseq-train", corpus.data, *TRAIN, *LEGACY,
+            ranks, tmp_path / "logs", "fairseq-train", corpus.data, *TRAIN, *LEGACY,
             "--max-update", 3, "--disable-validation", "--save-dir", folder, *flags, check=False,
         )
         assert ended.statuses == [2] * ranks, ended.said
@@ -172,10 +172,10 @@ def test_shards_without_the_flag_are_refused(refused_on, checkpoint, tmp_path):
     assert "taskmoe consolidate" in refused_on(2, folder)
 
 
-def test_translating_with_a_shard_is_refused(nursery, checkpoint, corpus, tmp_path):
+def test_translating_with_a_shard_is_refused(checkpoint, corpus, tmp_path):
     folder = shards(checkpoint, 2, tmp_path / "two")
     ended = run_on(
-        nursery, 1, tmp_path / "logs", "fairseq-generate", corpus.data, *TASK, "-s", "en", "-t",
+        1, tmp_path / "logs", "fairseq-generate", corpus.data, *TASK, "-s", "en", "-t",
         "de", "--path", folder / "checkpoint_last-rank-0.pt", "--cpu", check=False,
     )
     (line,) = ended.refusals

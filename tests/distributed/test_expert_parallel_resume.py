@@ -9,7 +9,6 @@ from rank_trainings import (
     ROUTERS,
     assert_close,
     everything,
-    nursery,
     read,
     train_on,
     without_key_biases,
@@ -18,7 +17,7 @@ from rank_trainings import (
 from fairseq_taskmoe.checkpoint.convert_shards import consolidate, reshard
 from fairseq_taskmoe.checkpoint.shards import shard_file
 
-__all__ = ["nursery", "train_on"]  # fixtures
+__all__ = ["train_on"]  # fixtures
 
 STOP, LAST = 3, 6
 NUM_EXPERTS = 4

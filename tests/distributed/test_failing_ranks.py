@@ -9,11 +9,8 @@ from typing import Any, List
 
 import pytest
 from console import TRAIN, refused, run
-from rank_processes import start_nursery
 from rank_trainings import read, run_on
 from torchrun_processes import Torchrun
-
-nursery = pytest.fixture(scope="module")(start_nursery)
 
 LIMIT = 30  # seconds in which all ranks have to end
 FLAGS = (
@@ -59,11 +56,11 @@ evaluation.score_direction = score_slowly
 """
 
 
-def fail(nursery: Any, data: Path, folder: Path, *flags: Any, prelude: str) -> List[str]:
+def fail(data: Path, folder: Path, *flags: Any, prelude: str) -> List[str]:
     """Train on two ranks, which fail; return what they said about it."""
     started = time.monotonic()
     ended = run_on(
-        nursery, 2, folder / "logs", "fairseq-train", data, *FLAGS, "--save-dir", folder, *flags,
+        2, folder / "logs", "fairseq-train", data, *FLAGS, "--save-dir", folder, *flags,
         prelude=prelude, check=False,
     )
     print(f"all ranks ended within {time.monotonic() - started:.1f} s of their start")
@@ -82,12 +79,12 @@ def fail(nursery: Any, data: Path, folder: Path, *flags: Any, prelude: str) -> L
         (VALIDATION, "RuntimeError('CUDA out of memory')", ()),
     ],
 )
-def test_an_error_of_one_rank_ends_all(nursery, corpus, tmp_path, moment, error, flags):
+def test_an_error_of_one_rank_ends_all(corpus, tmp_path, moment, error, flags):
     validation = ("--validate-interval-updates", 2) if moment == VALIDATION else (
         "--disable-validation",
     )
     lines = fail(
-        nursery, corpus.data, tmp_path, *flags, *validation,
+        corpus.data, tmp_path, *flags, *validation,
         prelude=ERROR.format(moment=moment, error=error),
     )
     kind, text = error.rstrip("')").split("('")
@@ -98,10 +95,10 @@ def test_an_error_of_one_rank_ends_all(nursery, corpus, tmp_path, moment, error,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True])
-def test_an_expert_that_is_nan_stops_all_ranks_together(nursery, corpus, tmp_path, sharded):
+def test_an_expert_that_is_nan_stops_all_ranks_together(corpus, tmp_path, sharded):
     flags = ("--moe-sharded-checkpoints",) if sharded else ()
     lines = fail(
-        nursery, corpus.data, tmp_path, "--disable-validation", *flags, prelude=NAN
+        corpus.data, tmp_path, "--disable-validation", *flags, prelude=NAN
     )
     assert "ended with an error: FloatingPointError: " in lines[0]
     crash = list(tmp_path.glob("*.pt"))
@@ -176,9 +173,9 @@ def test_a_normal_end_is_quick_and_silent_under_torchrun(corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_ranks_may_end_while_the_first_one_scores(nursery, corpus, train, tmp_path):
+def test_ranks_may_end_while_the_first_one_scores(corpus, train, tmp_path):
     run_on(
-        nursery, 2, tmp_path / "logs", "taskmoe", "evaluate", corpus.data, "--path",
+        2, tmp_path / "logs", "taskmoe", "evaluate", corpus.data, "--path",
         train("four-updates", "--max-update", 4, "--disable-validation"), "--out",
         tmp_path / "results", "--lang-pairs", "en-de", "--beam", 1, "--max-len-b", 5, "--cpu",
         prelude=SLOW_SCORING,

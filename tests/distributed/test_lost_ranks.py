@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from rank_processes import Ranks, start_nursery
+from rank_processes import Ranks
 
 from fairseq_taskmoe.distributed import rank_connections
 from fairseq_taskmoe.distributed.rank_connections import Peer
@@ -25,6 +25,7 @@ from fairseq_taskmoe.distributed.rank_reports import (
 HOST = socket.gethostname()
 ADVICE = "; all ranks stop; resume from the last checkpoint"
 RANK = """
+from fairseq_taskmoe.distributed.lost_ranks import watch_ranks
 assert watch_ranks() is None  # there is no group yet
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -40,15 +41,12 @@ def work(steps):
 """
 
 
-nursery = pytest.fixture(scope="module")(start_nursery)
-
-
 @pytest.fixture
-def start(nursery, tmp_path):
+def start(tmp_path):
     started = []
 
     def start_ranks(program):
-        started.append(Ranks(nursery, RANK + program, tmp_path, size=3))
+        started.append(Ranks(RANK + program, tmp_path, size=3))
         return started[-1]
 
     yield start_ranks

@@ -11,7 +11,7 @@ import torch
 from console import TRAIN
 from hypothesis import given
 from hypothesis import strategies as st
-from rank_processes import Ranks, start_nursery
+from rank_processes import Ranks
 from rows_needed import rows_needed
 
 from fairseq_taskmoe.distributed.layout import expert_layout
@@ -92,15 +92,10 @@ counted_training.main()
 """
 
 
-@pytest.fixture(scope="module")
-def nursery():
-    yield from start_nursery()
-
-
-def run_ranks(nursery, program, folder, size=2):
+def run_ranks(program, folder, size=2):
     """Return what each rank said last."""
     folder.mkdir(exist_ok=True)
-    ranks = Ranks(nursery, program, folder, size)
+    ranks = Ranks(program, folder, size)
     try:
         statuses = ranks.statuses(timeout=60)
     finally:
@@ -150,10 +145,10 @@ def test_needs_are_those_of_a_walk_over_all_tokens(drawn):
 
 
 @pytest.fixture(scope="module")
-def steps(nursery, tmp_path_factory):
+def steps(tmp_path_factory):
     """Give what both ranks report of each case."""
     program = STEPS.format(tests=str(Path(__file__).parents[1]), cases=CASES)
-    ranks = run_ranks(nursery, program, tmp_path_factory.mktemp("steps"))
+    ranks = run_ranks(program, tmp_path_factory.mktemp("steps"))
     reports = [[json.loads(line) for line in said.splitlines()] for said in ranks]
     return dict(zip(CASES, zip(*reports, strict=True), strict=True))
 
@@ -185,7 +180,7 @@ def test_a_step_sends_what_is_logged_and_what_the_plan_estimates(router, checkpo
 # -- trainings
 
 
-def train(nursery, corpus, folder, batches, wanted, routers=("pair", "pair"), flags=()):
+def train(corpus, folder, batches, wanted, routers=("pair", "pair"), flags=()):
     """Return what is counted in each update of trainings with mixed batches, or of one task.
 
     wanted: the experts that the gates of each pair choose; without it, those of each rank its own.
@@ -206,7 +201,7 @@ def train(nursery, corpus, folder, batches, wanted, routers=("pair", "pair"), fl
     program = TRAINING.format(
         tests=str(Path(__file__).parents[1]), jobs=json.dumps(jobs), wanted=wanted, routers=routers
     )
-    printed = run_ranks(nursery, program, folder)[0]
+    printed = run_ranks(program, folder)[0]
     return [json.loads(line) for line in printed.splitlines() if line.startswith("[")]
 
 
@@ -214,12 +209,12 @@ def rows(updates):
     return [update["sent"].get("rows", 0) for update in updates]
 
 
-def test_task_local_batches_stay_where_their_experts_are(nursery, corpus, tmp_path):
+def test_task_local_batches_stay_where_their_experts_are(corpus, tmp_path):
     """German's experts are on rank 0, Russian's on rank 1."""
     wanted = {pair: [0, 1] if "de" in pair else [2, 3] for pair in LANG_PAIRS}
     batches = ["mixed", "one task", "local"]
     mixed, in_turn, local = train(
-        nursery, corpus, tmp_path, batches, wanted, flags=FIXED_GATES
+        corpus, tmp_path, batches, wanted, flags=FIXED_GATES
     )
     assert all(number > 0 for number in rows(mixed))
     # the same two batches in each step: where one is German and one Russian, nothing is sent
@@ -232,9 +227,9 @@ def test_task_local_batches_stay_where_their_experts_are(nursery, corpus, tmp_pa
         assert update["sent"].get("rows", 0) == update["needed"]["minimum"] == update["logged"]
 
 
-def test_nothing_is_exchanged_where_all_experts_are_at_home(nursery, corpus, tmp_path):
+def test_nothing_is_exchanged_where_all_experts_are_at_home(corpus, tmp_path):
     """The gates of each rank want its own experts, which real gates, equal on all, never do."""
-    (updates,) = train(nursery, corpus, tmp_path, ["mixed"], None, flags=FIXED_GATES)
+    (updates,) = train(corpus, tmp_path, ["mixed"], None, flags=FIXED_GATES)
     for update in updates:
         assert update["needed"]["stay"] > 0
         assert update["calls"].keys() == {"counts", "all_reduce"}
@@ -243,7 +238,7 @@ def test_nothing_is_exchanged_where_all_experts_are_at_home(nursery, corpus, tmp
 
 @pytest.mark.parametrize("flags", [(), ("--bf16",)])
 @pytest.mark.parametrize("routers", [("token", "token"), ("sentence", "sentence")])
-def test_trainings_send_the_minimum_and_log_it(routers, flags, nursery, corpus, tmp_path):
-    (updates,) = train(nursery, corpus, tmp_path, ["mixed"], {}, routers, flags)
+def test_trainings_send_the_minimum_and_log_it(routers, flags, corpus, tmp_path):
+    (updates,) = train(corpus, tmp_path, ["mixed"], {}, routers, flags)
     for update in updates:
         assert update["sent"]["rows"] == update["needed"]["minimum"] == update["logged"] > 0

@@ -9,10 +9,7 @@ from typing import Any, Dict, List, NamedTuple
 
 import pytest
 from console import TRAIN
-from rank_processes import start_nursery
 from rank_trainings import assert_close, read, run_on
-
-nursery = pytest.fixture(scope="module")(start_nursery)
 
 # 160 sentences, of four directions, to train on and to validate with
 FLAGS = (
@@ -71,9 +68,9 @@ def flat(value: Any) -> List[float]:
     return [each for part in value for each in flat(part)] if isinstance(value, list) else [value]
 
 
-def train(nursery: Any, data: Path, folder: Path, ranks: int, *flags: Any) -> Epoch:
+def train(data: Path, folder: Path, ranks: int, *flags: Any) -> Epoch:
     run_on(
-        nursery, ranks, folder / "logs", "fairseq-train", data, *FLAGS, *flags,
+        ranks, folder / "logs", "fairseq-train", data, *FLAGS, *flags,
         "--save-dir", folder, prelude=NOTES.format(file=f"{folder}/notes-"),
     )
     return Epoch(folder, ranks)
@@ -88,14 +85,14 @@ def train(nursery: Any, data: Path, folder: Path, ranks: int, *flags: Any) -> Ep
     ],
 )
 def test_an_epoch_of_three_ranks_is_one_ranks(
-    nursery, corpus, tmp_path, batch_size, update_freq, real, dummy
+    corpus, tmp_path, batch_size, update_freq, real, dummy
 ):
     flags = ("--batch-size", batch_size, "--batch-size-valid", batch_size)
     three = train(
-        nursery, corpus.data, tmp_path / "3", 3, *flags, "--update-freq", update_freq
+        corpus.data, tmp_path / "3", 3, *flags, "--update-freq", update_freq
     )
     one = train(
-        nursery, corpus.data, tmp_path / "1", 1, *flags, "--update-freq", 3 * update_freq
+        corpus.data, tmp_path / "1", 1, *flags, "--update-freq", 3 * update_freq
     )
     assert (three.numbers_of_batches("real"), three.numbers_of_batches("dummy")) == (real, dummy)
     assert one.numbers_of_batches("real") == [sum(real)]

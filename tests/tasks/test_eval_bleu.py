@@ -7,7 +7,7 @@ import torch
 from console import PLUGIN, ROOT, logged, run, stir
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.logging import metrics
-from rank_trainings import ROUTERS, nursery, train_on
+from rank_trainings import ROUTERS, train_on
 
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
@@ -28,7 +28,7 @@ from fairseq_taskmoe.tasks.validation_scores import (
     sentence_statistics,
 )
 
-__all__ = ["nursery", "train_on"]  # fixtures
+__all__ = ["train_on"]  # fixtures
 
 PAIRS = ("de-en", "en-de", "en-ru", "ru-en")
 SEARCH = {"beam": 2, "max_len_b": 12}

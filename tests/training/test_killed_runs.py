@@ -18,15 +18,13 @@ import torch
 from console import TRAIN
 from fairseq.dataclass.configs import CheckpointConfig
 from kills import save
-from rank_processes import Ranks, start_nursery
-from rank_trainings import COMMAND, ENTRY_POINTS, read, run_on
+from rank_processes import Ranks
+from rank_trainings import read, run_on
 from torchrun_processes import Torchrun
 
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.training.first_save import MARK, expect_first_save
 from fairseq_taskmoe.training.resume import recover_latest_checkpoint
-
-nursery = pytest.fixture(scope="module")(start_nursery)
 
 RANKS = 3
 LIMIT = 30  # seconds in which all other ranks have to end
@@ -52,12 +50,9 @@ class Forked:
 
     kind = "no launcher"
 
-    def __init__(self, nursery: Any, folder: Path, *words: Any):
+    def __init__(self, folder: Path, *words: Any):
         folder.mkdir()
-        command = COMMAND.format(
-            words=list(map(str, words)), entry_point=ENTRY_POINTS[words[0]], prelude=""
-        )
-        self.ranks = Ranks(nursery, command, folder, RANKS)
+        self.ranks = Ranks("", folder, RANKS, *words)
 
     def said(self) -> str:
         return "\n".join(map(self.ranks.said, range(RANKS)))
@@ -79,7 +74,7 @@ class Launched(Torchrun):
 
     kind = "torchrun"
 
-    def __init__(self, nursery: Any, folder: Path, *words: Any):
+    def __init__(self, folder: Path, *words: Any):
         folder.mkdir()
         super().__init__(RANKS, folder / "log", *words)
 
@@ -173,7 +168,7 @@ def assert_whole(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True])
-def test_after_a_kill_all_end_and_training_goes_on(nursery, corpus, tmp_path, sharded):
+def test_after_a_kill_all_end_and_training_goes_on(corpus, tmp_path, sharded):
     seed = os.environ.get("SEED", str(random.randrange(10**6)))
     draw = random.Random(f"{seed} {sharded}")
     folder = tmp_path / "checkpoints"
@@ -181,9 +176,7 @@ def test_after_a_kill_all_end_and_training_goes_on(nursery, corpus, tmp_path, sh
     saved = trained = 0
 
     def start(number, launcher):
-        return launcher(
-            nursery, tmp_path / str(number), "fairseq-train", corpus.data, *flags
-        )
+        return launcher(tmp_path / str(number), "fairseq-train", corpus.data, *flags)
 
     def check(log):
         """Compare where training went on with what had been saved before."""
@@ -246,15 +239,15 @@ checkpoint_utils.torch_persistent_save = die
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_first_save_of_shards_is_as_if_nothing_was_saved(nursery, corpus, tmp_path):
+def test_a_kill_in_the_first_save_of_shards_is_as_if_nothing_was_saved(corpus, tmp_path):
     folder = tmp_path / "checkpoints"
     words = ("fairseq-train", corpus.data, *FLAGS, *SHARDED, "--save-dir", folder)
     words = (*words, "--max-update", 2)
-    run_on(nursery, 2, tmp_path / "0", *words, prelude=DIE_SAVING, check=False)
+    run_on(2, tmp_path / "0", *words, prelude=DIE_SAVING, check=False)
     names = {file.name for file in folder.iterdir()}
     assert names == {MARK, "checkpoint_1_1-rank-0.pt", "checkpoint_last-rank-0.pt"}
 
-    ended = run_on(nursery, 2, tmp_path / "1", *words)
+    ended = run_on(2, tmp_path / "1", *words)
     assert "no save was finished before: training starts anew" in ended.said[0]
     assert not (folder / MARK).exists()
     for rank in range(2):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from console import TRAIN, logged, run
 from fairseq.dataclass.configs import CheckpointConfig
-from kills import ending, killed_at, save, save_for_ever, start, state, updates_of
+from forked_processes import start_function
+from kills import ending, killed_at, save, save_for_ever, state, updates_of
 
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.training.first_save import MARK
@@ -158,13 +159,12 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_a_broken_one(tmp_path, monk
 def test_after_a_kill_at_any_moment_training_resumes_from_the_last_finished_save(tmp_path):
     moments = random.Random(2)
     for _ in range(10):
-        process = start(save_for_ever, tmp_path, 1_000_000)
+        process = start_function(save_for_ever, tmp_path, 1_000_000)
         while not (tmp_path / "checkpoint_last.pt").exists():
             time.sleep(0.005)
-            assert process.is_alive()
+            assert process.wait(0) is None
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
-        process.join()
         newest = max(filter(None, map(updates_of, tmp_path.glob("checkpoint*.pt"))))
         resume(tmp_path)
         assert newest - 10 <= updates(tmp_path)[0] <= newest
