@@ -1,5 +1,7 @@
 """The configurations of configs/, composed as fairseq-hydra-train does."""
 
+from functools import lru_cache
+
 from console import ROOT
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import omegaconf_no_object_check
@@ -15,6 +17,13 @@ CONFIGS = ROOT / "configs"
 
 def from_yaml(row, size, *more):
     """Return the configuration that fairseq-hydra-train makes of a row, a size, and overrides."""
+    with omegaconf_no_object_check():
+        return OmegaConf.create(composed(row, size, *more))
+
+
+@lru_cache(maxsize=None)  # tests compare each row with others
+def composed(row, size, *more):
+    """Return the configuration as a dictionary."""
     GlobalHydra.instance().clear()
     hydra_init(row)
     with initialize_config_dir(str(CONFIGS), version_base="1.1"):
@@ -26,5 +35,4 @@ def from_yaml(row, size, *more):
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
         add_defaults(cfg)
-        with omegaconf_no_object_check():
-            return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+        return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+from contextlib import redirect_stdout
+from functools import lru_cache
+from io import StringIO
 
 import pytest
 import torch
@@ -28,17 +31,14 @@ BASE = ("--arch", "transformer_task_moe_base", "--vocab-size", "64000")
 BIG = ("--arch", "transformer_task_moe_big", "--vocab-size", "64000", "--num-pairs", "204")
 
 
-@pytest.fixture
-def count(capsys):
-    """Give a function that runs the verb: count(*words) -> its JSON."""
-
-    def count(*words):
-        parser = Parser(allow_abbrev=False)
-        params.add_arguments(parser)
+@lru_cache(maxsize=None)  # the largest model takes seconds to build
+def count(*words):
+    """Run the verb, and return its JSON."""
+    parser = Parser(allow_abbrev=False)
+    params.add_arguments(parser)
+    with redirect_stdout(StringIO()) as printed:
         params.run(parser.parse_args([*words, "--format", "json"]))
-        return json.loads(capsys.readouterr().out)
-
-    return count
+    return json.loads(printed.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def count(capsys):
     ],
     ids=["base", "dense base", "token-target", "token-sentence", "big", "dense big"],
 )
-def test_tables_of_the_paper(words, millions, count):
+def test_tables_of_the_paper(words, millions):
     report = count(*words)
     assert {name: report[name] / MILLION for name in millions} == pytest.approx(millions, abs=0.7)
     assert report["total"] == sum(
@@ -72,7 +72,7 @@ def test_tables_of_the_paper(words, millions, count):
     assert report["effective"] - report["effective_shared"] == report["softmax"]
 
 
-def test_experts_of_one_task_are_k_of_e(count):
+def test_experts_of_one_task_are_k_of_e():
     report = count(*BASE)
     assert report["experts"] == 6 * 32 * (2 * 512 * 2048 + 2048 + 512)
     assert report["effective_experts"] == 6 * (2 * (2 * 512 * 2048 + 2048) + 512)
@@ -159,7 +159,7 @@ def test_all_of_the_models_flags_are_taken():
     assert [a.dest for a in parser._actions if a not in shown] == ["base_layers"]
 
 
-def test_flags_reach_the_model(count):
+def test_flags_reach_the_model():
     words = (*BASE, "--moe-expert-count", "4", "--encoder-layers", "2", "--moe-freq", "1",
              "--encoder-moe-router", "token", "--encoder-normalize-before")
     expert = 2 * 512 * 2048 + 2048 + 512
@@ -167,7 +167,7 @@ def test_flags_reach_the_model(count):
     assert count(*words)["encoder"] == 2 * layer + 2 * 512
 
 
-def test_task_embeddings_follow_the_pairs(count):
+def test_task_embeddings_follow_the_pairs():
     words = (*BASE, "--encoder-moe-router", "pair", "--decoder-moe-router", "token")
     sizes = [
         count(*words, *pairs)["encoder"]
