@@ -6,17 +6,19 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-recipes lint
+.PHONY: help setup demo test test-all lint
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 export PYTHON
 
 # the environment's commands first, for scripts that call fairseq-train and the like by name
 run_in_venv = PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python
+# worksteal keeps the tests of a file, which share what they train, on one worker where it can
+run_tests = OMP_NUM_THREADS=1 $(run_in_venv) -m pytest -n 2 --dist worksteal --durations=10
 
 help:
 	@echo "make demo    set up, then the main job on the embedded corpus: train, score, cut out sub-networks"
-	@echo "make test    set up, then lint and all tests"
-	@echo "make test-recipes  set up, then every experiment's recipe in its smallest size: up to 40 minutes"
+	@echo "make test    set up, then lint and the tests of every module"
+	@echo "make test-all  the same with slow tests: all cases, trainings on several ranks, kills, recipes"
 	@echo "make lint    set up, then ruff and mypy"
 	@echo "make setup   bring .venv up to date with setup.py and constraints.txt"
 
@@ -24,10 +26,10 @@ demo: setup
 	@$(run_in_venv) examples/demo/run.py
 
 test: lint
-	@OMP_NUM_THREADS=1 $(run_in_venv) -m pytest -n 2 -m "not gpu and not recipes" --durations=10 $(ARGS)
+	@$(run_tests) -m "not gpu and not slow" $(ARGS)
 
-test-recipes: setup
-	@OMP_NUM_THREADS=1 $(run_in_venv) -m pytest -n 2 -m recipes --durations=10 $(ARGS)
+test-all: lint
+	@$(run_tests) -m "not gpu" $(ARGS)
 
 lint: setup
 	@$(run_in_venv) -m ruff check .

@@ -46,7 +46,10 @@ def train_router(train, corpus):
 # -- training and translating
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", [
+    router if router in ("token", "target") else pytest.param(router, marks=pytest.mark.slow)
+    for router in ROUTERS
+])
 def test_every_router_trains_and_translates(router, train_router, corpus):
     checkpoint = train_router(router)
     log = (checkpoint.parent / "train.log").read_text()

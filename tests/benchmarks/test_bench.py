@@ -56,6 +56,7 @@ def step(name, full=False, dtype=torch.float32, text=None):
 # -- training steps
 
 
+@pytest.mark.slow
 def test_report_names_speed_of_each_variant_and_the_circumstances(tmp_path):
     out = tmp_path / "bench.json"
     printed = run(

@@ -20,6 +20,7 @@ SHAPE = Shape(num_experts=4, embed_dim=16, ffn_dim=32, tokens=64, length=4, num_
 PRODUCTS = 3 * 2 * 64 * 2 * 2 * 16 * 32  # forward and both gradients, two matrices, two experts
 
 
+@pytest.mark.slow
 def test_layers_are_measured_beside_a_dense_one_of_the_same_work(tmp_path):
     out = tmp_path / "layer.json"
     printed = run("taskmoe", "bench", "layer", *LAYER, "--moe-expert-count", 4,
@@ -39,6 +40,7 @@ def test_layers_are_measured_beside_a_dense_one_of_the_same_work(tmp_path):
     assert printed.stderr == ""
 
 
+@pytest.mark.slow
 def test_growth_with_the_number_of_experts_is_told(tmp_path):
     out = tmp_path / "layer.json"
     printed = run("taskmoe", "bench", "layer", *LAYER, "--moe-expert-count", "8,4", "--out", out,

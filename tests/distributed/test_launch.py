@@ -195,6 +195,7 @@ def test_launch_real_torchrun_with_flags(corpus, tmp_path):
     assert_one_group_of_two(result)
 
 
+@pytest.mark.slow
 def test_launch_real_torchrun_with_hydra(corpus, tmp_path):
     result = run(
         *TORCHRUN, *HYDRA, f"task.data={corpus.data}", f"checkpoint.save_dir={tmp_path}",
@@ -203,6 +204,7 @@ def test_launch_real_torchrun_with_hydra(corpus, tmp_path):
     assert_one_group_of_two(result)
 
 
+@pytest.mark.slow
 def test_launch_real_hydra_without_the_launch_group_is_refused_with_what_to_add(corpus, tmp_path):
     words = (*HYDRA, f"task.data={corpus.data}", f"checkpoint.save_dir={tmp_path}")
     result = run(*TORCHRUN, *words, check=False)

@@ -209,6 +209,7 @@ def rows(updates):
     return [update["sent"].get("rows", 0) for update in updates]
 
 
+@pytest.mark.slow
 def test_task_local_batches_stay_where_their_experts_are(corpus, tmp_path):
     """German's experts are on rank 0, Russian's on rank 1."""
     wanted = {pair: [0, 1] if "de" in pair else [2, 3] for pair in LANG_PAIRS}

@@ -87,7 +87,10 @@ def shapes(model):
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [
+    *("smoke", "wmt30"),
+    *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:-1]),
+])
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_builds_its_model_in_every_size(row, size, monkeypatch):
     monkeypatch.chdir(ROOT)  # the group row names its file as seen from there

@@ -1,6 +1,6 @@
 """All experiments by one command, in the size that a CPU runs in minutes: from text to results.md.
 
-`make test-recipes` runs every row; `make test` some, killed and started again.
+`make test-all` runs them.
 """
 
 import json
@@ -104,7 +104,7 @@ def test_some_rows_after_a_kill(tmp_path):
     assert (runs / "results.md").read_text(encoding="utf-8") == first
 
 
-@pytest.mark.recipes
+@pytest.mark.slow
 def test_every_row_and_figure(tmp_path):
     runs = tmp_path / "smoke"
     done = run_all(runs, [])  # all of them, teachers before their students
@@ -123,7 +123,7 @@ def test_every_row_and_figure(tmp_path):
         assert "not run" not in results.split(section)[1].split("\n## ")[0]
 
 
-@pytest.mark.recipes
+@pytest.mark.slow
 def test_a_corpus_in_shards(tmp_path):
     runs = tmp_path / "smoke"
     subprocess.run(["examples/software15/prepare.sh", "smoke", runs], cwd=ROOT, check=True,
