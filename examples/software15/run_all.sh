@@ -126,7 +126,7 @@ train() {
   fi
   {
     echo "size=$SIZE $* $OVERRIDES"
-    python -c 'from fairseq_taskmoe.evaluation.results import circumstances; print(circumstances())'
+    python -c 'from fairseq_taskmoe.evaluation.results import provenance; print(provenance())'
   } > "$folder/trained.part"
   mv "$folder/trained.part" "$folder/trained"
 }
