@@ -1,4 +1,4 @@
-"""Raw parallel text -> clean -> one joint SentencePiece model -> fairseq's binary data.
+"""Raw parallel text -> clean text -> one joint SentencePiece model -> fairseq's binary data.
 
-`python -m preprocess.run` does it all, for any corpus: README.md. Not part of what is installed.
+`python -m preprocess.run` runs all steps, for any corpus: see README.md. Not installed by pip.
 """

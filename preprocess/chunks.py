@@ -1,8 +1,9 @@
-"""From chunks of a parallel text to files that grow by what a function makes of each.
+"""Process parallel text in chunks, so that a killed run continues where it was.
 
-A journal beside the files gets a line for every chunk whose output is on disk: the hash of the
-chunk, how long the files are now, and what was counted. After a kill the files are cut back to the
-last such line and the work goes on behind it, so the result is that of an uninterrupted run.
+A function turns each chunk into text, which is appended to the output files. A journal beside them
+gets a line for every chunk whose output is on disk: the hash of the chunk, the sizes of the output
+files, and the counts. A later run truncates the files to the last such line and continues there, so
+the result is that of an uninterrupted run.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Mapping,
     NamedTuple,
     Sequence,
     Tuple,
@@ -28,24 +30,41 @@ from typing import (
 
 from tqdm import tqdm
 
-from preprocess.counts import Counts
 from preprocess.pool import WorkerPool
-from preprocess.text_files import Chunk, parallel_chunks, refusing_write_errors
+from preprocess.text_files import Chunk, parallel_chunks, partial_name, refusing_write_errors
+
+Counts = Dict[str, Any]  # numbers, or dictionaries of numbers, by name; JSON's types
 
 
-class Made(NamedTuple):
-    """What a function makes of a chunk."""
+class ChunkResult(NamedTuple):
+    """What a function returns for a chunk."""
 
-    texts: Tuple[bytes, ...]  # what each output file grows by
-    counts: Counts  # of JSON's types
+    texts: Tuple[bytes, ...]  # to append to each output file
+    counts: Counts
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """A line of the journal."""
 
     chunk: str  # hash
     sizes: List[int]  # of the output files, with this chunk
     counts: Counts
+
+
+def summed(counts: Iterable[Mapping[str, Any]]) -> Counts:
+    """Add up dictionaries of numbers, and of such dictionaries, key by key.
+
+    >>> summed([{"lines": 1, "dropped": {"empty": 1}}, {"lines": 2, "dropped": {"copies": 3}}])
+    {'lines': 3, 'dropped': {'empty': 1, 'copies': 3}}
+    """
+    total: Counts = {}
+    for one in counts:
+        for key, value in one.items():
+            if isinstance(value, Mapping):
+                total[key] = summed([total.get(key, {}), value])
+            else:
+                total[key] = total.get(key, 0) + value
+    return total
 
 
 def chunk_hash(chunk: Chunk) -> str:
@@ -56,12 +75,8 @@ def chunk_hash(chunk: Chunk) -> str:
     return digest.hexdigest()
 
 
-def partial_name(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
-
-
 class Journal:
-    """Output files under partial names, and the journal that says how much of them is whole."""
+    """Output files under partial names, and the journal that records how much of them is valid."""
 
     def __init__(self, path: Path, outputs: Sequence[Path], settings: Dict[str, Any]):
         self.path = path
@@ -71,30 +86,30 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         for output in outputs:
             output.parent.mkdir(parents=True, exist_ok=True)
-            if output.exists():  # finished once: it may be right up to a changed line
+            if output.exists():  # an earlier result, valid up to the first changed line
                 os.replace(output, partial_name(output))
 
-    def _read(self) -> List[Entry]:
-        """Return the entries that the files bear out, none where the settings have changed."""
+    def _read(self) -> List[JournalEntry]:
+        """Return the entries that the files confirm, none where the settings have changed."""
         if not self.path.exists():
             return []
         lines = self.path.read_bytes().split(b"\n")[:-1]
         if lines[:1] != [self.header.encode()]:
             return []
-        entries = list(_whole_entries(lines[1:], len(self.outputs)))
+        entries = list(_valid_entries(lines[1:], len(self.outputs)))
         files = [output if output.exists() else partial_name(output) for output in self.outputs]
         sizes = [file.stat().st_size if file.exists() else 0 for file in files]
         while entries and any(
-            wanted > size for wanted, size in zip(entries[-1].sizes, sizes, strict=True)
+            expected > size for expected, size in zip(entries[-1].sizes, sizes, strict=True)
         ):
             entries.pop()
         return entries
 
-    def cut_back(self, num_chunks: int) -> None:
-        """Forget all but the first chunks."""
+    def truncate(self, num_chunks: int) -> None:
+        """Remove all but the first chunks."""
         del self.entries[num_chunks:]
         sizes = self.entries[-1].sizes if self.entries else [0] * len(self.outputs)
-        # first the journal: it must never promise more than the files hold
+        # the journal first: it must never record more than the files hold
         with refusing_write_errors(self.path):
             partial = partial_name(self.path)
             lines = [self.header, *map(json.dumps, self.entries)]
@@ -104,20 +119,20 @@ class Journal:
             with refusing_write_errors(output), partial_name(output).open("ab") as stream:
                 stream.truncate(size)
 
-    def grow(self, made: Iterable[Tuple[str, Made]]) -> None:
-        """Append what was made of further chunks, each given with its chunk's hash."""
+    def append(self, results: Iterable[Tuple[str, ChunkResult]]) -> None:
+        """Append the results of further chunks, each given with its chunk's hash."""
         with ExitStack() as stack:
-            # without buffers, which would try again at closing what a full disk did not take
+            # unbuffered: a buffer would be written again at closing, after a full disk was reported
             *streams, log = (
                 stack.enter_context(path.open("ab", buffering=0))
                 for path in (*map(partial_name, self.outputs), self.path)
             )
-            for digest, (texts, counts) in made:
+            for digest, (texts, counts) in results:
                 sizes = [
                     _append(stream, output, text)
                     for stream, output, text in zip(streams, self.outputs, texts, strict=True)
                 ]
-                entry = Entry(digest, sizes, counts)
+                entry = JournalEntry(digest, sizes, counts)
                 _append(log, self.path, json.dumps(entry).encode() + b"\n")
                 self.entries.append(entry)
 
@@ -126,21 +141,21 @@ class Journal:
             os.replace(partial_name(output), output)
 
 
-def _whole_entries(lines: Iterable[bytes], num_files: int) -> Iterator[Entry]:
-    """Yield the entries up to the first that is damaged, as after a loss of power."""
+def _valid_entries(lines: Iterable[bytes], num_files: int) -> Iterator[JournalEntry]:
+    """Yield the entries before the first damaged one; a loss of power damages files."""
     for line in lines:
         try:
             digest, sizes, counts = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             return
-        of_files = isinstance(sizes, list) and [type(size) for size in sizes] == [int] * num_files
-        if not (of_files and isinstance(counts, dict)):
+        sizes_fit = isinstance(sizes, list) and [type(size) for size in sizes] == [int] * num_files
+        if not (sizes_fit and isinstance(counts, dict)):
             return
-        yield Entry(digest, sizes, counts)
+        yield JournalEntry(digest, sizes, counts)
 
 
 def _append(stream: FileIO, path: Path, text: bytes) -> int:
-    """Append to a file and return its size, when the text is on disk."""
+    """Append to a file and return its size when the text is on disk."""
     left = memoryview(text)
     with refusing_write_errors(path):
         while left:
@@ -150,43 +165,43 @@ def _append(stream: FileIO, path: Path, text: bytes) -> int:
 
 
 class ProcessingOptions(NamedTuple):
-    """How texts are processed: the same for all steps."""
+    """Options that all steps share."""
 
     pool: WorkerPool
     chunk_lines: int = 50_000  # of either side: some megabytes, a second or two of work
 
-    def alone(self) -> "ProcessingOptions":
-        """Return the same way without worker processes, for what is only reading and writing."""
+    def without_workers(self) -> "ProcessingOptions":
+        """Return the same options without worker processes, for steps that only read and write."""
         return self._replace(pool=WorkerPool(None, 1))
 
 
 def process_texts(
     texts: Sequence[Sequence[Path]],
     outputs: Sequence[Path],
-    function: Callable[[Chunk], Made],
+    function: Callable[[Chunk], ChunkResult],
     journal_path: Path,
     settings: Dict[str, Any],
-    way: ProcessingOptions,
+    options: ProcessingOptions,
 ) -> List[Counts]:
-    """Write to outputs what function makes of the chunks of parallel texts; return their counts.
+    """Apply function to the chunks of parallel texts, write outputs, and return the counts.
 
-    settings must hold all that the outputs depend on, beside the texts.
+    settings must hold everything that the outputs depend on, besides the texts.
     """
-    journal = Journal(journal_path, outputs, {"chunk_lines": way.chunk_lines, **settings})
+    journal = Journal(journal_path, outputs, {"chunk_lines": options.chunk_lines, **settings})
     total = sum(sides[0].stat().st_size for sides in texts)
     with tqdm(total=total, desc=journal_path.stem, unit="B", unit_scale=True, disable=None) as bar:
-        chunks = _with_progress(parallel_chunks(texts, way.chunk_lines), bar)
-        num_known, later = _skip_known(chunks, journal.entries)
-        journal.cut_back(num_known)
+        chunks = _with_progress(parallel_chunks(texts, options.chunk_lines), bar)
+        num_done, remaining = _skip_done(chunks, journal.entries)
+        journal.truncate(num_done)
         hashes: Deque[str] = deque()
 
-        def remembered(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        def hashed(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
             for chunk in chunks:
                 hashes.append(chunk_hash(chunk))
                 yield chunk
 
-        made = way.pool.ordered_map(function, remembered(later))
-        journal.grow((hashes.popleft(), one) for one in made)
+        results = options.pool.ordered_map(function, hashed(remaining))
+        journal.append((hashes.popleft(), result) for result in results)
     journal.finish()
     return [entry.counts for entry in journal.entries]
 
@@ -197,11 +212,13 @@ def _with_progress(chunks: Iterable[Chunk], bar: "tqdm[Any]") -> Iterator[Chunk]
         bar.update(chunk.bytes_read - bar.n)
 
 
-def _skip_known(chunks: Iterator[Chunk], entries: Sequence[Entry]) -> Tuple[int, Iterable[Chunk]]:
-    """Skip the chunks that the journal has; return how many, and the others."""
-    known = 0
+def _skip_done(
+    chunks: Iterator[Chunk], entries: Sequence[JournalEntry]
+) -> Tuple[int, Iterable[Chunk]]:
+    """Skip the chunks that the journal has; return their number, and the remaining chunks."""
+    num_done = 0
     for chunk in chunks:
-        if known == len(entries) or chunk_hash(chunk) != entries[known].chunk:
-            return known, chain([chunk], chunks)
-        known += 1
-    return known, []
+        if num_done == len(entries) or chunk_hash(chunk) != entries[num_done].chunk:
+            return num_done, chain([chunk], chunks)
+        num_done += 1
+    return num_done, []

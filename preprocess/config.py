@@ -1,7 +1,7 @@
-"""What a corpus is to become: the YAML file that `python -m preprocess.run` reads."""
+"""The configuration of `python -m preprocess.run`, a YAML file."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type, TypeVar
 
@@ -11,10 +11,10 @@ from preprocess.sentencepiece_model import COVERAGES, MIN_TEMPERATURE
 from preprocess.yaml_settings import check_pair, read_mapping, refuse_type
 
 Settings = TypeVar("Settings")
-# what YAML may give for a field's type; all others are lists
+# types of YAML that a field accepts; all other fields are lists
 ALLOWED: Dict[Any, Tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,)}
-MOST_INT = 2**31 - 1  # SentencePiece's and the system's
-COUNT = (1, MOST_INT)
+MAX_INT = 2**31 - 1  # of SentencePiece and of C
+COUNT = (1, MAX_INT)
 SHARE = (0, 1)
 BOUNDS: Dict[str, Tuple[float, float]] = {
     "vocab_size": COUNT,
@@ -26,11 +26,11 @@ BOUNDS: Dict[str, Tuple[float, float]] = {
     "high_resource_pairs": (0, math.inf),
     "chunk_lines": COUNT,
 }
-BOUNDS_OF_RULES: Dict[str, Tuple[float, float]] = {
-    "max_words": (0, MOST_INT),
-    "max_chars": (0, MOST_INT),
-    "max_word_chars": (0, MOST_INT),
-    "max_length_ratio": (0, MOST_INT),
+RULE_BOUNDS: Dict[str, Tuple[float, float]] = {
+    "max_words": (0, MAX_INT),
+    "max_chars": (0, MAX_INT),
+    "max_word_chars": (0, MAX_INT),
+    "max_length_ratio": (0, MAX_INT),
     "min_script_share": SHARE,
     "min_letter_share": SHARE,
     "min_digit_overlap": SHARE,
@@ -39,32 +39,29 @@ BOUNDS_OF_RULES: Dict[str, Tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a corpus. Pairs are written English first: en-de."""
+    """The settings of a corpus. English is the first language of a pair: en-de."""
 
-    pairs: List[str]  # trained on, in both directions
-    zero_shot_pairs: List[str] = field(default_factory=list)  # validation and test sets only
+    pairs: List[str]  # trained in both directions
+    zero_shot_pairs: List[str] = field(default_factory=list)  # with validation and test sets only
     rules: Limits = field(default_factory=Limits)
     vocab_size: int = 64000
-    character_coverage: float = 0.9995  # share of characters that get pieces of their own
-    byte_fallback: bool = False  # spell the others in bytes
-    temperature: float = 5.0  # T of the sample that SentencePiece is trained on
-    sample_lines: int = 5_000_000  # most lines of the sample, all languages together
-    sentencepiece_threads: int = 1  # the model depends on their number
+    character_coverage: float = 0.9995  # share of characters that get their own pieces
+    byte_fallback: bool = False  # encode the others as bytes
+    temperature: float = 5.0  # T of sampling the text that SentencePiece is trained on
+    sample_lines: int = 5_000_000  # maximum lines of that text, all languages together
+    sentencepiece_threads: int = 1  # the model depends on it
     seed: int = 1
-    shards: int = 1  # of the largest pair's training data, of which fairseq loads one an epoch
-    high_resource_pairs: int = 1_000_000  # languages with more training pairs are of class high
-    chunk_lines: int = 50_000  # lines that a worker takes at once
+    shards: int = 1  # of the largest pair's training data; fairseq loads one in an epoch
+    high_resource_pairs: int = 1_000_000  # languages with more training pairs have class high
+    chunk_lines: int = 50_000  # lines that a worker processes at once
 
     @property
     def all_pairs(self) -> List[str]:
         return [*self.pairs, *self.zero_shot_pairs]
 
-    def as_dict(self) -> Dict[str, Any]:
-        return asdict(self)
-
 
 def load_config(path: Path) -> Config:
-    """Read a configuration, refusing what is not one: unknown keys, wrong types, bad pairs."""
+    """Read a configuration; refuses unknown keys, wrong types and bad values."""
     content = read_mapping(path, "a list of pairs, as in `pairs: [en-de, en-fr]`")
     if not content.get("pairs"):
         refuse(f"{path}: needs a list of pairs, as in `pairs: [en-de, en-fr]`")
@@ -80,7 +77,7 @@ def load_config(path: Path) -> Config:
 
 
 def _checked(settings: Type[Settings], content: Dict[str, Any], where: str) -> Dict[str, Any]:
-    """Return content if it fits the fields of a dataclass."""
+    """Return content; refuses names and types that do not fit the fields of a dataclass."""
     types = {one.name: one.type for one in fields(settings)}  # type: ignore[arg-type]
     for name, value in content.items():
         if name not in types:
@@ -93,23 +90,23 @@ def _checked(settings: Type[Settings], content: Dict[str, Any], where: str) -> D
 
 def _check_values(config: Config, path: Path) -> None:
     for pair in config.all_pairs:
-        expected = f'{pair!r} is no pair, as en-de is; quote names like "en-no"'
+        expected = f'{pair!r} is no pair; write it as en-de, with quotes for names like "en-no"'
         check_pair(pair, f"{path}: pairs", expected)
     if len(set(config.all_pairs)) < len(config.all_pairs):
         refuse(f"{path}: a pair is named twice: {', '.join(config.all_pairs)}")
     _check_bounds(config, BOUNDS, str(path))
-    _check_bounds(config.rules, BOUNDS_OF_RULES, f"{path}: rules")
+    _check_bounds(config.rules, RULE_BOUNDS, f"{path}: rules")
     if 0 < config.rules.max_length_ratio < 1:
         refuse(f"{path}: rules: max_length_ratio: {config.rules.max_length_ratio} is below 1; "
                "0 switches the rule off")
     if config.sample_lines < config.vocab_size:
         refuse(f"{path}: sample_lines: {config.sample_lines} are too few for a vocab_size of "
-               f"{config.vocab_size}: it takes a line a piece, or more")
+               f"{config.vocab_size}: give at least one line for each piece")
 
 
 def _check_bounds(settings: Any, bounds: Dict[str, Tuple[float, float]], where: str) -> None:
     for name, (least, most) in bounds.items():
         value = getattr(settings, name)
-        if not least <= value <= most or value == math.inf:  # nan is in no bounds either
-            limits = f"from {least} to {most}" if most < MOST_INT else f"{least} or more"
+        if not least <= value <= most or value == math.inf:  # nan fails the first condition
+            limits = f"from {least} to {most}" if most < MAX_INT else f"{least} or more"
             refuse_type(f"{where}: {name}", value, limits)

@@ -1,10 +1,10 @@
-"""Where the files of a corpus are.
+"""Paths of a corpus.
 
 RAW/train/en-de/DATASET.{en,de}    any number of data sets; plain, or .gz
 RAW/{valid,test}/en-de.{en,de}
 OUT/text/{train,valid,test}.en-de.{en,de}
 OUT/spm.model, OUT/dict.txt, OUT/data-bin/
-OUT/work/                          what only the steps need
+OUT/work/                          intermediate files of the steps
 """
 
 from pathlib import Path
@@ -15,68 +15,70 @@ from fairseq_taskmoe.paths import check_path
 
 SPLITS = ("train", "valid", "test")
 EVAL_SPLITS = ("valid", "test")
+Sides = Tuple[Path, Path]  # files of the source and the target language
 
 
 class Dataset(NamedTuple):
-    """A parallel text of some pair."""
+    """A parallel text of one language pair."""
 
     name: str
-    source: Path
-    target: Path
+    sides: Sides
 
 
 class Corpus(NamedTuple):
-    """The folders of a corpus that is being prepared."""
+    """The input and output folders of a corpus."""
 
     raw: Path
     out: Path
 
-    def text(self, split: str, pair: str) -> Tuple[Path, Path]:
+    def text(self, split: str, pair: str) -> Sides:
         """Return the clean text of a pair."""
-        source, target = text_files(self.out / "text", split, pair)
-        return source, target
-
-    def has_text(self, split: str, pair: str) -> bool:
-        return all(path.exists() for path in self.text(split, pair))
+        return text_files(self.out / "text", split, pair)
 
     def work(self, *parts: str) -> Path:
         return self.out.joinpath("work", *parts)
 
     def stamp(self, step: str, *parts: str) -> Path:
-        """Return the file that says that a step is done for a data set or a pair."""
+        """Return the file that marks a step as done for a data set or a pair."""
         return self.work("stages", ".".join([step, *parts]) + ".txt")
 
     def datasets(self, pair: str) -> List[Dataset]:
-        """Return the training sets of a pair by name, refusing none, and one with half a side."""
+        """Return the training sets of a pair, sorted by name.
+
+        Refuses a pair without training data, and a data set with one side only.
+        """
         folder = self.raw / "train" / pair
-        source, target = pair.split("-")
+        source, target = languages_of(pair)
         names = {
-            _dataset_name(path, language)
+            name.removesuffix(f".{language}")
             for path in (folder.iterdir() if folder.is_dir() else ())
             for language in (source, target)
+            if (name := path.name.removesuffix(".gz")).endswith(f".{language}")
         } - {""}
         if not names:
             refuse(f"{folder}: no training data, as in DATASET.{source} and DATASET.{target}")
         for name in names:
             check_path(folder / name)
         return [
-            Dataset(name, *(find_text(folder / f"{name}.{side}") for side in (source, target)))
+            Dataset(name, (find_text(folder / f"{name}.{source}"),
+                           find_text(folder / f"{name}.{target}")))
             for name in sorted(names)
         ]
 
-    def raw_eval(self, split: str, pair: str) -> Tuple[Path, Path]:
-        """Return the validation or test set of a pair, refusing where there is none."""
-        source, target = (self.raw / split / f"{pair}.{language}" for language in pair.split("-"))
-        return find_text(source), find_text(target)
+    def raw_eval(self, split: str, pair: str) -> Sides:
+        """Return the validation or test set of a pair; refuses a missing one."""
+        source, target = languages_of(pair)
+        folder = self.raw / split
+        return find_text(folder / f"{pair}.{source}"), find_text(folder / f"{pair}.{target}")
 
 
-def _dataset_name(path: Path, language: str) -> str:
-    name = path.name.removesuffix(".gz")
-    return name.removesuffix("." + language) if name.endswith("." + language) else ""
+def languages_of(pair: str) -> Tuple[str, str]:
+    source, target = pair.split("-")
+    return source, target
 
 
 def find_text(path: Path) -> Path:
-    """Return path, or the same name with .gz, refusing neither and both."""
+    """Return path, or the same name with .gz; refuses neither and both."""
     zipped = path.with_name(path.name + ".gz")
     if path.exists() and zipped.exists():
         refuse(f"{path} and {zipped} both exist: remove one of them")
@@ -85,15 +87,17 @@ def find_text(path: Path) -> Path:
     return path if path.exists() else zipped
 
 
-def given_files(folder: Path, split: str, pair: str) -> List[Path]:
-    """Return the two files of a text, whose validation and test sets may be as fetch leaves them.
+def input_files(folder: Path, split: str, pair: str) -> Sides:
+    """Return the two files of a text in OUT/text or RAW, whichever folder is.
 
-    It leaves valid/en-de.{en,de} in RAW, where OUT/text has valid.en-de.{en,de}.
+    In RAW a validation set is valid/en-de.{en,de}, in OUT/text valid.en-de.{en,de}.
     """
     if split in EVAL_SPLITS and (folder / split).is_dir():
-        return [folder / split / f"{pair}.{language}" for language in pair.split("-")]
+        source, target = (folder / split / f"{pair}.{lang}" for lang in languages_of(pair))
+        return source, target
     return text_files(folder, split, pair)
 
 
-def text_files(folder: Path, split: str, pair: str) -> List[Path]:
-    return [folder / f"{split}.{pair}.{language}" for language in pair.split("-")]
+def text_files(folder: Path, split: str, pair: str) -> Sides:
+    source, target = (folder / f"{split}.{pair}.{language}" for language in languages_of(pair))
+    return source, target

@@ -1,32 +1,33 @@
-"""What the steps counted, put together: manifest.json, speeds.json and languages.yaml."""
+"""Collect the counts of all steps: manifest.json and languages.yaml."""
 
 import json
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any, Dict, List
 
-from preprocess.binarize import Task, present_splits
+from preprocess.chunks import Counts, summed
 from preprocess.config import Config
 from preprocess.corpus import EVAL_SPLITS, Corpus
-from preprocess.counts import Counts, summed
+from preprocess.encode import DataLayout, present_splits
 from preprocess.stages import stage_result
 from preprocess.text_files import write_lines
 
-PIVOT = "en"  # is in every trained pair, and so of no class of its own
+PIVOT = "en"  # has no class: it is in every trained pair
 PACKAGES = ("fairseq_taskmoe", "fairseq", "sentencepiece", "pycld2", "numpy")
 
 
 def clean_line(pair: str, name: str, counts: Counts) -> str:
-    """Say in a line what cleaning left of a data set."""
+    """Summarize the cleaning of a data set in a line."""
     dropped = {rule: count for rule, count in counts["dropped"].items() if count}
     reasons = ", ".join(f"{count} {rule}" for rule, count in dropped.items())
     kept, lines = counts["kept"]["lines"], counts["lines"]
     return f"{pair} {name}: kept {kept} of {lines} pairs; dropped {reasons or 'none'}"
 
 
-def heavy_rules(pair: str, name: str, counts: Counts) -> List[str]:
-    """Warn, in a line each, of the rules that dropped more than half of a data set.
+def warnings(pair: str, name: str, counts: Counts) -> List[str]:
+    """Return a line for each rule that dropped more than half of a data set.
 
-    Sooner than text so bad it is a language that is named otherwise than it is written.
+    The usual cause is a language code that does not match the text.
     """
     return [
         f"warning: {pair} {name}: the rule {rule!r} dropped {100 * count / counts['lines']:.0f} % "
@@ -37,7 +38,7 @@ def heavy_rules(pair: str, name: str, counts: Counts) -> List[str]:
 
 
 def dedup_line(pair: str, counts: Dict[str, Counts]) -> str:
-    """Say in a line what deduplication left of a pair."""
+    """Summarize the deduplication of a pair in a line."""
     total = summed(counts.values())
     return (
         f"{pair}: kept {total['kept']['lines']} of {total['lines']} pairs; dropped "
@@ -45,36 +46,8 @@ def dedup_line(pair: str, counts: Dict[str, Counts]) -> str:
     )
 
 
-def rule_speeds(config: Config, corpus: Corpus) -> Dict[str, Dict[str, float]]:
-    """Return the bytes that every rule saw and dropped, the core's seconds, and MB a second."""
-    counts = summed(
-        stage_result(corpus.stamp("clean", pair, dataset.name))
-        for pair in config.pairs
-        for dataset in corpus.datasets(pair)
-    )
-    speeds = counts["speed"]
-    seconds = sum(speed["seconds"] for speed in speeds.values())
-    speeds["whole chain"] = {"bytes": counts["bytes"], "seconds": seconds}
-    dropped = {**counts["dropped"], "whole chain": counts["lines"] - counts["kept"]["lines"]}
-    return {
-        rule: {
-            "dropped": dropped[rule],
-            **speed,
-            "MB_per_second": round(speed["bytes"] / 1e6 / max(speed["seconds"], 1e-6), 2),
-        }
-        for rule, speed in speeds.items()
-    }
-
-
-def speed_table(speeds: Dict[str, Dict[str, float]]) -> str:
-    lines = [f"{'rule':<15}{'dropped':>12}{'MB/s a core':>14}"]
-    for rule, speed in speeds.items():
-        lines.append(f"{rule:<15}{speed['dropped']:>12}{speed['MB_per_second']:>14.1f}")
-    return "\n".join(lines)
-
-
 def versions() -> Dict[str, str]:
-    """Return the versions of what the data depends on."""
+    """Return the versions of the packages that the data depends on."""
     distributions = packages_distributions()
     found = {}
     for package in PACKAGES:
@@ -85,27 +58,27 @@ def versions() -> Dict[str, str]:
     return found
 
 
-def pair_counts(pair: str, trained: bool, corpus: Corpus, task: Task) -> Dict[str, Any]:
-    """Return what was counted of a pair, step by step."""
+def pair_counts(
+    pair: str, trained: bool, corpus: Corpus, layout: DataLayout
+) -> Dict[str, Any]:
+    """Return the counts of a pair by step."""
     counts: Dict[str, Any] = {}
     if trained:
         counts["clean"] = {
             dataset.name: stage_result(corpus.stamp("clean", pair, dataset.name))
             for dataset in corpus.datasets(pair)
         }
-        for dataset in counts["clean"].values():  # which differs from run to run
-            del dataset["speed"]
         counts["dedup"] = stage_result(corpus.stamp("dedup", pair))
     for split in EVAL_SPLITS:
         counts[split] = stage_result(corpus.stamp("copy", split, pair))
     counts["encoded"] = {
-        split: stage_result(task.stamp("encode", split, pair))
-        for split in present_splits(task.text, pair)
+        split: stage_result(layout.stamp("encode", split, pair))
+        for split in present_splits(layout.text, pair)
     }
     counts["data-bin"] = {
-        shard: stage_result(task.stamp("binarize", shard, pair))
-        for shard in task.shards()
-        if task.splits(pair, shard)
+        shard: stage_result(layout.stamp("binarize", shard, pair))
+        for shard in layout.shards()
+        if layout.splits(pair, shard)
     }
     return counts
 
@@ -118,7 +91,7 @@ def language_classes(config: Config, train_pairs: Dict[str, int]) -> List[str]:
         for language in pair.split("-")
         if language != PIVOT
     )
-    # in quotes, as YAML takes no for a truth value
+    # quoted, as YAML reads a plain no as false
     return [
         f'"{language}": {{train_pairs: {number}, class: '
         f"{'high' if number > config.high_resource_pairs else 'low'}}}"
@@ -126,13 +99,13 @@ def language_classes(config: Config, train_pairs: Dict[str, int]) -> List[str]:
     ]
 
 
-def write_all(config: Config, corpus: Corpus, task: Task) -> None:
-    """Write the three files into OUT; the manifest of equal data is equal, byte by byte."""
+def write_all(config: Config, corpus: Corpus, layout: DataLayout) -> None:
+    """Write both files into OUT; equal data gives an equal manifest, byte for byte."""
     pairs = {
-        pair: pair_counts(pair, pair in config.pairs, corpus, task) for pair in config.all_pairs
+        pair: pair_counts(pair, pair in config.pairs, corpus, layout) for pair in config.all_pairs
     }
     content = {
-        "settings": config.as_dict(),
+        "settings": asdict(config),
         "versions": versions(),
         "pairs": pairs,
         "sentencepiece": {
@@ -141,8 +114,6 @@ def write_all(config: Config, corpus: Corpus, task: Task) -> None:
         },
     }
     write_lines(corpus.out / "manifest.json", [json.dumps(content, indent=1, ensure_ascii=False)])
-    speeds = rule_speeds(config, corpus)
-    write_lines(corpus.out / "speeds.json", [json.dumps(speeds, indent=1)])
     train_pairs = {
         pair: summed(pairs[pair]["dedup"].values())["kept"]["lines"] for pair in config.pairs
     }

@@ -1,4 +1,4 @@
-"""Worker processes that hand results back in order, a bounded number of items ahead."""
+"""A pool of worker processes that returns results in order and reads few items ahead."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ ITEMS_PER_WORKER = 2  # one in work, one waiting: more would only take memory
 
 
 class WorkerPool:
-    """Processes to map a function over items; with one worker, this process alone."""
+    """Worker processes; without an executor, this process does the work."""
 
     def __init__(self, executor: Optional[Executor], workers: int):
         self.executor = executor
@@ -26,9 +26,9 @@ class WorkerPool:
     def ordered_map(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
-        """Yield function(item) for every item, in order. Items are drawn only as they are needed.
+        """Yield function(item) for every item, in order. Items are read only as they are needed.
 
-        A worker that is killed is refused: mostly it was for want of memory.
+        A killed worker is refused; the usual cause is too little memory.
         """
         if self.executor is None:
             yield from map(function, items)
@@ -42,7 +42,7 @@ class WorkerPool:
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            refuse(f"--workers {self.workers}: a worker was killed; take fewer if memory is short")
+            refuse(f"--workers {self.workers}: a worker was killed; use fewer if memory is short")
         finally:
             for future in waiting:
                 future.cancel()
@@ -56,12 +56,12 @@ def worker_pool(workers: int) -> Iterator[WorkerPool]:
         return
     # forked: a new interpreter would take seconds to import torch, which no worker needs
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as executor:
+    with ProcessPoolExecutor(workers, context, initializer=_exit_with_parent) as executor:
         yield WorkerPool(executor, workers)
 
 
-def _end_with_parent() -> None:
-    """Let this worker end when its parent is killed: it would wait for work forever."""
+def _exit_with_parent() -> None:
+    """End this worker when its parent is killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,7 +1,7 @@
 """Train one SentencePiece model for all languages, and write fairseq's dictionary for it.
 
-Languages of very different sizes share the vocabulary by temperature sampling: language l with
-n_l lines gives a share of the sample proportional to n_l^(1/T), T = 1 as they are, large T evenly.
+The training text is a sample of the languages with temperature T: a language of n lines has a share
+proportional to n^(1/T). T = 1 keeps the proportions; a large T gives all languages equal shares.
 """
 
 import argparse
@@ -25,37 +25,37 @@ from preprocess.text_files import (
     write_lines,
 )
 
-# fairseq's dictionary adds these itself, under the same names
+# fairseq's dictionary adds these itself
 SPECIAL_PIECES = {"<unk>", "<s>", "</s>"}
-COVERAGES = (0.98, 1)  # that SentencePiece takes
-MIN_TEMPERATURE = 0.1  # below, n ** (1 / T) is too large for a float
+COVERAGES = (0.98, 1)  # the range that SentencePiece accepts
+MIN_TEMPERATURE = 0.1  # below it, n ** (1 / T) is too large for a float
 
 
 class BadVocabulary(Exception):
-    """No model of the size that is wanted can be trained on the sample."""
+    """A model of the requested size cannot be trained on the sample."""
 
 
 def line_quotas(counts: Dict[str, int], total: int, temperature: float) -> Dict[str, int]:
-    """Share total lines out over the languages; a quota above a count means repeated lines."""
+    """Divide total lines among the languages; above a language's count, lines are repeated."""
     weights = {language: count ** (1.0 / temperature) for language, count in counts.items()}
     scale = total / sum(weights.values())
     return {language: round(weight * scale) for language, weight in weights.items()}
 
 
 def drawn_lines(num_lines: int, quota: int, seed: str) -> Tuple[int, List[int]]:
-    """Choose quota of num_lines lines: all as often as they fit in, and some once more, by number.
+    """Choose quota of num_lines lines.
 
-    Memory is that of the numbers drawn, at most quota of them.
+    Returns how often to take all lines, and the sorted numbers of lines to take once more.
     """
     repeats, rest = divmod(quota, num_lines)
-    # a generator per language: adding a language leaves the others' samples alone
+    # a generator for each language: another language does not change the sample of this one
     return repeats, sorted(random.Random(seed).sample(range(num_lines), rest))
 
 
 def text_lines(files: Sequence[Path]) -> Iterator[str]:
-    """Yield the lines that have text, whitespace of every kind as a space.
+    """Yield the lines that are not empty, with a space for each run of white space.
 
-    Neither trainer nor dictionary can hold another.
+    SentencePiece and the dictionary support no other white space.
     """
     for path in tqdm(files, "reading", unit="file", disable=None):
         for line in decoded_lines(path):
@@ -65,22 +65,22 @@ def text_lines(files: Sequence[Path]) -> Iterator[str]:
 
 
 def sampled_lines(files: Sequence[Path], num_lines: int, quota: int, seed: str) -> Iterator[str]:
-    """Yield the lines drawn from files, which have num_lines lines of text."""
+    """Yield a sample of the num_lines lines of text in files."""
     repeats, drawn = drawn_lines(num_lines, quota, seed)
     for _ in range(repeats):
         yield from text_lines(files)
     numbers = iter(drawn)
-    wanted = next(numbers, None)
+    next_drawn = next(numbers, None)
     for number, line in enumerate(text_lines(files) if drawn else ()):
-        if number == wanted:
+        if number == next_drawn:
             yield line
-            wanted = next(numbers, None)
+            next_drawn = next(numbers, None)
 
 
 def write_sample(
     files: Dict[str, List[Path]], path: Path, total: int, temperature: float, seed: int
 ) -> Dict[str, int]:
-    """Write the text that the model is trained on; return the lines taken per language."""
+    """Write the text that the model is trained on; return the number of lines by language."""
     counts = {language: sum(1 for _ in text_lines(names)) for language, names in files.items()}
     for language, count in counts.items():
         if count == 0:
@@ -100,7 +100,7 @@ def write_sample(
 
 
 def write_dictionary(model: Path, sample: Path, path: Path) -> int:
-    """Write the model's pieces with their counts in sample, commonest first; return how many."""
+    """Write the model's pieces with their counts in sample, by frequency; return their number."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     counts: Counter[str] = Counter()
     for line in decoded_lines(sample):
@@ -120,13 +120,12 @@ def train_model(
     byte_fallback: bool,
     threads: int = 1,
 ) -> None:
-    """Train on the sample as it is written: drawing inside the trainer is not reproducible.
+    """Train on all lines of the sample in order: SentencePiece's own sampling is not reproducible.
 
-    Sums of floats depend on the number of threads: the same number gives the same model.
-    Raises BadVocabulary, as its caller knows where the size was asked for.
+    The model depends on the number of threads, by sums of floats. Raises BadVocabulary.
     """
     trained = io.BytesIO()
-    refused: List[Refusal] = []  # SentencePiece turns what its text raises into an error of its own
+    refused: List[Refusal] = []  # SentencePiece replaces an exception of its input by its own
 
     def lines() -> Iterator[str]:
         try:
@@ -137,7 +136,7 @@ def train_model(
 
     try:
         sentencepiece.SentencePieceTrainer.train(
-            # text and writer are handed over, as the model would record the names of files
+            # an iterator and a writer, as the model would contain the names of files
             sentence_iterator=lines(),
             model_writer=trained,
             vocab_size=vocab_size,
@@ -151,7 +150,7 @@ def train_model(
     except RuntimeError as error:
         if refused:
             raise refused[0] from None
-        # mostly a vocabulary that is too large or too small for the text
+        # the usual reason: the vocabulary is too large or too small for the text
         reason = str(error).splitlines()[-1]
         raise BadVocabulary(f"{vocab_size}: SentencePiece says: {reason}") from error
     with atomic_output(model) as stream:
@@ -161,25 +160,25 @@ def train_model(
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "files", nargs="+", metavar="LANGUAGE=FILE", help="training text; several files a language"
+        "files", nargs="+", metavar="LANGUAGE=FILE",
+        help="training text; a language may have several files",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for spm.model and dict.txt")
     parser.add_argument("--vocab-size", type=int, default=64000)
     parser.add_argument("--temperature", type=float, default=5.0, help="T of the sampling")
     parser.add_argument(
-        "--sample-lines", type=int, default=5_000_000, help="most lines to train on, all languages"
+        "--sample-lines", type=int, default=5_000_000,
+        help="maximum number of lines to train on, all languages together",
     )
     parser.add_argument(
-        "--character-coverage",
-        type=float,
-        default=0.9995,
-        help="share of characters that get pieces; lower for thousands of rare Han characters",
+        "--character-coverage", type=float, default=0.9995,
+        help="share of characters that get their own pieces; lower it for many rare characters",
     )
     parser.add_argument(
-        "--byte-fallback", action="store_true", help="spell uncovered characters in bytes"
+        "--byte-fallback", action="store_true", help="encode uncovered characters as bytes"
     )
     parser.add_argument(
-        "--threads", type=int, default=1, help="of the training; the model depends on their number"
+        "--threads", type=int, default=1, help="threads of training; the model depends on it"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--overwrite", action="store_true")
@@ -201,18 +200,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     quotas = write_sample(files, sample, args.sample_lines, args.temperature, args.seed)
     try:
         train_model(
-            sample,
-            model,
-            args.vocab_size,
-            args.character_coverage,
-            args.byte_fallback,
+            sample, model, args.vocab_size, args.character_coverage, args.byte_fallback,
             args.threads,
         )
     except BadVocabulary as error:
         refuse(f"--vocab-size {error}")
     pieces = write_dictionary(model, sample, dictionary)
     drawn = ", ".join(f"{language} {quota}" for language, quota in quotas.items())
-    print(f"{model}: {pieces} pieces from lines of {drawn}")
+    print(f"{model}: {pieces} pieces, trained on lines of {drawn}")
 
 
 if __name__ == "__main__":

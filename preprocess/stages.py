@@ -1,7 +1,7 @@
-"""Skip the stages of a recipe that are done, and run anew those whose inputs changed.
+"""Skip the stages of a recipe that are done, and run those again whose inputs changed.
 
-A stage leaves a stamp: a line with the fingerprint of its settings and inputs, a line of JSON with
-what its action returned, and the hash of that.
+A stage writes a stamp: a line with the fingerprint of its settings and inputs, a line of JSON with
+the result of its action, and the hash of that.
 """
 
 import fcntl
@@ -9,16 +9,17 @@ import hashlib
 import json
 import re
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from fairseq_taskmoe.errors import refuse
+from fairseq_taskmoe.files import missing_folders, remove_empty
 from preprocess.text_files import refusing_write_errors, write_lines
 
 SHA256 = re.compile("[0-9a-f]{64}")
-HashCache = Dict[str, List[Any]]  # by path: size, time of change in ns, hash
+HashCache = Dict[str, List[Any]]  # by path: size, modification time in ns, hash
 
 
 def fingerprint(
@@ -26,8 +27,8 @@ def fingerprint(
 ) -> str:
     """Hash the settings and the content of the inputs.
 
-    Content, not time stamps: a fresh checkout has new times on old files. A cache spares reading
-    the files whose size and time are those that it remembers.
+    Content, not modification times: a fresh checkout changes those. The cache avoids reading files
+    whose size and modification time have not changed.
     """
     cache = {} if cache is None else cache
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -49,7 +50,7 @@ def file_hash(path: Path) -> str:
 
 
 def code_of(*modules: ModuleType) -> List[Path]:
-    """The files of modules: a stage whose code has changed runs again."""
+    """Return the files of modules, as inputs of a stage: it runs again when its code changes."""
     return [Path(str(module.__file__)) for module in modules]
 
 
@@ -60,30 +61,29 @@ def run_stage(
     inputs: Sequence[Path],
     outputs: Sequence[Path],
 ) -> bool:
-    """Run action unless stamp says that it ran with these settings and inputs; tell whether it ran.
+    """Run action unless stamp records a run with these settings and inputs; return whether it ran.
 
-    The stamp is written last, so a stage that was interrupted runs again. What action returns,
-    None or of JSON's types, can be asked for with stage_result.
+    The stamp is written last, so an interrupted stage runs again. stage_result returns the result
+    of the action, which is None or of JSON's types.
     """
-    memory = stamp.with_suffix(".hashes")
-    cache = read_cache(memory)
-    wanted = fingerprint(settings, inputs, cache)
-    if all(path.exists() for path in outputs) and stamp.exists():
-        if is_stamped(stamp, wanted):
-            print(f"{stamp.stem}: done already", file=sys.stderr)
-            return False
+    cache_file = stamp.with_suffix(".hashes")
+    cache = read_cache(cache_file)
+    expected = fingerprint(settings, inputs, cache)
+    if all(path.exists() for path in outputs) and is_stamped(stamp, expected):
+        print(f"{stamp.stem}: done already", file=sys.stderr)
+        return False
     with refusing_write_errors(stamp):
         stamp.unlink(missing_ok=True)
     print(f"{stamp.stem} ...", file=sys.stderr)
     result = action()
-    write_lines(memory, [json.dumps({str(path): cache[str(path)] for path in inputs})])
+    write_lines(cache_file, [json.dumps({str(path): cache[str(path)] for path in inputs})])
     line = json.dumps(result)
-    write_lines(stamp, [wanted, line, _checksum(line)])
+    write_lines(stamp, [expected, line, _checksum(line)])
     return True
 
 
 def read_cache(path: Path) -> HashCache:
-    """Read what is remembered of files; a memory that is damaged is none."""
+    """Read a cache of hashes; a damaged one is empty."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
@@ -95,15 +95,15 @@ def read_cache(path: Path) -> HashCache:
         return {}
 
 
-def is_stamped(stamp: Path, wanted: str) -> bool:
-    """Say whether a stamp is whole and of the fingerprint that is wanted."""
+def is_stamped(stamp: Path, expected: str) -> bool:
+    """Return whether a stamp exists, is undamaged, and has the expected fingerprint."""
     try:
         found, result, *checksums = stamp.read_bytes().decode().split("\n")[:-1]
         json.loads(result)
     except (OSError, ValueError, RecursionError):
         return False
-    # a stamp of an older version has none
-    return found == wanted and checksums in ([], [_checksum(result)])
+    # stamps of older versions have no checksum
+    return found == expected and checksums in ([], [_checksum(result)])
 
 
 def _checksum(line: str) -> str:
@@ -112,17 +112,17 @@ def _checksum(line: str) -> str:
 
 @contextmanager
 def only_run(lock: Path) -> Iterator[None]:
-    """Refuse to work in a folder, marked by a file lock, where another process is at work.
+    """Hold a lock file; refuses if another process holds it.
 
-    Folders that it made are removed again if nothing was put into them.
+    New folders are removed again if they stay empty.
     """
-    made = [each for each in (lock.parent, *lock.parent.parents) if not each.exists()]
+    made = missing_folders(lock.parent)
     with refusing_write_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("ab")
     with file:
         try:
-            # not flock, which a killed process's workers would hold on to until they end
+            # not flock, which the workers of a killed process would hold until they end
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             refuse(f"{lock.parent}: another process is at work here")
@@ -131,11 +131,9 @@ def only_run(lock: Path) -> Iterator[None]:
         finally:
             if made and list(lock.parent.iterdir()) == [lock]:
                 lock.unlink()
-                with suppress(OSError):  # something else was put there
-                    for folder in made:
-                        folder.rmdir()
+                remove_empty(made)
 
 
 def stage_result(stamp: Path) -> Any:
-    """Return what the action of a finished stage returned."""
+    """Return the result of a finished stage."""
     return json.loads(stamp.read_text(encoding="utf-8").split("\n")[1])

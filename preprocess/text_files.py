@@ -1,9 +1,9 @@
-r"""Text files, one sentence per line, read and written so that no line is lost or shifted.
+r"""Read and write text files with one sentence per line, so that no line is lost or shifted.
 
 Only "\n" ends a line. Python's text mode also splits at "\r", and str.splitlines at U+2028 and
 others: such a character inside a sentence would shift one side of a parallel corpus. A carriage
-return before the line feed and a byte order mark at the start, both of Windows, are no part of the
-text. A name that ends in .gz is read through gzip.
+return before the line feed and a byte order mark at the start, both of Windows, are not part of the
+text. A file name that ends in .gz is read through gzip.
 """
 
 import gzip
@@ -21,11 +21,11 @@ from fairseq_taskmoe.read_files import BOM
 class Chunk(NamedTuple):
     """Some lines of a parallel text."""
 
-    text: int  # which of several texts
-    first_line: int  # counted from 0, through all texts
+    text: int  # index of the text, among several
+    first_line: int  # counted from 0 over all texts
     num_lines: int
     sides: Tuple[bytes, ...]  # the same lines in each language, each line with its line end
-    bytes_read: int  # of the first sides' files, up to here
+    bytes_read: int  # of the files of the first side, with this chunk
     paths: Tuple[Path, ...] = ()  # of the sides
 
     def decoded(self) -> List[List[str]]:
@@ -38,9 +38,9 @@ class Chunk(NamedTuple):
 
 @contextmanager
 def opened(path: Path) -> Iterator[Tuple[Iterator[bytes], BinaryIO]]:
-    """Open a text: its lines with their ends, and the file itself, to be asked how far it was read.
+    """Open a text; give its lines with their ends, and the file, whose position shows the progress.
 
-    What no file holds is refused, as is gzip that is damaged or ends too early.
+    Refuses a file that cannot be read, and gzip that is damaged or truncated.
     """
     with ExitStack() as stack:
         try:
@@ -62,7 +62,7 @@ def _readable_lines(path: Path, lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def iterate_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of path without their line ends, refusing what is no readable file."""
+    """Yield the lines of path without their line ends; refuses a file that cannot be read."""
     with opened(path) as (lines, _):
         for line in lines:
             yield line.removesuffix(b"\n").removesuffix(b"\r")
@@ -73,7 +73,7 @@ def count_lines(path: Path) -> int:
 
 
 def decoded_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text that must be whole: invalid UTF-8 is refused, never skipped."""
+    """Yield the lines of a text; refuses invalid UTF-8."""
     for number, line in enumerate(iterate_lines(path), start=1):
         try:
             yield line.decode()
@@ -82,12 +82,11 @@ def decoded_lines(path: Path) -> Iterator[str]:
 
 
 def read_lines(path: Path) -> List[str]:
-    """Read a text that must be whole."""
     return list(decoded_lines(path))
 
 
 def refuse_unequal_lengths(source: Path, target: Path) -> int:
-    """Return the number of lines of a parallel corpus, refusing two files that are none."""
+    """Return the number of lines of a parallel text; refuses files of different length."""
     counts = count_lines(source), count_lines(target)
     if counts[0] != counts[1]:
         _refuse_counts((source, target), counts)
@@ -102,9 +101,9 @@ def _refuse_counts(paths: Sequence[Path], counts: Sequence[int]) -> None:
 
 
 def parallel_chunks(texts: Sequence[Sequence[Path]], max_lines: int) -> Iterator[Chunk]:
-    """Yield parallel texts one after the other, in pieces of at most max_lines lines.
+    """Yield parallel texts one after the other, in chunks of at most max_lines lines.
 
-    A text whose sides are of different length is refused when its end is reached.
+    A text whose sides have different lengths is refused when the end of one is reached.
     """
     first_line = bytes_before = 0
     for number, paths in enumerate(texts):
@@ -134,22 +133,26 @@ def parallel_chunks(texts: Sequence[Sequence[Path]], max_lines: int) -> Iterator
 def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
     for path in outputs:
         if path.exists() and not overwrite:
-            refuse(f"{path} exists: name another output, or allow it with --overwrite")
+            refuse(f"{path} exists: name another output, or give --overwrite")
 
 
 @contextmanager
 def refusing_write_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and the like into one line; Python's own error names no file."""
+    """Refuse errors of writing, such as a full disk; Python's own errors do not name the file."""
     try:
         yield
     except OSError as error:
         refuse(f"{path}: {error.strerror or error}")
 
 
+def partial_name(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
 @contextmanager
 def atomic_output(path: Path) -> Iterator[BinaryIO]:
     """Open path for writing; it appears under its name when it is complete, or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_name(path)
     with refusing_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -166,7 +169,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def language_file(text: str) -> Tuple[str, Path]:
-    """Read LANGUAGE=FILE, as the command lines of the steps have it."""
+    """Parse LANGUAGE=FILE."""
     language, separator, name = text.partition("=")
     if not (language and separator and name):
         refuse(f"{text}: expected LANGUAGE=FILE, as in de=train.en-de.de")

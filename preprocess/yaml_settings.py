@@ -1,4 +1,4 @@
-"""Reading what people write: YAML files that say what a corpus is made of and is to become."""
+"""Read the YAML files of a user, with messages that name the file and the key."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ PAIR = re.compile(r"([^\s/-]+)-([^\s/-]+)")
 
 
 def read_mapping(path: Path, expected: str) -> Dict[Any, Any]:
-    """Read a file of keys with values, with expected in the line that refuses another one."""
+    """Read a file that is a mapping; another one is refused, with expected in the message."""
     content = read_yaml(path, yaml.SafeLoader)
     if not isinstance(content, dict):
         refuse(f"{path}: expected {expected}")
@@ -22,13 +22,13 @@ def read_mapping(path: Path, expected: str) -> Dict[Any, Any]:
 
 
 def is_pair(name: object) -> bool:
-    """Say whether name is of two languages, as en-de is; YAML takes a plain no for false."""
+    """Return whether name is a pair of two languages, as en-de; YAML reads a plain no as false."""
     match = PAIR.fullmatch(name) if isinstance(name, str) else None
     return match is not None and match[1] != match[2]
 
 
 def check_pair(name: object, where: str, expected: str) -> None:
-    """Refuse a name that is no pair, with what was expected there."""
+    """Refuse a name that is not a pair, with expected in the message."""
     if isinstance(name, str) and name.count("-") > 1 and not re.search(r"[\s/]", name):
         refuse(f"{where}: {name}: {hyphen_hint(name.split('-'))}")
     if not is_pair(name):
@@ -46,7 +46,7 @@ def refuse_unknown(where: str, given: Iterable[object], known: Sequence[str]) ->
 
 
 def mapping_in(content: Dict[Any, Any], key: str, where: str) -> Dict[str, Any]:
-    """Return what stands under a key that may be missing: names with values."""
+    """Return the mapping under a key, which may be missing."""
     found = content.get(key)
     if found is None:
         return {}
@@ -54,5 +54,5 @@ def mapping_in(content: Dict[Any, Any], key: str, where: str) -> Dict[str, Any]:
         refuse_type(f"{where}: {key}", found, "a mapping")
     for name in found:
         if not isinstance(name, str):
-            refuse_type(f"{where}: {key}", name, 'a name; write numbers and "no" in quotes')
+            refuse_type(f"{where}: {key}", name, 'a name; quote numbers and "no"')
     return found

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))  # preprocess/ is not installed
 from examples.demo import split  # noqa: E402
 from fairseq_taskmoe.errors import command  # noqa: E402
 from preprocess import binarize, sentencepiece_model  # noqa: E402
+from preprocess.corpus import SPLITS  # noqa: E402
 from preprocess.stages import run_stage  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
 
@@ -109,7 +110,7 @@ def prepare(out: Path) -> None:
         lambda: write_text(text),
         settings=choice,
         inputs=[CORPUS],
-        outputs=text_files(text, binarize.SPLITS),
+        outputs=text_files(text, SPLITS),
     )
     # English once: its sentences are nearly the same in every pair
     training = ["en=" + str(text / "train.en-de.en")]
@@ -127,7 +128,7 @@ def prepare(out: Path) -> None:
         stamps / "binarize.txt",
         lambda: binarize.binarize(text, PAIRS, model, dictionary, data),
         settings={"pairs": PAIRS},
-        inputs=[model, dictionary, *text_files(text, binarize.SPLITS)],
+        inputs=[model, dictionary, *text_files(text, SPLITS)],
         outputs=[data],
     )
 

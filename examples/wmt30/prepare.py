@@ -17,11 +17,12 @@ sys.path.insert(0, str(HERE.parents[1]))  # preprocess is not installed
 from fairseq_taskmoe.errors import command, refuse  # noqa: E402
 from preprocess import run  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
+from preprocess.corpus import SPLITS  # noqa: E402
 from preprocess.fetch import fetch  # noqa: E402
 from preprocess.fetching.download import Mirror, SizesByHead, key_of  # noqa: E402
 from preprocess.fetching.held_out import DATASETS, addresses  # noqa: E402
 from preprocess.fetching.records import Records  # noqa: E402
-from preprocess.fetching.sources import SPLITS, Archive, Sources, read_sources  # noqa: E402
+from preprocess.fetching.sources import Archive, Sources, read_sources  # noqa: E402
 
 
 def planned_downloads(sources: Sources, mirror: Mirror) -> Iterator[str]:

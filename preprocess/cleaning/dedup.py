@@ -1,7 +1,8 @@
-"""Drop training pairs that were seen before, and those that the model will be tested on.
+"""Drop duplicates among training pairs, and pairs with a sentence of a validation or test set.
 
 Pairs are compared by 64-bit keys of both sides (sentence_keys.py). All data sets of a language pair
-are read twice: once for the keys, once to write the pairs that stay, the first of each kind.
+are read twice: first for the keys, then to write the pairs that are kept. Of equal pairs the first
+is kept.
 """
 
 import hashlib
@@ -13,39 +14,36 @@ from typing import Dict, Iterable, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-import preprocess.cleaning.sentence_keys
 from fairseq_taskmoe.errors import refuse
-from preprocess.chunks import Made, ProcessingOptions, process_texts
+from preprocess.chunks import ChunkResult, Counts, ProcessingOptions, process_texts, summed
+from preprocess.cleaning import sentence_keys
 from preprocess.cleaning.sentence_keys import (
     Keys,
     first_occurrences,
     folded,
-    pair_keys,
-    sentence_keys,
+    keys_of_pairs,
+    keys_of_sentences,
 )
-from preprocess.corpus import Dataset
-from preprocess.counts import Counts, summed
+from preprocess.corpus import Dataset, Sides
 from preprocess.stages import code_of, file_hash, fingerprint
 from preprocess.text_files import Chunk, atomic_output, decoded_lines
 
-Pair = Tuple[str, str]
-Sides = Tuple[Path, Path]  # of the source, of the target
-Verdicts = NDArray[np.uint8]  # (N,), of what follows
+Labels = NDArray[np.uint8]  # (N,): one of the following for each of N pairs
 KEPT, HELD_OUT, DUPLICATE = range(3)
 
 
 def code_hash() -> str:
-    """Hash the code that says which sentences are the same."""
-    return fingerprint({}, [Path(__file__), *code_of(preprocess.cleaning.sentence_keys)])
+    """Hash the code that decides which sentences are equal."""
+    return fingerprint({}, [Path(__file__), *code_of(sentence_keys)])
 
 
 def write_held_out_keys(texts: Iterable[Tuple[str, Path]], path: Path) -> int:
     """Write the sorted keys of all sentences of texts, each given with its language."""
     keys = [
-        sentence_keys(language, map(folded, decoded_lines(file)))
+        keys_of_sentences(language, map(folded, decoded_lines(file)))
         for language, file in texts
     ]
-    # an empty line holds nothing out; in training text there is none
+    # the key of an empty line does no harm: clean training text has no empty lines
     unique = np.unique(np.concatenate(keys)) if keys else np.zeros(0, dtype="<u8")
     with atomic_output(path) as stream:
         np.save(stream, unique)
@@ -53,7 +51,7 @@ def write_held_out_keys(texts: Iterable[Tuple[str, Path]], path: Path) -> int:
 
 
 def load_keys(path: Path) -> Keys:
-    """Return what write_held_out_keys wrote."""
+    """Read the file of write_held_out_keys."""
     try:
         keys = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -63,38 +61,38 @@ def load_keys(path: Path) -> Keys:
     return keys
 
 
-def key_chunk(languages: Pair, held_out_keys: Path, chunk: Chunk) -> Made:
-    """Return the keys of a chunk's pairs, and which of them are held out."""
+def key_chunk(languages: Tuple[str, str], held_out_keys: Path, chunk: Chunk) -> ChunkResult:
+    """Return the keys of a chunk's pairs, and a byte for each pair: 1 if it is held out."""
     sides = [[folded(line) for line in side] for side in chunk.decoded()]
     keys = load_keys(held_out_keys)
     held_out = np.zeros(len(sides[0]), dtype=bool)
     for language, side in zip(languages, sides, strict=True):
-        held_out |= _contained(sentence_keys(language, side), keys)
-    texts = (pair_keys(*sides).tobytes(), held_out.astype(np.uint8).tobytes())
-    return Made(texts, {"lines": len(held_out), "bytes": sum(map(len, chunk.sides))})
+        held_out |= _is_in(keys_of_sentences(language, side), keys)
+    texts = (keys_of_pairs(*sides).tobytes(), held_out.astype(np.uint8).tobytes())
+    return ChunkResult(texts, {"lines": len(held_out), "bytes": sum(map(len, chunk.sides))})
 
 
-def _contained(keys: Keys, wanted: Keys) -> NDArray[np.bool_]:
-    """Say of each key whether it is among the wanted ones, which are sorted."""
-    if len(wanted) == 0:
+def _is_in(keys: Keys, sorted_keys: Keys) -> NDArray[np.bool_]:
+    """Return for each key whether it is among sorted_keys."""
+    if len(sorted_keys) == 0:
         return np.zeros(len(keys), dtype=bool)
-    places = np.searchsorted(wanted, keys).clip(max=len(wanted) - 1)
-    return wanted[places] == keys
+    places = np.searchsorted(sorted_keys, keys).clip(max=len(sorted_keys) - 1)
+    return sorted_keys[places] == keys
 
 
 def dedup_pair(
     datasets: Sequence[Dataset],
     outputs: Sides,
-    languages: Pair,
+    languages: Tuple[str, str],
     held_out_keys: Path,
     work: Path,
-    way: ProcessingOptions,
+    options: ProcessingOptions,
 ) -> Dict[str, Counts]:
-    """Write the pairs of all data sets that stay, and return by data set what was counted.
+    """Write the pairs of all data sets that are kept, and return the counts by data set.
 
-    work gets a file of the keys, uint64 (N,), and one of what is held out, uint8 (N,).
+    Writes to work a file of the keys, uint64 (N,), and one of the held-out pairs, uint8 (N,).
     """
-    texts = [(dataset.source, dataset.target) for dataset in datasets]
+    texts = [dataset.sides for dataset in datasets]
     settings = {
         "languages": languages,
         "datasets": [dataset.name for dataset in datasets],
@@ -107,36 +105,36 @@ def dedup_pair(
         partial(key_chunk, languages, held_out_keys),
         work / "keys.journal",
         {**settings, "held_out": file_hash(held_out_keys)},
-        way,
+        options,
     )
-    verdicts = judge(*key_files)
-    keep = partial(filter_chunk, settings["datasets"], verdicts)
+    labels = label_pairs(*key_files)
+    keep = partial(filter_chunk, settings["datasets"], labels)
     counts = process_texts(
         texts,
         outputs,
         keep,
         work / "text.journal",
-        {**settings, "verdicts": hashlib.sha256(verdicts.data).hexdigest()},
-        way.alone(),
+        {**settings, "verdicts": hashlib.sha256(labels.data).hexdigest()},
+        options.without_workers(),
     )
-    # with those of no line at all, as a data set of which cleaning left nothing has no chunk
+    # add the zero counts of empty chunks: a data set of which cleaning left nothing has no chunk
     nothing = [Chunk(number, 0, 0, (b"", b""), 0) for number in range(len(texts))]
     return summed([*(keep(chunk).counts for chunk in nothing), *counts])
 
 
-def judge(keys: Path, held_out: Path) -> Verdicts:
-    """Return what is to become of each of N pairs."""
-    if keys.stat().st_size == 0:  # which cannot be mapped
+def label_pairs(keys: Path, held_out: Path) -> Labels:
+    """Return whether each pair is kept, held out or a duplicate."""
+    if keys.stat().st_size == 0:  # an empty file cannot be mapped
         return np.zeros(0, dtype=np.uint8)
-    verdicts = np.fromfile(held_out, dtype=np.uint8) * np.uint8(HELD_OUT)
+    labels = np.fromfile(held_out, dtype=np.uint8) * np.uint8(HELD_OUT)
     first = first_occurrences(np.memmap(keys, dtype="<u8", mode="r"))
-    verdicts[~first & (verdicts == KEPT)] = DUPLICATE
-    return verdicts
+    labels[~first & (labels == KEPT)] = DUPLICATE
+    return labels
 
 
-def filter_chunk(names: Sequence[str], verdicts: Verdicts, chunk: Chunk) -> Made:
-    """Return the pairs of a chunk that stay."""
-    own = verdicts[chunk.first_line : chunk.first_line + chunk.num_lines]
+def filter_chunk(names: Sequence[str], labels: Labels, chunk: Chunk) -> ChunkResult:
+    """Return the pairs of a chunk that are kept; names are those of the data sets."""
+    own = labels[chunk.first_line : chunk.first_line + chunk.num_lines]
     kept = own == KEPT
     texts = tuple(
         b"".join(line + b"\n" for line in compress(side.split(b"\n"), kept)) for side in chunk.sides
@@ -147,4 +145,4 @@ def filter_chunk(names: Sequence[str], verdicts: Verdicts, chunk: Chunk) -> Made
         "held out": int((own == HELD_OUT).sum()),
         "kept": {"lines": int(kept.sum()), "bytes": sum(map(len, texts))},
     }
-    return Made(texts, {names[chunk.text]: counts})
+    return ChunkResult(texts, {names[chunk.text]: counts})

@@ -1,4 +1,4 @@
-"""64-bit keys of sentences that are the same but for case, digits, punctuation and white space."""
+"""64-bit keys of sentences: equal up to case, digits, punctuation and white space."""
 
 import re
 import string
@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Keys = NDArray[np.uint64]
-KEY_BYTES = 8  # among 100 million keys, two that differ meet with a chance of 1 in 3,700
+KEY_BYTES = 8  # 100 million sentences have a collision with a probability of 1 in 3,700
 
 
-def character_class(holds: Callable[[str], bool]) -> str:
-    """Return a regular expression for those characters beyond ASCII whose category holds.
+def character_class(condition: Callable[[str], bool]) -> str:
+    """Return a regular expression of the non-ASCII characters whose category meets a condition.
 
-    Of the basic plane only: of these Python makes a table, of more a slow list.
+    Only of the basic plane: Python makes a fast table of these, and a slow list of more.
     """
     chars = (chr(code) for code in range(0x80, 0x10000) if not 0xD800 <= code < 0xE000)
-    return "[" + "".join(char for char in chars if holds(unicodedata.category(char))) + "]"
+    return "[" + "".join(char for char in chars if condition(unicodedata.category(char))) + "]"
 
 
 def is_ignored(category: str) -> bool:
-    """Say it of punctuation, spaces, control and format characters.
+    """Return whether a category is of punctuation, spaces, control or format characters.
 
-    Not of symbols, nor of marks, which are vowels in Indic scripts.
+    Symbols count, and marks, which are vowels in Indic scripts.
     """
     return category[0] in "PZ" or category in ("Cc", "Cf")
 
@@ -39,22 +39,22 @@ ASCII_IGNORED = bytes(code for code in range(128) if is_ignored(unicodedata.cate
 def folded(text: str) -> bytes:
     """Return a sentence in lower case, each digit as 0, without punctuation and white space.
 
-    A sentence of nothing else is returned as it is.
+    A sentence of punctuation and white space only is returned unchanged.
     """
     lower = text.lower()
     if not lower.isascii():
         lower = DIGITS.sub("0", IGNORED.sub("", lower))
-    # bytes beyond ASCII are in none of these
+    # the tables change no bytes above 127
     return lower.encode().translate(ASCII_DIGITS, ASCII_IGNORED) or text.encode()
 
 
-def sentence_keys(language: str, sentences: Iterable[bytes]) -> Keys:
+def keys_of_sentences(language: str, sentences: Iterable[bytes]) -> Keys:
     """Return the keys of folded sentences (N,) in a language."""
     prefix = language.encode() + b"\n"
     return _keys([prefix + sentence for sentence in sentences])
 
 
-def pair_keys(sources: Iterable[bytes], targets: Iterable[bytes]) -> Keys:
+def keys_of_pairs(sources: Iterable[bytes], targets: Iterable[bytes]) -> Keys:
     """Return the keys of folded sentence pairs (N,)."""
     return _keys([b"%b\n%b" % pair for pair in zip(sources, targets, strict=True)])
 
@@ -65,23 +65,23 @@ def _keys(texts: List[bytes]) -> Keys:
 
 
 def first_occurrences(keys: Keys, block: int = 1 << 23) -> NDArray[np.bool_]:
-    """Say of each of N keys whether it is the first of its kind; keys may be mapped from a file.
+    """Return for each of N keys whether no earlier key is equal; keys may be mapped from a file.
 
-    Keys are taken up by their first bits, about a block of them at a time, so memory is N bytes and
-    40 bytes a key of a block, however many keys there are.
+    The keys are partitioned by their first bits into parts of about a block each. Memory is N bytes
+    and 40 bytes a key of a block.
     """
     first = np.zeros(len(keys), dtype=bool)
     num_bits = max(0, (len(keys) - 1) // block).bit_length()
     for part in range(1 << num_bits):
         indices = _with_first_bits(keys, part, num_bits, block)
-        # the indices that unique returns are those of first occurrences
+        # unique returns the indices of first occurrences
         _, unique = np.unique(keys[indices], return_index=True)
         first[indices[unique]] = True
     return first
 
 
 def _with_first_bits(keys: Keys, part: int, num_bits: int, block: int) -> NDArray[np.int64]:
-    if num_bits == 0:  # shifting by all 64 bits is not defined
+    if num_bits == 0:  # a shift by all 64 bits is undefined
         return np.arange(len(keys))
     shift = np.uint64(64 - num_bits)
     found = [

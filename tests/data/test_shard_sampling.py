@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:  # preprocess and examples are not installed
 from console import TRAIN  # noqa: E402
 
 from examples.demo import prepare as demo  # noqa: E402
-from preprocess import binarize, sentencepiece_model  # noqa: E402
+from preprocess import binarize, encode, sentencepiece_model  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.fetching.sources import read_sources  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq's use 
     ],
 )
 def test_no_shard_is_larger_than_those_of_the_largest_pair(lines, shards, wanted):
-    dealt = binarize.numbers_of_shards(dict(enumerate(lines)), shards)
+    dealt = encode.shards_by_lines(dict(enumerate(lines)), shards)
     assert list(dealt.values()) == wanted
     largest = -(-max(lines) // shards)
     assert all(-(-lines[pair] // number) <= largest for pair, number in dealt.items())
@@ -73,7 +73,7 @@ def test_an_epoch_of_wmt30_repeats_no_pair_more_than_unsharded_data_does():
     config = load_config(WMT30 / "corpus.yaml")
     sizes = {pair: expected[pair]["train"] for pair in config.pairs}
     unsharded, whole = epoch_of(sizes, dict.fromkeys(sizes, 1))
-    total, dealt = epoch_of(sizes, binarize.numbers_of_shards(sizes, config.shards))
+    total, dealt = epoch_of(sizes, encode.shards_by_lines(sizes, config.shards))
     for pair, (here, drawn) in dealt.items():
         in_as_many = whole[pair][1] / sizes[pair] * total / unsharded
         assert drawn / here <= max(1.06, in_as_many + 0.01), pair

@@ -1,4 +1,4 @@
-"""Duplicates, and what is held out: against sets of all sentences in memory."""
+"""Deduplication and held-out sentences, compared with sets of all sentences in memory."""
 
 import random
 import sys
@@ -54,7 +54,7 @@ def test_folding_is_what_unicode_calls_punctuation_and_digits(text):
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 12))
 def test_first_occurrences(numbers, block):
-    """In parts by the first bits, as with a set that sees one key after the other."""
+    """In parts by the first bits, compared with a set of the keys before each."""
     # spread over all bits, so that there is more than one part
     keys = np.array([number * 0x0842108421084210 % 2**64 for number in numbers], dtype="<u8")
     seen = set()
@@ -72,7 +72,7 @@ def random_datasets(folder, rng):
             ends = [" xy", " x", ", xyy.", " XY!"]
             drawn = [rng.choice(words.split()) + rng.choice(ends) for _ in range(count)]
             write_lines(path, drawn)
-        datasets.append(Dataset(name, *sides))
+        datasets.append(Dataset(name, tuple(sides)))
     return datasets
 
 
@@ -86,14 +86,14 @@ def test_dedup_is_that_of_sets_in_memory(tmp_path, seed):
     write_lines(english, ["two, xyy", "eins x"])  # the latter is German: not held out there
     write_held_out_keys([("de", held_out), ("en", english)], tmp_path / "held_out.npy")
     outputs = (tmp_path / "out.en", tmp_path / "out.de")
-    way = ProcessingOptions(WorkerPool(None, 1), 7)
+    processing = ProcessingOptions(WorkerPool(None, 1), 7)
     counts = dedup_pair(
-        datasets, outputs, ("en", "de"), tmp_path / "held_out.npy", tmp_path / "work", way
+        datasets, outputs, ("en", "de"), tmp_path / "held_out.npy", tmp_path / "work", processing
     )
 
     seen, expected = set(), []
     expected_counts = {name: {"duplicates": 0, "held out": 0} for name in "ab"}
-    for name, source, target in datasets:
+    for name, (source, target) in datasets:
         for pair in zip(read_lines(source), read_lines(target), strict=True):
             key = tuple(map(folded, pair))
             if key[0] == b"twoxyy" or key[1] in (b"einsxy", b"nirgends"):

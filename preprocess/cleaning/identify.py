@@ -1,9 +1,11 @@
-"""The scripts that languages are written in."""
+"""Scripts by language, and language identification by CLD2, whose model is in its package."""
 
 import re
 from typing import Dict, List, Pattern, Sequence, Tuple
 
-# The blocks in which a script's letters are, as ranges of a regular expression
+import pycld2  # type: ignore[import-untyped]
+
+# The Unicode blocks of a script's letters, as ranges of a regular expression
 SCRIPTS: Dict[str, str] = {
     "Arabic": "\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufeff",
     "Armenian": "\u0530-\u058f",
@@ -44,7 +46,7 @@ ISO_15924 = {
     "Olck": "Ol Chiki", "Orya": "Oriya", "Sinh": "Sinhala", "Taml": "Tamil", "Telu": "Telugu",
     "Tfng": "Tifinagh", "Thaa": "Thaana", "Thai": "Thai", "Tibt": "Tibetan",
 }  # fmt: skip
-# ISO 639-1, then 639-3; a language in two rows is written in either script
+# ISO 639-1, then 639-3; a language in two rows has both scripts
 LANGUAGES_OF_SCRIPT = {
     "Arabic": "ar fa ks ku ps sd ug ur ara arb fas pes prs kas kur ckb sdh pus pbt snd uig urd "
               "acm acq aeb ajp apc ars ary arz azb lrc mzn pnb skr",
@@ -97,16 +99,21 @@ SCRIPTS_OF_LANGUAGE: Dict[str, List[str]] = {}
 for _script, _languages in LANGUAGES_OF_SCRIPT.items():
     for _language in _languages.split():
         SCRIPTS_OF_LANGUAGE.setdefault(_language, []).append(_script)
-# where no spaces stand between words
+# Scripts without spaces between words
 UNSPACED = {"Han", "Japanese", "Khmer", "Lao", "Myanmar", "Thai", "Tibetan"}
-# A sentence in them has a third to a half of an alphabet's characters
-DENSE = {"Han": 3.0, "Japanese": 2.0, "Hangul": 2.0}
+# Letters of an alphabet that a character of the script stands for
+DENSITY = {"Han": 3.0, "Japanese": 2.0, "Hangul": 2.0}
+# CLD2 counts the bytes of letters that it looked at; below this it is too often wrong: README.md
+MIN_BYTES = 60
+# CLD2's codes of languages, where they differ
+CLD2_CODES = {"he": "iw", "jv": "jw", "nb": "no", "nn": "no", "fil": "tl", "yue": "zh"}
+CLD2_LANGUAGES = frozenset(code for _, code in pycld2.LANGUAGES)
 
 
 def scripts_of(language: str) -> Tuple[str, ...]:
-    """Return the scripts that a language may be written in, none where they are not known.
+    """Return the scripts that a language may be written in, none if they are unknown.
 
-    A code may name its script, zho_Hans or sr@latin; a region, as in zh_CN, says nothing here.
+    A code may name its script, as zho_Hans or sr@latin do; a region, as in zh_CN, is ignored.
     """
     code, *subtags = re.split("[-_@]", language)
     for subtag in map(str.title, subtags):
@@ -114,7 +121,7 @@ def scripts_of(language: str) -> Tuple[str, ...]:
             return (ISO_15924[subtag],)
         if subtag in SCRIPTS:
             return (subtag,)
-        if len(subtag) == 4 and subtag.isalpha():  # a script too, of none of our blocks
+        if len(subtag) == 4 and subtag.isalpha():  # a script that is not in the table
             return ()
     return tuple(SCRIPTS_OF_LANGUAGE.get(code.lower(), ()))
 
@@ -122,3 +129,34 @@ def scripts_of(language: str) -> Tuple[str, ...]:
 def letters_of(scripts: Sequence[str]) -> Pattern[str]:
     """Return a pattern of runs of the scripts' letters."""
     return re.compile("[" + "".join(SCRIPTS[script] for script in scripts) + "]+")
+
+
+def density_of(scripts: Sequence[str]) -> float:
+    """Return how many letters of an alphabet a character of the scripts stands for, at most."""
+    return max((DENSITY.get(script, 1.0) for script in scripts), default=1.0)
+
+
+def has_spaces(scripts: Sequence[str]) -> bool:
+    """Return whether the scripts are known, and have spaces between words."""
+    return bool(scripts) and UNSPACED.isdisjoint(scripts)
+
+
+def other_language(text: str, language: str) -> bool:
+    """Return whether CLD2 is sure that text is in another language than the expected one.
+
+    That is: given the expected language as a hint, CLD2 calls another one reliable, finds nothing
+    of the expected one, and saw MIN_BYTES of letters. So short texts pass, and all texts in
+    languages that CLD2 does not know.
+    """
+    if len(text.encode()) < MIN_BYTES:
+        return False
+    expected = CLD2_CODES.get(language, language)
+    if expected not in CLD2_LANGUAGES:
+        return False
+    try:
+        reliable, num_bytes, found = pycld2.detect(text, isPlainText=True, hintLanguage=expected)
+    except pycld2.error:  # CLD2 rejects a few characters that are valid UTF-8
+        return False
+    # zh-Hant is zh
+    codes = [code.partition("-")[0] for _, code, _, _ in found if code != "un"]
+    return bool(reliable and num_bytes >= MIN_BYTES and codes and expected not in codes)
