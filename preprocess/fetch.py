@@ -1,7 +1,7 @@
 """Fetch the text of a corpus: RAW/train/PAIR/DATASET.LANGUAGE and RAW/{valid,test}/PAIR.LANGUAGE.
 
-Downloads go through mtdata and, for dev and test sets, sacreBLEU. A run can be killed at any moment
-and started again: what RAW/checksums.json records is done, everything else is fetched anew.
+mtdata downloads training data, sacreBLEU validation and test sets. A run can be killed at any
+moment and started again: RAW/checksums.json records the finished parts.
 """
 
 import argparse
@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
+from preprocess.corpus import SPLITS, languages_of
 from preprocess.fetching.download import Downloads, Mirror
 from preprocess.fetching.held_out import held_out_pairs
-from preprocess.fetching.mtdata_library import quietly
+from preprocess.fetching.mtdata_library import logging_disabled
 from preprocess.fetching.read_pairs import BadArchive, Pair, read_pairs
 from preprocess.fetching.records import Records
 from preprocess.fetching.sources import Archive, Part, Sources, read_sources
@@ -25,20 +26,20 @@ from preprocess.text_files import atomic_output
 
 
 def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> Records:
-    """Bring all parts of a corpus into the folder raw, and return what is there.
+    """Fetch all parts of a corpus into the folder raw, and return their records.
 
-    Refuses what is no archive, has a wrong checksum, cannot be read, or has sides that differ in
-    length; all parts that were complete by then stay, and the next call goes on from them.
+    Refuses files that are not archives, have a wrong checksum, cannot be read, or have sides of
+    different length. The parts that are complete by then are kept, and the next call continues.
     """
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        with only_run(raw / ".lock"), quietly():
+        with only_run(raw / ".lock"), logging_disabled():
             records = Records(raw)
-            refuse_strangers(sources, raw)
+            check_files(sources, raw)
             mirror = Mirror(mirror_address)
             downloads = Downloads(raw, mirror, sources.checksums, records)
             missing = [part for part in sources.parts if not records.done(part)]
-            # before hours are spent on the others
+            # before spending hours on the others
             downloads.require_by_hand(
                 part.source for part in missing if isinstance(part.source, Archive)
             )
@@ -46,41 +47,36 @@ def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> 
                 name = f"[{number}/{len(sources.parts)}] {part.stem}"
                 state = "done already"
                 if part in missing:
-                    say(f"{name} ...")
+                    print(f"{name} ...", file=sys.stderr, flush=True)
                     fetch_part(part, raw, mirror, downloads, records)
                     state = "fetched"
-                say(f"{name}: {records.count(part)}; {state}")
-    except OSError as error:  # the disk's: those of the network were explained where they occur
+                print(f"{name}: {records.count(part)}; {state}", file=sys.stderr, flush=True)
+    except OSError as error:  # of the disk: errors of the network are refused where they occur
         refuse(f"{error.filename or raw}: {error.strerror or error}")
     return records
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def refuse_strangers(sources: Sources, raw: Path) -> None:
-    """Remove what a killed run left half-written; refuse text that belongs to no part."""
+def check_files(sources: Sources, raw: Path) -> None:
+    """Remove unfinished files of a killed run; refuse text that belongs to no part."""
     expected = {name for part in sources.parts for name in part.files}
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         for path in sorted((raw / split).rglob("*")):
             name = path.relative_to(raw).as_posix()
             if path.name.endswith(".partial"):
                 path.unlink()
             elif not path.is_dir() and name not in expected:
-                refuse(f"{path} is of no data set in the configuration: delete it")
+                refuse(f"{path} belongs to no data set of the configuration: delete it")
 
 
 def fetch_part(
     part: Part, raw: Path, mirror: Mirror, downloads: Downloads, records: Records
 ) -> None:
-    """Write the two files of a part, each whole or not at all, and record them."""
-    first, second = part.pair.split("-")
+    """Write the two files of a part, each completely or not at all, and record them."""
+    languages = languages_of(part.pair)
     if isinstance(part.source, Archive):
-        path = downloads.get(part.source)
-        pairs = read_pairs(path, part.source, (first, second))
+        pairs = read_pairs(downloads.get(part.source), part.source, languages)
     else:
-        pairs = held_out_pairs(part.source, raw, mirror, (first, second))
+        pairs = held_out_pairs(part.source, raw, mirror, languages)
     try:
         kept, dropped = write_pairs(pairs, raw, part)
     except BadArchive as error:
@@ -95,9 +91,9 @@ def fetch_part(
 
 
 def write_pairs(pairs: Iterator[Pair], raw: Path, part: Part) -> Tuple[int, int]:
-    """Write the pairs whose sides both hold text; count them and the others.
+    """Write the pairs whose sides are not empty; return their number, and that of the others.
 
-    A held-out set keeps them all: scores are compared line by line.
+    Of a validation or test set all are written: scores are compared line by line.
     """
     kept = dropped = 0
     with ExitStack() as stack:
@@ -114,12 +110,12 @@ def write_pairs(pairs: Iterator[Pair], raw: Path, part: Part) -> Tuple[int, int]
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path, help="YAML, as examples/wmt30/sources.yaml")
-    parser.add_argument("--raw", type=Path, required=True, help="folder RAW to fill")
-    parser.add_argument("--mirror", metavar="URL", help="server that has http://HOST/PATH at "
-                        "URL/HOST/PATH; its checksums.json, if any, replaces the configuration's")
+    parser.add_argument("config", type=Path, help="YAML, such as examples/wmt30/sources.yaml")
+    parser.add_argument("--raw", type=Path, required=True, help="output folder RAW")
+    parser.add_argument("--mirror", metavar="URL", help="server with copies: http://HOST/PATH is "
+                        "at URL/HOST/PATH; its checksums.json, if any, replaces those of CONFIG")
     parser.add_argument("--without", nargs="+", default=[], metavar="DATASET",
-                        help="training data sets to leave out of all pairs")
+                        help="training data sets to leave out, in all pairs")
     args = parser.parse_args(argv)
     check_paths(args)
     fetch(read_sources(args.config, tuple(args.without)), args.raw, args.mirror)

@@ -27,7 +27,7 @@ from xml.sax.saxutils import escape
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # preprocess is not installed
 
-from preprocess.fetching.download import key_of, place_of  # noqa: E402
+from preprocess.fetching.download import key_of, mirror_path  # noqa: E402
 from preprocess.fetching.held_out import DATASETS, addresses  # noqa: E402
 from preprocess.fetching.sources import Archive, HeldOut, Part, read_sources  # noqa: E402
 
@@ -54,11 +54,11 @@ def build(config: Path, folder: Path, train_size: int = 120, held_out_size: int 
     archives: Dict[str, Dict[str, bytes]] = {}
     for part in read_sources(config).parts:
         if isinstance(part.source, Archive):
-            place = place_of(key_of(part.source))
+            place = mirror_path(key_of(part.source))
             size = train_size if part.split == "train" else held_out_size
             members = archive_members(part, part.source, rows_of(rows, part.split, place, size))
         else:
-            place = place_of(addresses(DATASETS[part.source.name])[0])
+            place = mirror_path(addresses(DATASETS[part.source.name])[0])
             chosen = rows_of(rows, part.split, part.source.name, held_out_size)
             members = benchmark_members(part.source, chosen)
         archives.setdefault(place, {}).update(members)

@@ -1,1 +1,1 @@
-"""Fill the folder of raw text: sources, downloads, archives."""
+"""Download the raw text of a corpus."""

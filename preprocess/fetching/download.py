@@ -1,10 +1,12 @@
-"""Download archives with mtdata, from where they are or from a mirror, and check what came."""
+"""Download archives with mtdata, from their servers or a mirror, and check them."""
 
 import shutil
 import tarfile
 from functools import cached_property
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any, Dict, Iterable, NoReturn, Optional, Set
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import requests
@@ -15,18 +17,18 @@ from preprocess.fetching.records import Records
 from preprocess.fetching.sources import Archive
 from preprocess.stages import file_hash
 
-Checksums = Dict[str, Dict[str, Any]]  # sha256, size, and for sacreBLEU md5
-FIRST_BYTES = {
+Checksums = Dict[str, Dict[str, Any]]  # by archive: sha256, size, and for sacreBLEU md5
+MAGIC_BYTES = {
     ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".zip": b"PK", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh",
 }
 
 
 class Mirror:
-    """Another server with the same files: what is at http://HOST/PATH it has at MIRROR/HOST/PATH.
+    """A server with copies: the file of http://HOST/PATH is at MIRROR/HOST/PATH.
 
-    What only a person can get it has at MIRROR/by-hand/FILE. Where its files are not the original
-    ones, MIRROR/checksums.json says what they are, {"HOST/PATH": {"sha256": .., "md5": ..}}, and
-    replaces the checksums of the configuration and of sacreBLEU.
+    Files that others have to download by hand are at MIRROR/by-hand/FILE. If files differ from the
+    originals, MIRROR/checksums.json has {"HOST/PATH": {"sha256": .., "md5": ..}}; this replaces the
+    checksums of the configuration and of sacreBLEU.
     """
 
     def __init__(self, address: Optional[str]):
@@ -44,31 +46,31 @@ class Mirror:
             answer.raise_for_status()
             return answer.json()
         except requests.RequestException as error:
-            refuse(f"{url}: {reason(error)}")
+            refuse(f"{url}: {failure_reason(error)}")
 
     def url_of(self, key: str) -> str:
-        return f"{self.address}/{place_of(key)}" if self.address else key
+        return f"{self.address}/{mirror_path(key)}" if self.address else key
 
     def expected(self, key: str, configured: Checksums) -> Dict[str, Any]:
-        """Return the checksums of an archive, where they are known."""
+        """Return the known checksums of an archive."""
         if self.checksums is None:
             return configured.get(key, {})
-        return self.checksums.get(place_of(key), {})
+        return self.checksums.get(mirror_path(key), {})
 
 
 def key_of(archive: Archive) -> str:
-    """Return the name of an archive in tables of checksums: its address, or by-hand/FILE."""
+    """Return the key of an archive in tables of checksums: its address, or by-hand/FILE."""
     return f"by-hand/{archive.file}" if archive.by_hand else archive.url
 
 
-def place_of(key: str) -> str:
-    """Return where below its address a mirror has an archive."""
+def mirror_path(key: str) -> str:
+    """Return the path of an archive below a mirror's address."""
     parts = urlsplit(key)
     return f"{parts.hostname}{parts.path}" if parts.scheme else key
 
 
 class Downloads:
-    """The archives below RAW/archives; each is downloaded once and checked in every run."""
+    """The archives in RAW/archives; each is downloaded once, and checked in every run."""
 
     def __init__(self, raw: Path, mirror: Mirror, checksums: Checksums, records: Records):
         self.by_hand = raw / "by-hand"
@@ -79,24 +81,24 @@ class Downloads:
         self.checked: Dict[str, Path] = {}
 
     def require_by_hand(self, archives: Iterable[Archive]) -> None:
-        """Refuse, in one line, all archives that a person was to bring and that are missing."""
+        """Refuse, in one line, all missing archives that the user has to provide."""
         missing = {
             archive.file: archive.url for archive in archives
-            if self.is_brought(archive) and not (self.by_hand / archive.file).is_file()
+            if self.is_manual(archive) and not (self.by_hand / archive.file).is_file()
         }
         if missing:
             places = ", ".join(f"{file} (from {url})" for file, url in missing.items())
-            refuse(f"{self.by_hand} lacks what only a person can get: {places}")
+            refuse(f"{self.by_hand} lacks files that have to be downloaded by hand: {places}")
 
-    def is_brought(self, archive: Archive) -> bool:
-        """Say whether a person brings the archive: mirrors have those too."""
+    def is_manual(self, archive: Archive) -> bool:
+        """Return whether the user has to provide the archive; a mirror has those too."""
         return archive.by_hand and not self.mirror.address
 
     def get(self, archive: Archive) -> Path:
-        """Return an archive's local path, refusing what cannot be had or is not the right thing."""
+        """Return an archive's local path; refuses a failed download and a wrong file."""
         key = key_of(archive)
         if key not in self.checked:
-            if self.is_brought(archive):
+            if self.is_manual(archive):
                 path, shown = self.by_hand / archive.file, str(self.by_hand / archive.file)
             else:
                 shown = self.mirror.url_of(key)
@@ -116,32 +118,32 @@ class Downloads:
             return self.cache.get_local_path(url, filename=archive.file)
         except (AssertionError, OSError) as error:
             self.remove(path)
-            # requests' errors are OSErrors too; what is none of them comes from the disk
+            # errors of requests are OSErrors too; other OSErrors come from the disk
             network = isinstance(error, (AssertionError, requests.RequestException))
-            refuse(f"{url if network else path}: {reason(error)}")
+            refuse(f"{url if network else path}: {failure_reason(error)}")
 
     def problem_of(self, path: Path, key: str, digest: str) -> Optional[str]:
-        """Say what is wrong with a downloaded file."""
-        start = path.open("rb").read(512)
-        if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        """Return what is wrong with a downloaded file, or None."""
+        start = path.open("rb").read(8)
+        if is_web_page(path):
             return "the answer is a web page, not the archive"
         if path.suffix == ".tar" and not tarfile.is_tarfile(path):
-            return "no tar archive"
-        if not start.startswith(FIRST_BYTES.get(path.suffix, b"")):
-            return f"no {path.suffix[1:]} file"
+            return "not a tar archive"
+        if not start.startswith(MAGIC_BYTES.get(path.suffix, b"")):
+            return f"not a {path.suffix[1:]} file"
         size = path.stat().st_size
         expected = self.mirror.expected(key, self.checksums)
         if expected.get("size", size) != size:
-            return f"{size} bytes came, {expected['size']} were expected"
+            return f"{size} bytes received, {expected['size']} expected"
         if expected.get("sha256", digest) != digest:
             return f"wrong checksum: sha256 {digest}, expected {expected['sha256']}"
         earlier = self.records.downloads.get(key, {"sha256": digest})["sha256"]
         if earlier != digest:
-            return f"wrong checksum: sha256 {digest}, at the first download {earlier}"
+            return f"wrong checksum: sha256 {digest}, {earlier} at the first download"
         return None
 
     def refuse_damaged(self, archive: Archive, problem: str) -> NoReturn:
-        """Refuse an archive that turned out to be unreadable, so that the next run gets it anew."""
+        """Refuse an unreadable archive, so that the next run downloads it again."""
         key = key_of(archive)
         path = self.checked.pop(key)
         self.records.drop_download(key)
@@ -150,13 +152,13 @@ class Downloads:
         refuse(f"{shown}: {problem}")
 
     def remove(self, path: Path) -> None:
-        """Remove a download that is of no use, with what was unpacked from it."""
-        if self.by_hand not in path.parents:  # what a person brought stays
+        """Remove a bad download, with the files unpacked from it; not a file of the user."""
+        if self.by_hand not in path.parents:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
 class SizesByHead:
-    """Asks servers how large a file is, and a server that cannot be reached only once."""
+    """Asks servers for the sizes of files; asks an unreachable server only once."""
 
     def __init__(self) -> None:
         self.unreachable: Set[Optional[str]] = set()
@@ -174,16 +176,25 @@ class SizesByHead:
         return int(length) if answer.ok and length else None
 
 
-def reason(error: Exception) -> str:
-    """Say in a few words why a download failed."""
-    if isinstance(error, AssertionError):  # mtdata's way to say that the status is not 200
+def is_web_page(path: Path) -> bool:
+    """Return whether a file starts as HTML does: some servers send a page instead of status 404."""
+    start = path.open("rb").read(512).lstrip().lower()
+    return start.startswith((b"<!doctype html", b"<html"))
+
+
+def failure_reason(error: Exception) -> str:
+    """Return in a few words why a download by mtdata, requests or sacreBLEU (urllib) failed."""
+    if isinstance(error, AssertionError):  # mtdata's, with a status other than 200
         return f"the server answered with status {error}"
     if isinstance(error, requests.HTTPError):
         return f"the server answered with status {error.response.status_code}"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if isinstance(error, HTTPError):
+        return f"the server answered with status {error.code}"
+    if isinstance(error, (requests.exceptions.ChunkedEncodingError, IncompleteRead)):
         return "the connection broke off before the end of the file"
     if isinstance(error, requests.Timeout):
         return "the server does not answer"
     if isinstance(error, requests.ConnectionError):
         return "the server cannot be reached"
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+    text = str(getattr(error, "reason", error))  # the reason of a URLError
+    return getattr(error, "strerror", None) or " ".join(text.split())

@@ -1,7 +1,7 @@
-"""Read the sentence pairs out of a downloaded archive, as bytes: clean.py looks at the encoding.
+"""Read the sentence pairs of a downloaded archive, as bytes: clean.py checks the encoding.
 
-Plain text and tables are read here and not by mtdata's parser, which also ends lines at carriage
-returns: one inside a sentence would shift a side. Tar archives and TMX are left to mtdata.
+mtdata's parser of plain text and tables ends lines at carriage returns too: one inside a sentence
+would shift a side. So these are read here, and only tar archives and TMX by mtdata.
 """
 
 import bz2
@@ -22,32 +22,32 @@ Pair = Tuple[bytes, bytes]
 OPENERS: Dict[str, Callable[..., Any]] = {
     ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open,
 }
-# mtdata and sacreBLEU unpack whole archives: let links and names lead nowhere outside
+# mtdata and sacreBLEU unpack whole archives: reject links and names that lead outside the folder
 tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
-MAX_BROKEN_ROWS = 0.01
+MAX_BROKEN_ROWS = 0.01  # share of all rows
 
 
 class BadArchive(Exception):
-    """What was downloaded is not what the configuration says; the message says why."""
+    """An archive does not have the content that the configuration describes."""
 
 
-# what the libraries raise for archives that are truncated or no archives at all; one is an OSError
-DAMAGE = (
+# raised by the libraries for truncated files and wrong formats; BadGzipFile is an OSError
+DAMAGE_ERRORS = (
     EOFError, ElementTree.ParseError, gzip.BadGzipFile, lzma.LZMAError,
     tarfile.TarError, zipfile.BadZipFile, zlib.error,
 )
 
 
 def read_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[Pair]:
-    """Yield the sentence pairs with the languages in the order asked for.
+    """Yield the sentence pairs, with the sides in the order of languages.
 
     White space at the ends is stripped, tabs and carriage returns inside become spaces; sides may
-    be empty. Raises BadArchive for what cannot be read, and where the sides do not match.
+    be empty. Raises BadArchive if the archive cannot be read or the sides do not match.
     """
     try:
         for first, second in open_pairs(path, archive, languages):
-            yield plain(first), plain(second)
-    except DAMAGE as error:
+            yield one_line(first), one_line(second)
+    except DAMAGE_ERRORS as error:
         raise BadArchive(f"damaged: {error}") from error
 
 
@@ -64,22 +64,22 @@ def open_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iter
     return read_tmx(path, archive, languages)
 
 
-def plain(sentence: bytes) -> bytes:
+def one_line(sentence: bytes) -> bytes:
     return sentence.replace(b"\r", b" ").replace(b"\t", b" ").strip()
 
 
 def open_members(path: Path, pattern: Optional[str]) -> List[IO[bytes]]:
-    """Open the files of an archive that match pattern, in the order of their names."""
+    """Open the files of an archive that match pattern, sorted by name."""
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         names = sorted(fnmatch.filter(archive.namelist(), pattern or "*"))
         if not names:
-            raise BadArchive(f"there is no {pattern} in it")
+            raise BadArchive(f"it has no {pattern}")
         return [archive.open(name) for name in names]
     if pattern is None:
         return [open_file(path)]
     if not tarfile.is_tarfile(path):
-        raise BadArchive("neither a whole zip nor a tar archive")
+        raise BadArchive("not a zip or tar archive, or truncated")
     return [open_file(member_of_tar(path, pattern))]
 
 
@@ -88,23 +88,23 @@ def open_file(path: Path) -> IO[bytes]:
 
 
 def member_of_tar(path: Path, pattern: str) -> Path:
-    """Unpack a tar archive beside it, once, and return its one file that matches pattern."""
+    """Unpack a tar archive into its folder, once, and return the file that matches pattern."""
     from mtdata.utils import TarPath
 
     try:
         return TarPath(path, pattern).child
-    except (OSError, *DAMAGE):
+    except (OSError, *DAMAGE_ERRORS):
         raise
-    except Exception as error:  # mtdata raises no narrower one where there is no such member
-        raise BadArchive(f"there is no {pattern} in it") from error
+    except Exception as error:  # mtdata raises no narrower class for a missing member
+        raise BadArchive(f"it has no {pattern}") from error
 
 
 def read_text(
     first: List[IO[bytes]], second: List[IO[bytes]], names: List[str]
 ) -> Iterator[Pair]:
     if len(first) != len(second):
-        raise BadArchive(f"{names[0]} are {len(first)} files, {names[1]} are {len(second)}")
-    # file by file: a line too many in one and too few in another would shift what is between
+        raise BadArchive(f"{names[0]} matches {len(first)} files, {names[1]} {len(second)}")
+    # file by file: with unequal lines in two files, the pairs between them would be shifted
     for sides in zip(first, second, strict=True):
         count = 0
         for pair in itertools.zip_longest(*sides):
@@ -120,7 +120,7 @@ def read_text(
 
 
 def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -> Iterator[Pair]:
-    """Yield two columns of a table; a broken row, which lacks one, is a pair of empty sides."""
+    """Yield two columns of a table; a row without one of them gives a pair of empty sides."""
     rows = broken = 0
     for line in itertools.chain.from_iterable(streams):
         rows += 1
@@ -143,7 +143,7 @@ def read_tmx(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterat
         with zipfile.ZipFile(path) as unpacked:
             names = fnmatch.filter(unpacked.namelist(), archive.member)
         if len(names) != 1:
-            raise BadArchive(f"there is no {archive.member} in it")
+            raise BadArchive(f"it has no {archive.member}")
         source = ZipPath(path, names[0])
     units = parse(source, languages)
     while True:
@@ -151,8 +151,8 @@ def read_tmx(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterat
             pair = next(units)
         except StopIteration:
             return
-        except (OSError, *DAMAGE):
+        except (OSError, *DAMAGE_ERRORS):
             raise
-        except Exception as error:  # mtdata raises no narrower one, for a TMX without the pair
+        except Exception as error:  # mtdata raises no narrower class for a TMX without the pair
             raise BadArchive(str(error)) from error
         yield pair[0].encode(), pair[1].encode()

@@ -1,4 +1,4 @@
-"""What has been fetched into RAW: RAW/checksums.json, the one thing that says a part is done."""
+"""RAW/checksums.json, which records the finished parts of RAW."""
 
 import json
 from dataclasses import asdict
@@ -25,7 +25,7 @@ class Records:
             except (ValueError, RecursionError):
                 content = None
             if not _is_record(content):
-                refuse(f"{self.path} is damaged: delete it to fetch everything anew")
+                refuse(f"{self.path} is damaged: delete it to fetch everything again")
             self.downloads, self.parts = content["downloads"], content["parts"]
 
     def save(self) -> None:
@@ -52,16 +52,16 @@ class Records:
         self.save()
 
     def count(self, part: Part) -> str:
-        """Say in words how many sentence pairs a part has."""
+        """Return in words how many sentence pairs a part has."""
         record = self.parts[part.stem]
         dropped = record["dropped"]
-        empty = f", {dropped} more with an empty side were left out" if dropped else ""
+        empty = f", {dropped} more with an empty side dropped" if dropped else ""
         return f"{record['pairs']} sentence pairs{empty}"
 
     def done(self, part: Part) -> bool:
-        """Tell whether a part is there, whole and from the source that it now has.
+        """Return whether a part exists, complete and from its current source.
 
-        A file that somebody changed since is refused: it is neither taken for good nor overwritten.
+        A file that was changed since is refused; it is neither used nor overwritten.
         """
         record = self.parts.get(part.stem)
         if record is None or record["source"] != description(part):
@@ -70,19 +70,20 @@ class Records:
             return False
         for name, digest in record["files"].items():
             if file_hash(self.raw / name) != digest:
-                refuse(f"{self.raw / name} has changed since: delete it to fetch it anew")
+                refuse(f"{self.raw / name} was changed: delete it to fetch it again")
         return True
 
 
 def _is_record(content: Any) -> bool:
-    """Say whether parsed JSON is as save() writes it."""
-    halves = [content.get(name) for name in ("downloads", "parts")] if isinstance(
-        content, dict) else []
-    if not halves or not all(isinstance(half, dict) for half in halves):
+    """Return whether parsed JSON has the structure that save() writes."""
+    if not isinstance(content, dict):
         return False
-    return all(isinstance(one, dict) for half in halves for one in half.values()) and all(
+    tables = [content.get(name) for name in ("downloads", "parts")]
+    if not all(isinstance(table, dict) for table in tables):
+        return False
+    return all(isinstance(one, dict) for table in tables for one in table.values()) and all(
         {"source", "pairs", "dropped", "files"} <= set(part) and isinstance(part["files"], dict)
-        for part in halves[1].values()
+        for part in tables[1].values()
     )
 
 

@@ -1,12 +1,12 @@
-"""What a corpus is made of: for each pair the data sets to train on, the dev and the test set.
+"""The sources of a corpus: for each pair the training, validation and test data.
 
-A configuration (examples/wmt30/sources.yaml) names a data set in one of these ways:
+A configuration (examples/wmt30/sources.yaml) describes a data set in one of these ways:
 
     {mtdata: Statmt-europarl-9-ces-eng}         an entry of mtdata's index
-    {url: http://..., de: a/x.de, en: a/x.en}   another address, and the file of each language
-    {url: http://..., de: 0, en: 1}             ... or its column, in the file that member names
-    {by_hand: http://..., file: x.zip, ...}     what only a person can get, from this page
-    {sacrebleu: wmt18, direction: cs-en}        for dev and test sets
+    {url: http://..., de: a/x.de, en: a/x.en}   an address, and the file of each language
+    {url: http://..., de: 0, en: 1}             ... or its column, in the file named by member
+    {by_hand: http://..., file: x.zip, ...}     a file to download by hand, from this page
+    {sacrebleu: wmt18, direction: cs-en}        for validation and test sets
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 from sacrebleu.dataset import DATASETS
 
 from fairseq_taskmoe.errors import refuse
+from preprocess.corpus import EVAL_SPLITS, SPLITS, languages_of
 from preprocess.yaml_settings import (
     check_pair,
     mapping_in,
@@ -24,37 +25,36 @@ from preprocess.yaml_settings import (
     refuse_unknown,
 )
 
-SPLITS = ("train", "valid", "test")
 CHOICES = ("mtdata", "url", "by_hand", "sacrebleu")
 DETAILS = ("direction", "file", "member", "separator")
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download, and where in it the two languages are.
+    """A file to download, and the place of the two languages in it.
 
-    parts: by language, a file of the archive (may be a pattern of several, for zip), or a column.
+    parts: by language, a file of the archive (or a pattern of several, in zip), or a column.
     """
 
     url: str
     file: str
     kind: str  # "text": a file a language, "tsv": a column a language, "tmx"
     parts: Mapping[str, Union[str, int]]
-    member: Optional[str] = None  # or a pattern: where in an archive both languages are in one file
+    member: Optional[str] = None  # the file (or a pattern) of an archive with both languages
     separator: str = "\t"
     by_hand: bool = False
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A dev or test set that sacreBLEU knows, and the direction in which it was made."""
+    """A validation or test set of sacreBLEU, and the direction that it was made for."""
 
     name: str
     direction: str
 
 
 class Part(NamedTuple):
-    """What becomes two files, RAW/STEM.LANGUAGE for each of the pair's two languages."""
+    """A data set of a pair, which becomes the two files RAW/STEM.LANGUAGE."""
 
     split: str
     pair: str
@@ -69,7 +69,7 @@ class Part(NamedTuple):
 
     @property
     def files(self) -> Tuple[str, str]:
-        first, second = self.pair.split("-")
+        first, second = languages_of(self.pair)
         return f"{self.stem}.{first}", f"{self.stem}.{second}"
 
 
@@ -100,7 +100,7 @@ def read_sources(path: Path, without: Tuple[str, ...] = ()) -> Sources:
             named.add(name)
             if name not in without:
                 parts.append(Part("train", pair, name, source_of(path, pair, name, description)))
-        for split in ("valid", "test"):
+        for split in EVAL_SPLITS:
             if split not in splits:
                 refuse(f"{path}: pairs: {pair} has no {split}")
             parts.append(Part(split, pair, split, source_of(path, pair, split, splits[split])))
@@ -138,7 +138,7 @@ def checksums_in(config: Dict[str, Any], path: Path) -> Dict[str, Dict[str, Any]
 
 
 def source_of(path: Path, pair: str, name: str, description: Any) -> Union[Archive, HeldOut]:
-    """Turn one data set of the configuration into what is to be downloaded."""
+    """Return the source of a data set of the configuration."""
     where = f"{path}: {pair}: {name}"
     if not isinstance(description, dict) or sum(key in description for key in CHOICES) != 1:
         refuse(f"{where}: expected one of the keys {', '.join(CHOICES)}")
@@ -164,7 +164,7 @@ def held_out_of(where: str, pair: str, name: str, direction: str) -> HeldOut:
 
 
 def archive_of(where: str, languages: List[str], description: Dict[str, Any]) -> Archive:
-    """Read where an archive is, and what in it is of which language."""
+    """Return the archive of a description with an address."""
     url = description.get("url") or description["by_hand"]
     if not url.startswith(("http://", "https://")):
         refuse_type(where, url, "an address that begins with http:// or https://")
@@ -176,7 +176,7 @@ def archive_of(where: str, languages: List[str], description: Dict[str, Any]) ->
             refuse(f"{where}: the language {language} is missing")
         part = description[language]
         if not (type(part) is int and part >= 0 or isinstance(part, str) and part):
-            refuse_type(f"{where}: {language}", part, "a file of the archive, nor a column from 0")
+            refuse_type(f"{where}: {language}", part, "a file or a column from 0")
     parts = {language: description[language] for language in languages}
     kinds = {type(part) for part in parts.values()}
     if len(kinds) > 1:
@@ -193,7 +193,7 @@ def archive_of(where: str, languages: List[str], description: Dict[str, Any]) ->
 
 
 def from_index(where: str, identifier: str, languages: List[str]) -> Archive:
-    """Look a data set up in mtdata's index."""
+    """Return the archive of an entry of mtdata's index."""
     from preprocess.fetching.mtdata_library import index_entry, three_letters
 
     entry = index_entry(identifier)

@@ -1,4 +1,4 @@
-"""Fetching a corpus: what comes is what is on the server, or one line says why not."""
+"""Fetching a corpus: the text is that of the archives, or one line says why not."""
 
 import hashlib
 import json
@@ -25,12 +25,12 @@ if str(ROOT) not in sys.path:  # preprocess is not installed
 import miniature_mirror as miniature  # noqa: E402
 
 from preprocess.fetch import fetch, main  # noqa: E402
-from preprocess.fetching.download import SizesByHead, key_of, place_of  # noqa: E402
-from preprocess.fetching.read_pairs import BadArchive, plain, read_pairs  # noqa: E402
+from preprocess.fetching.download import SizesByHead, key_of, mirror_path  # noqa: E402
+from preprocess.fetching.read_pairs import BadArchive, one_line, read_pairs  # noqa: E402
 from preprocess.fetching.sources import Archive, read_sources  # noqa: E402
 
 WMT30 = ROOT / "examples" / "wmt30" / "sources.yaml"
-# text in a tgz, a tmx.gz and a zipped tmx, tables, plain zip, held-out sets of both kinds
+# with text in a tgz, tmx.gz and zipped tmx, tables, plain zip, held-out sets of both kinds
 PAIRS = ("en-fi", "en-hi", "en-ro", "en-gu")
 
 
@@ -58,13 +58,13 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def folder(built, tmp_path):
-    """The same, to damage."""
+    """A copy of built, to be damaged by a test."""
     return Path(shutil.copytree(built, tmp_path / "mirror"))
 
 
 @pytest.fixture
 def faults():
-    """What goes wrong with which of the mirror's paths."""
+    """Faults of the mirror by path."""
     return {}
 
 
@@ -75,7 +75,7 @@ def mirror(folder, faults):
 
 
 def texts(raw):
-    """Read all that was fetched, and what is recorded of it."""
+    """Read all fetched files, and their record."""
     files = {path.relative_to(raw).as_posix(): path.read_bytes()
              for split in ("train", "valid", "test") for path in (raw / split).rglob("*.*")}
     return {**files, "checksums.json": (raw / "checksums.json").read_bytes()}
@@ -98,8 +98,8 @@ def refused(capsys, sources, raw, mirror=None):
     return line
 
 
-def test_every_format_of_wmt30_comes_as_it_was_packed(built, tmp_path):
-    """All 87 data sets against the table that they were made of."""
+def test_every_format_of_wmt30_is_read(built, tmp_path):
+    """Compare all 87 data sets with the table that they were made from."""
     rows = miniature.read_rows()
     sources = read_sources(WMT30)
     with miniature.serve(built) as address:
@@ -107,7 +107,7 @@ def test_every_format_of_wmt30_comes_as_it_was_packed(built, tmp_path):
     kinds = set()
     for part in sources.parts:
         if isinstance(part.source, Archive):
-            name, size = place_of(key_of(part.source)), 120 if part.split == "train" else 25
+            name, size = mirror_path(key_of(part.source)), 120 if part.split == "train" else 25
             kinds.add((part.source.kind, Path(part.source.file).suffix))
         else:
             name, size = part.source.name, 25
@@ -122,7 +122,7 @@ def test_every_format_of_wmt30_comes_as_it_was_packed(built, tmp_path):
                      ("tmx", ".zip")}
 
 
-def test_what_is_done_needs_no_server(config, built, tmp_path, capsys):
+def test_finished_parts_need_no_server(config, built, tmp_path, capsys):
     sources = read_sources(config)
     with miniature.serve(built) as address:
         fetch(sources, tmp_path, address)
@@ -145,13 +145,13 @@ FAULTS = {
     "503": "status 503",
     "web page": "web page",
     "broken off": "broke off",
-    "truncated": ("bytes came", "wrong checksum"),
+    "truncated": ("bytes received", "wrong checksum"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("archive", ["paracrawl.tmx.gz", "setimes.zip", "sacrebleu"])
-def test_a_bad_answer_stops_with_a_line_and_the_repaired_server_completes(
+def test_a_bad_answer_is_refused_and_the_repaired_server_completes(
     config, mirror, faults, reference, tmp_path, capsys, archive, fault
 ):
     raw, sources = tmp_path / "raw", read_sources(config)
@@ -171,12 +171,12 @@ def test_a_bad_answer_stops_with_a_line_and_the_repaired_server_completes(
 
 @pytest.mark.parametrize("archive", ["europarl.tsv.gz", "paracrawl.tmx.gz", "wiki-titles.tgz",
                                      "setimes.zip"])
-def test_a_truncated_archive_is_found_out_without_a_checksum(
+def test_a_truncated_archive_is_detected_without_a_checksum(
     config, folder, mirror, faults, reference, tmp_path, capsys, archive
 ):
     (folder / "checksums.json").unlink()
     raw, sources = tmp_path / "raw", read_sources(config)
-    sources = sources._replace(  # without those of sacreBLEU, which knows its own checksums
+    sources = sources._replace(  # without those of sacreBLEU, which has checksums itself
         parts=[part for part in sources.parts if isinstance(part.source, Archive)]
     )
     faults[ARCHIVES[archive]] = "truncated"
@@ -201,7 +201,7 @@ def test_a_checksum_of_the_configuration_counts(folder, mirror, tmp_path, capsys
     assert ARCHIVES["paracrawl.tmx.gz"] in line and "expected " + "0" * 64 in line
 
 
-def test_another_archive_than_at_the_first_download_is_refused(
+def test_an_archive_that_differs_from_the_first_download_is_refused(
     config, folder, mirror, tmp_path, capsys
 ):
     (folder / "checksums.json").unlink()
@@ -216,8 +216,8 @@ def test_another_archive_than_at_the_first_download_is_refused(
     assert "at the first download" in refused(capsys, sources, raw, mirror)
 
 
-def test_a_disk_full_of_downloads_stops_with_a_line(config, mirror, reference, tmp_path, capsys):
-    """/dev/full answers every write as a full disk does."""
+def test_a_full_disk_during_a_download_is_refused(config, mirror, reference, tmp_path, capsys):
+    """Every write to /dev/full fails as on a full disk."""
     from preprocess.fetching.mtdata_library import download_cache
 
     raw, sources = tmp_path / "raw", read_sources(config)
@@ -234,7 +234,7 @@ def test_a_disk_full_of_downloads_stops_with_a_line(config, mirror, reference, t
 
 
 class FullDisk(list):
-    """Parts of which one comes when the disk has become full."""
+    """A list of parts; before one of them the disk becomes full."""
 
     def __init__(self, parts, raw):
         super().__init__(parts)
@@ -247,7 +247,7 @@ class FullDisk(list):
             yield part
 
 
-def test_a_disk_full_of_text_stops_with_a_line(config, mirror, reference, tmp_path, capsys):
+def test_a_full_disk_while_writing_text_is_refused(config, mirror, reference, tmp_path, capsys):
     raw, sources = tmp_path / "raw", read_sources(config)
     line = refused(capsys, sources._replace(parts=FullDisk(sources.parts, raw)), raw, mirror)
     assert line == f"{raw}/train/en-fi/paracrawl.fi: No space left on device"
@@ -282,7 +282,7 @@ def test_a_missing_language_is_named(config, folder, mirror, reference, tmp_path
     (folder / "checksums.json").unlink()
     check_refusal_and_repair(
         config, folder, mirror, reference, tmp_path, capsys,
-        lambda members: members.pop("part1.ro"), "setimes of en-ro: there is no *.ro in it",
+        lambda members: members.pop("part1.ro"), "setimes of en-ro: it has no *.ro",
     )
 
 
@@ -320,12 +320,12 @@ def test_a_table_without_the_column_is_refused(tmp_path):
     table = Archive("http://x/table.tsv.xz", path.name, "tsv", {"de": 0, "en": 1})
     with pytest.raises(BadArchive, match="98 of 100 rows lack column 2"):
         list(read_pairs(path, table, ("en", "de")))
-    # but one in many is counted with the empty pairs, and with them left out of training text
+    # one in a hundred rows is accepted, and counted as a pair with empty sides
     path.write_bytes(lzma.compress(b"eins\n" + b"zwei\ttwo\n" * 99))
     assert list(read_pairs(path, table, ("en", "de"))) == [(b"", b""), *[(b"two", b"zwei")] * 99]
 
 
-def test_what_somebody_changed_is_neither_kept_nor_overwritten(
+def test_a_changed_file_is_neither_used_nor_overwritten(
     config, built, reference, tmp_path, capsys
 ):
     sources = read_sources(config)
@@ -333,14 +333,14 @@ def test_what_somebody_changed_is_neither_kept_nor_overwritten(
         fetch(sources, tmp_path, address)
         changed = tmp_path / "train/en-fi/rapid.fi"
         changed.write_bytes(changed.read_bytes() + b"more\n")
-        assert f"{changed} has changed since" in refused(capsys, sources, tmp_path, address)
+        assert f"{changed} was changed" in refused(capsys, sources, tmp_path, address)
         changed.unlink()
         (tmp_path / "train/en-fi/rapid.en.partial").write_bytes(b"half")
         fetch(sources, tmp_path, address)
         assert texts(tmp_path) == reference
-        stranger = tmp_path / "train/en-fi/old.fi"
-        stranger.write_bytes(b"x\n")
-        assert f"{stranger} is of no data set" in refused(capsys, sources, tmp_path, address)
+        unknown = tmp_path / "train/en-fi/old.fi"
+        unknown.write_bytes(b"x\n")
+        assert f"{unknown} belongs to no data set" in refused(capsys, sources, tmp_path, address)
 
 
 def test_only_one_process_fetches_into_a_folder(config, tmp_path, capsys):
@@ -349,14 +349,14 @@ def test_only_one_process_fetches_into_a_folder(config, tmp_path, capsys):
     assert f"{tmp_path}: another process" in line
 
 
-def test_what_a_person_must_get_is_asked_for(built, tmp_path, capsys):
+def test_archives_to_download_by_hand_are_named(built, tmp_path, capsys):
     sources = read_sources(write_config(tmp_path / "sources.yaml", ["en-cs"]))
     czeng = next(part for part in sources.parts if part.dataset == "czeng")
     only = sources._replace(parts=[czeng])
     line = refused(capsys, only, tmp_path / "raw")
     wanted = tmp_path / "raw/by-hand/czeng17.cs-en.tsv.gz"
     place = "czeng17.cs-en.tsv.gz (from https://ufal.mff.cuni.cz/czeng"
-    assert f"{wanted.parent} lacks what only a person can get: {place}" in line
+    assert f"{wanted.parent} lacks files that have to be downloaded by hand: {place}" in line
     wanted.parent.mkdir()
     shutil.copy(built / "by-hand" / wanted.name, wanted)
     records = fetch(only, tmp_path / "raw")
@@ -364,10 +364,10 @@ def test_what_a_person_must_get_is_asked_for(built, tmp_path, capsys):
     wanted.write_bytes(b"<!DOCTYPE html>")
     (tmp_path / "raw/train/en-cs/czeng.cs").unlink()
     assert f"{wanted}: the answer is a web page" in refused(capsys, only, tmp_path / "raw")
-    assert wanted.exists()  # a person's file is not ours to remove
+    assert wanted.exists()  # files of the user are not removed
 
 
-def test_all_that_a_person_must_get_is_named_before_the_first_download(tmp_path, capsys):
+def test_all_archives_to_download_by_hand_are_named_before_the_first_download(tmp_path, capsys):
     sources = read_sources(write_config(tmp_path / "sources.yaml", ["en-cs", "en-zh"]))
     line = refused(capsys, sources, tmp_path / "raw")
     assert line.count(" (from http") == 7
@@ -458,8 +458,8 @@ def held_out_only(path):
     return sources._replace(parts=sources.parts[-1:])  # newstest2019
 
 
-def test_half_of_sacrebleus_archive_is_not_taken_for_all_of_it(mirror, folder, tmp_path):
-    """sacreBLEU itself neither checks nor unpacks a file that is there."""
+def test_a_truncated_archive_of_sacrebleu_is_downloaded_again(mirror, folder, tmp_path):
+    """sacreBLEU itself neither checks nor unpacks an existing file."""
     raw, sources = tmp_path / "raw", held_out_only(tmp_path / "sources.yaml")
     half = raw / "archives/sacrebleu/wmt19/raw/wmt19.test.tgz"
     half.parent.mkdir(parents=True)
@@ -493,19 +493,19 @@ SENTENCES = st.text(st.characters(exclude_characters="\n", codec="utf-8"), max_s
 
 @given(st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=8))
 def test_no_line_is_lost_or_shifted_whatever_is_in_it(tmp_path_factory, pairs):
-    """Carriage returns, U+2028 and the like end no line."""
+    """Carriage returns, U+2028 and similar characters do not end a line."""
     folder = tmp_path_factory.mktemp("archive")
     sides = [[side.encode() for side in column] for column in zip(*pairs, strict=True)]
     members = {name: b"".join(line + b"\n" for line in side)
                for name, side in zip(("a.de", "a.en"), sides, strict=True)}
-    expected = [(plain(english), plain(german)) for german, english in zip(*sides, strict=True)]
+    expected = [(one_line(second), one_line(first)) for first, second in zip(*sides, strict=True)]
     for name in ("a.zip", "a.tgz", "a.tar"):
         (folder / name).write_bytes(miniature.pack(name, members))
         archive = Archive(f"http://x/{name}", name, "text", {"de": "a.de", "en": "a.en"})
         assert list(read_pairs(folder / name, archive, ("en", "de"))) == expected
 
 
-def test_sizes_are_asked_for_and_a_dead_server_only_once(mirror, folder, monkeypatch):
+def test_an_unreachable_server_is_asked_for_sizes_once(mirror, folder, monkeypatch):
     sizes = SizesByHead()
     assert sizes.size(f"{mirror}/checksums.json") == (folder / "checksums.json").stat().st_size
     assert sizes.size(f"{mirror}/nothing") is None
@@ -515,7 +515,7 @@ def test_sizes_are_asked_for_and_a_dead_server_only_once(mirror, folder, monkeyp
 def test_a_fetch_killed_at_ten_moments_ends_as_an_uninterrupted_one(
     config, built, reference, tmp_path
 ):
-    context = multiprocessing.get_context("fork")  # imports nothing anew: kills hit the fetching
+    context = multiprocessing.get_context("fork")  # no imports: the kills hit the fetching
     moments, unfinished = random.Random(7), 0
     sources, raw = read_sources(config), tmp_path / "raw"
     with miniature.serve(built) as address:
