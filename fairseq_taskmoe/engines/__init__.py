@@ -1,1 +1,1 @@
-"""An extracted model that translates, with fairseq or CTranslate2, opened by its manifest."""
+"""Translation with an extracted model, in fairseq or CTranslate2."""

@@ -1,6 +1,6 @@
-"""CTranslate2, imported with settings for the CPU at hand: it reads them when it is loaded.
+"""Import of CTranslate2 with settings for this machine's CPU, which it reads when it is loaded.
 
-Every module of this package takes it from here.
+All modules of this package import it from here.
 """
 
 import os
@@ -13,12 +13,12 @@ VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 def settings_for(flags: Optional[Set[str]]) -> Dict[str, str]:
-    """Return settings for a CPU with these flags of /proc/cpuinfo, None where that is missing.
+    """Return settings for a CPU with these flags of /proc/cpuinfo; None: there is no such file.
 
-    Of itself CTranslate2 uses AVX-512 on Intel's processors alone; on a Zen 4 it translates 4 %
-    more with it. On processors of others it multiplies 8-bit integers by oneDNN, which without VNNI
-    adds pairs of products up in 16 bits: where they overflow, log-probabilities are off by up to
-    17 % in silence. MKL is right.
+    By default CTranslate2 uses AVX-512 only on Intel's processors; on a Zen 4 it is 4 % faster with
+    it. On processors of others it multiplies 8-bit integers with oneDNN, which without VNNI adds
+    pairs of products in 16 bits: these overflow without a warning, and log-probabilities are wrong
+    by up to 17 %. MKL computes them correctly.
     """
     if flags is None:
         return {}
@@ -29,7 +29,7 @@ def settings_for(flags: Optional[Set[str]]) -> Dict[str, str]:
 
 
 def cpu_flags() -> Optional[Set[str]]:
-    """Return the flags of the first core, where this is Linux on x86-64."""
+    """Return the flags of the first core; None if this is not Linux on x86-64."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = next((line for line in file if line.startswith("flags")), None)
@@ -39,13 +39,13 @@ def cpu_flags() -> Optional[Set[str]]:
 
 
 def is_inexact(quantization: str, loaded_before: bool, environment: Dict[str, str]) -> bool:
-    """Return whether 8-bit products may overflow: CTranslate2 was loaded before it was told."""
-    told = MKL in environment or not loaded_before
-    return quantization.startswith("int8") and not told and MKL in settings_for(cpu_flags())
+    """Return whether 8-bit products may overflow: CTranslate2 was loaded without the setting."""
+    is_set = MKL in environment or not loaded_before
+    return quantization.startswith("int8") and not is_set and MKL in settings_for(cpu_flags())
 
 
 LOADED_BEFORE = "ctranslate2" in sys.modules
-GIVEN = dict(os.environ)
+ORIGINAL_ENVIRONMENT = dict(os.environ)
 if not LOADED_BEFORE:
     for _name, _value in settings_for(cpu_flags()).items():
         os.environ.setdefault(_name, _value)

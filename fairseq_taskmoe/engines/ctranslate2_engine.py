@@ -1,4 +1,4 @@
-"""An extracted model in CTranslate2."""
+"""Translation with CTranslate2."""
 
 import logging
 import sys
@@ -6,29 +6,29 @@ from typing import Dict, List, NamedTuple, Sequence
 
 from ..errors import refuse
 from ..host_memory import keep_freed_memory
-from .ctranslate2_cpu import GIVEN, LOADED_BEFORE, ctranslate2, is_inexact
+from .ctranslate2_cpu import LOADED_BEFORE, ORIGINAL_ENVIRONMENT, ctranslate2, is_inexact
 from .ctranslate2_file import PAD, check_vocabulary, num_positions, read_shapes
 from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags
 
 logger = logging.getLogger(__name__)
 
-NEVER = [[PAD]]  # as in fairseq, which has no probability for it
-# of a batch for one core: with more, the probabilities of all words leave the cache
-MAX_PART_TOKENS = 500
+SUPPRESSED = [[PAD]]  # fairseq gives padding no probability either
+# of a batch on one core: with more, the probabilities of the vocabulary do not fit into the cache
+MAX_CORE_TOKENS = 500
 
 
-class Cores(NamedTuple):
-    """How the cores of a CPU share the work."""
+class Threads(NamedTuple):
+    """How batches are divided among the threads of a CPU."""
 
-    parts: int  # batches that are translated side by side
-    threads: int  # for each of them
+    parallel_batches: int
+    per_batch: int
 
     @classmethod
-    def share(cls, threads: int, for_throughput: bool) -> "Cores":
-        """Return the way to use a number of threads.
+    def divide(cls, threads: int, for_throughput: bool) -> "Threads":
+        """Return how to use a number of threads.
 
-        A core for each batch translates a tenth to a quarter more in the same time than all cores
-        for one batch after the other; a single sentence then has one core.
+        With one thread for each batch, throughput is 10 to 25 % higher than with all threads for
+        one batch; but a single sentence is translated by one thread.
         """
         return cls(threads, 1) if for_throughput else cls(1, threads)
 
@@ -37,15 +37,15 @@ class Ctranslate2Engine:
     """Runs a folder of `taskmoe extract --format ctranslate2` (see Engine)."""
 
     def __init__(
-        self, folder: str, tags: Dict[str, Tags], quantization: str, device: str, cores: Cores
+        self, folder: str, tags: Dict[str, Tags], quantization: str, device: str, threads: Threads
     ):
         supported = ctranslate2.get_supported_compute_types(device)
         if quantization not in supported:
-            refuse(f"{folder}: its {quantization} is not supported by this machine's {device}, "
-                   f"which computes with {', '.join(sorted(supported))}; extract another one")
+            refuse(f"{folder}: {quantization} is not supported by this machine's {device}, which "
+                   f"supports {', '.join(sorted(supported))}; extract one of these")
         if device == "cpu":
             keep_freed_memory()
-            if is_inexact(quantization, LOADED_BEFORE, GIVEN):
+            if is_inexact(quantization, LOADED_BEFORE, ORIGINAL_ENVIRONMENT):
                 logger.warning(
                     "%s: 8-bit products overflow on this CPU, so that translations are worse: set "
                     "CT2_USE_MKL=1, or import fairseq_taskmoe before ctranslate2", folder
@@ -54,10 +54,10 @@ class Ctranslate2Engine:
         check_vocabulary(folder, shapes)
         self.max_positions = num_positions(shapes)
         self.tags = tags
-        self.part_tokens = MAX_PART_TOKENS if cores.parts > 1 else sys.maxsize
+        self.max_batch_tokens = MAX_CORE_TOKENS if threads.parallel_batches > 1 else sys.maxsize
         self.translator = ctranslate2.Translator(
-            folder, device=device, compute_type=quantization, inter_threads=cores.parts,
-            intra_threads=cores.threads,
+            folder, device=device, compute_type=quantization,
+            inter_threads=threads.parallel_batches, intra_threads=threads.per_batch,
         )
 
     def translate(
@@ -75,9 +75,9 @@ class Ctranslate2Engine:
             min_decoding_length=len(tags.target) + options.min_length,
             max_decoding_length=len(tags.target) + options.max_length,
             max_input_length=0,
-            max_batch_size=min(max_batch_tokens, self.part_tokens),
+            max_batch_size=min(max_batch_tokens, self.max_batch_tokens),
             batch_type="tokens",
-            suppress_sequences=NEVER,
+            suppress_sequences=SUPPRESSED,
             return_scores=True,
         )
         found = [
@@ -87,13 +87,16 @@ class Ctranslate2Engine:
             ]
             for result in results
         ]
-        return self._with_ends(lang_pair, sources, found, options)
+        return self._score_ends(lang_pair, sources, found, options)
 
-    def _with_ends(
+    def _score_ends(
         self, lang_pair: str, sources: Sequence[Sentence], found: List[List[Hypothesis]],
         options: SearchOptions,
     ) -> List[List[Hypothesis]]:
-        """Count the end of hypotheses that max_length has cut off: CTranslate2 does not."""
+        """Include the end of sentence in the scores of hypotheses that max_length has cut off.
+
+        CTranslate2 does not.
+        """
         cut = [
             (i, j) for i, hypotheses in enumerate(found)
             for j, each in enumerate(hypotheses) if len(each.pieces) == options.max_length
@@ -116,7 +119,7 @@ class Ctranslate2Engine:
             [[*tags.source, *source] for source in sources],
             [[*tags.target, *target] for target in targets],
             max_input_length=0,
-            max_batch_size=min(MAX_BATCH_TOKENS, self.part_tokens),
+            max_batch_size=min(MAX_BATCH_TOKENS, self.max_batch_tokens),
             batch_type="tokens",
         )
         return [sum(result.log_probs[len(tags.target):]) for result in results]

@@ -1,6 +1,6 @@
-"""What a model folder of CTranslate2 says of its sizes, read without its weights.
+"""The sizes of a model of CTranslate2, read without its weights, and checks of them.
 
-CTranslate2 itself finds out that they do not fit in the middle of a translation.
+CTranslate2 itself fails on wrong sizes only during a translation.
 """
 
 import json
@@ -13,15 +13,15 @@ PAD = "<pad>"
 
 
 def check_vocabulary(folder: str, shapes: Shapes) -> None:
-    """Raise ValueError unless the vocabulary has a word for each embedding, and padding."""
+    """Raise ValueError unless the vocabulary has as many words as embeddings, and padding."""
     words = json.loads((Path(folder) / "shared_vocabulary.json").read_text(encoding="utf-8"))
     rows = [shapes["encoder/embeddings_0/weight"][0], shapes["decoder/embeddings/weight"][0]]
     if not isinstance(words, list) or rows != [len(words)] * 2 or PAD not in words:
-        raise ValueError("the vocabulary does not fit the model")
+        raise ValueError("the vocabulary does not match the model")
 
 
 def num_positions(shapes: Shapes) -> Tuple[int, int]:
-    """Return how long sources and targets may be, tags and end of the sentence counted."""
+    """Return the maximum lengths of sources and targets, with tags and end of sentence."""
     source, target = (
         shapes[f"{stack}/position_encodings/encodings"][0] for stack in ("encoder", "decoder")
     )
@@ -34,11 +34,11 @@ def read_shapes(folder: str) -> Shapes:
         try:
             return _shapes(file)
         except (struct.error, KeyError) as problem:
-            raise ValueError("model.bin is cut short, or no model of CTranslate2") from problem
+            raise ValueError("model.bin is truncated, or not a model of CTranslate2") from problem
 
 
 def _shapes(file: BinaryIO) -> Shapes:
-    """Read what ctranslate2.specs.ModelSpec.save has written."""
+    """Read the format that ctranslate2.specs.ModelSpec.save writes."""
     shapes: Shapes = {}
     _numbers(file, "I")  # version
     _text(file)  # name of the architecture

@@ -1,7 +1,4 @@
-"""An extracted model in fairseq: of fairseq's own transformer, or of transformer_task_moe.
-
-B sentences, S source and T target positions.
-"""
+"""Translation with fairseq: with its own transformer, or with transformer_task_moe."""
 
 from functools import cache
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
@@ -21,7 +18,7 @@ from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags
 
 
 class FairseqEngine:
-    """Runs models of fairseq, one for each direction (see Engine)."""
+    """Runs a model of fairseq for each direction (see Engine)."""
 
     def __init__(
         self, model_of: Callable[[str], BaseFairseqModel], dictionary: Dictionary,
@@ -68,13 +65,13 @@ class FairseqEngine:
         self, lang_pair: str, sources: Sequence[Sentence], targets: Sequence[Sentence]
     ) -> List[float]:
         tags, model = self.tags[lang_pair], self.model_of(lang_pair)
-        wanted = [self._sentence([*tags.target, *target]) for target in targets]
+        sentences = [self._sentence([*tags.target, *target]) for target in targets]
         inputs = self._inputs(lang_pair, sources)
         pad, eos = self.dictionary.pad(), self.dictionary.eos()
         inputs["prev_output_tokens"] = collate_tokens(
-            wanted, pad, eos, move_eos_to_beginning=True
+            sentences, pad, eos, move_eos_to_beginning=True
         ).to(self.device)
-        target = collate_tokens(wanted, pad, eos).to(self.device)
+        target = collate_tokens(sentences, pad, eos).to(self.device)
         with torch.inference_mode():
             log_probs = model.get_normalized_probs(model(**inputs), log_probs=True)
         scores = log_probs.gather(2, target.unsqueeze(2)).squeeze(2).masked_fill(target.eq(pad), 0)
@@ -103,7 +100,7 @@ class FairseqEngine:
     def _hypothesis(
         self, found: Dict[str, Tensor], num_tags: int, options: SearchOptions
     ) -> Hypothesis:
-        """Return what fairseq found without the tags, which it counts in its scores."""
+        """Return a hypothesis of fairseq without its tags, and with a score without them."""
         tokens = found["tokens"][num_tags:]
         pieces = [self.dictionary[i] for i in tokens.tolist() if i != self.dictionary.eos()]
         score = float(found["positional_scores"][num_tags:].sum())
@@ -124,8 +121,8 @@ def task_moe_engine(
 ) -> FairseqEngine:
     """Return an engine for directions of a checkpoint of transformer_task_moe.
 
-    With fold, a direction's experts are folded when it is first asked for, and all else is shared.
-    Without, those of a checkpoint in half precision stay in its file.
+    With fold, the experts of a direction are folded at its first use; other weights are shared.
+    Without fold, experts in half precision stay memory-mapped.
     """
     model, dictionary = load_task_moe(trained, list(tags), widen_experts=fold)
     model.to(device)
@@ -140,7 +137,7 @@ def task_moe_engine(
 def batches_by_length(
     sources: Sequence[Sentence], max_batch_tokens: int
 ) -> Iterator[List[int]]:
-    """Yield batches of the positions of sources, of similar length (see Engine.translate)."""
+    """Yield batches of sources of similar length, as indices (see Engine.translate)."""
     batch: List[int] = []
     for i in sorted(range(len(sources)), key=lambda i: len(sources[i])):
         if batch and len(sources[i]) * (len(batch) + 1) > max_batch_tokens:

@@ -43,20 +43,20 @@ def _open_task_moe(opening: Opening) -> Engine:
 
     trained = read_model(f"{opening.folder}/model.pt")
     for name, value in trained.checkpoint["cfg"]["model"].items():
-        if isinstance(value, str) and "${" in value:  # OmegaConf would look it up: ${oc.env:HOME}
-            refuse(f"{opening.folder}: its setting {ascii(name)[:64]} refers to something else")
+        if isinstance(value, str) and "${" in value:  # OmegaConf would resolve ${oc.env:HOME}
+            refuse(f"{opening.folder}: its setting {ascii(name)[:64]} contains an interpolation")
     return task_moe_engine(trained, opening.tags, device)
 
 
 def _open_ctranslate2(opening: Opening) -> Engine:
     from .ctranslate2_cpu import ctranslate2
-    from .ctranslate2_engine import Cores, Ctranslate2Engine
+    from .ctranslate2_engine import Ctranslate2Engine, Threads
 
     device = choose_device(opening.device, ctranslate2.get_cuda_device_count() > 0)
-    cores = Cores.share(
+    threads = Threads.divide(
         opening.threads or default_threads(), opening.for_throughput and device == "cpu"
     )
-    return Ctranslate2Engine(opening.folder, opening.tags, opening.quantization, device, cores)
+    return Ctranslate2Engine(opening.folder, opening.tags, opening.quantization, device, threads)
 
 
 def _prepare_torch(opening: Opening) -> str:
@@ -87,7 +87,7 @@ def needed_files(name: str, languages: Sequence[str]) -> Sequence[str]:
 
 
 def choose_device(device: str, has_gpu: bool) -> str:
-    """Return cpu or cuda for one of DEVICES, refusing a GPU that is not there."""
+    """Return cpu or cuda for one of DEVICES; refuses cuda without a GPU."""
     if device == "cuda" and not has_gpu:
-        refuse("--device cuda: this machine has no GPU that can be used")
+        refuse("--device cuda: this machine has no usable GPU")
     return {"auto": "cuda" if has_gpu else "cpu"}.get(device, device)

@@ -1,7 +1,7 @@
-"""The manifest of an extracted model: what it is, where it comes from, and what it should say.
+"""The manifest of an extracted model: its format, its source, its files and its check sentences.
 
-manifest.json stands beside the files that it lists with size and SHA-256. Its check sentences have
-the log-probabilities that the model had where it was cut out.
+manifest.json lists the files of its folder with size and SHA-256. The check sentences have the
+log-probabilities that the model gave when it was extracted.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from tqdm import tqdm
 
@@ -18,60 +18,60 @@ from ..read_files import read_json
 from .formats import STORED_FORMATS, needed_files
 
 MANIFEST = "manifest.json"
-README = "README.md"  # whoever has the model may write into it
+README = "README.md"  # not checked: users may edit it
 CHUNK = 2**22  # bytes
 
 
 class Check(NamedTuple):
-    """A sentence, a translation, and what the two models say of it."""
+    """A sentence, a translation, and its log-probability in the full and the extracted model."""
 
     lang_pair: str
-    source: List[str]  # pieces, without tags and without the end of the sentence
+    source: List[str]  # pieces, without tags and end of sentence
     target: List[str]
-    full_score: float  # log-probability of the target and its end, in the model cut into, float32
-    score: Optional[float]  # of the extracted model; None where it could not be run
+    full_score: float  # log-probability of target and end of sentence in the full model, in float32
+    score: Optional[float]  # in the extracted model; None if it could not be run
 
 
 class Manifest(NamedTuple):
-    """What a model folder says of itself."""
+    """The content of manifest.json."""
 
     format: str
     directions: Dict[str, Dict[str, List[str]]]  # pair -> tags: {"source": [...], "target": [...]}
-    max_source_pieces: int  # without tags and without the end of the sentence
+    max_source_pieces: int  # without tags and end of sentence
     max_target_pieces: int
-    sentencepiece_model: Optional[str]  # name of a file; without one, texts are pieces
+    sentencepiece_model: Optional[str]  # file name; None: texts consist of pieces
     parameters: int
     vocabulary: int
-    quantization: Optional[str]  # with CTranslate2
+    quantization: Optional[str]  # of CTranslate2
     source_checkpoint: Dict[str, Any]  # file, sha256, num_updates, parameters, vocabulary
     versions: Dict[str, str]
     checks: List[Check]
     files: Dict[str, Dict[str, Any]]  # name -> bytes, sha256
-    # pair that was never trained -> trained: false, routed_as: stack -> pair whose experts it takes
+    # untrained pair -> trained: false, routed_as: stack -> pair whose experts it uses
     zero_shot: Dict[str, Dict[str, Any]] = {}
 
     def write(self, folder: Path) -> None:
-        """Write the manifest of a folder whose files are all there."""
+        """Write the manifest into a folder."""
         entries = {**self._asdict(), "checks": [check._asdict() for check in self.checks]}
         text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
         (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def read_manifest(folder: str) -> Manifest:
-    """Return the manifest of a model folder, refusing a folder that is not as it says."""
+    """Return the manifest of a model folder; refuses a folder that does not match it."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        refuse(f"{folder}: no extracted model, it has no {MANIFEST}")
+        refuse(f"{folder}: not an extracted model, it has no {MANIFEST}")
     try:
         entries = read_json(path, "manifest of an extracted model")
         entries["checks"] = [Check(**check) for check in entries["checks"]]
         manifest = Manifest(**entries)
         files = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest.files.items()}
-        usable = _is_usable(manifest)
+        valid = _is_valid(manifest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
-        refuse(f"{path}: no manifest of an extracted model ({' '.join(str(problem).split())})")
-    if not usable:
-        refuse(f"{path}: no manifest of an extracted model")
+        refuse(f"{path}: not a manifest of an extracted model ({' '.join(str(problem).split())})")
+    if not valid:
+        refuse(f"{path}: not a manifest of an extracted model")
     for name, (size, digest) in files.items():
         file = Path(folder) / name
         if not file.is_file():
@@ -79,12 +79,12 @@ def read_manifest(folder: str) -> Manifest:
         if file.stat().st_size != size:
             refuse(f"{folder} is broken: {name} has {file.stat().st_size} bytes instead of {size}")
         if sha256(file) != digest:
-            refuse(f"{folder} is broken: {name} is not what was extracted")
+            refuse(f"{folder} is broken: {name} differs from the extracted file")
     return manifest
 
 
-def _is_usable(manifest: Manifest) -> bool:
-    """Say whether all that is needed to open a model is there, and of its type."""
+def _is_valid(manifest: Manifest) -> bool:
+    """Return whether the entries that are needed to open a model exist and have their types."""
     tags = [tags for both in manifest.directions.values() for tags in both.values()]
     sizes = [facts["bytes"] for facts in manifest.files.values()]
     limits = [manifest.max_source_pieces, manifest.max_target_pieces]
@@ -106,7 +106,7 @@ def _is_usable(manifest: Manifest) -> bool:
 
 
 def _needed_files(manifest: Manifest) -> List[str]:
-    """Return the files that opening a model reads: each has to be one that was extracted."""
+    """Return the files that are needed to open a model; each must be listed."""
     languages = sorted({lang for pair in manifest.directions for lang in pair.split("-")})
     needed = list(needed_files(manifest.format, languages))
     if manifest.sentencepiece_model is not None:
@@ -115,30 +115,29 @@ def _needed_files(manifest: Manifest) -> List[str]:
 
 
 def describe_files(folder: Path) -> Dict[str, Dict[str, Any]]:
-    """Return size and SHA-256 of each file of a folder that makes the model."""
+    """Return size and SHA-256 of each file of a model folder."""
     return {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
         for file in sorted(folder.iterdir()) if file.name not in (MANIFEST, README)
     }
 
 
-def sha256(path: Path, said: Optional[str] = None) -> str:
-    """Return the SHA-256 of a file, with a progress bar where it has a name."""
+def sha256(path: Path, label: Optional[str] = None) -> str:
+    """Return the SHA-256 of a file; with a label, show a progress bar."""
     digest = hashlib.sha256()
     size = path.stat().st_size
     with open(path, "rb") as file, tqdm(
-        total=size, desc=said, unit="B", unit_scale=True, leave=False,
-        disable=None if said else True,
+        total=size, desc=label, unit="B", unit_scale=True, leave=False,
+        disable=None if label else True,
     ) as bar:
-        read: Callable[[], bytes] = lambda: file.read(CHUNK)  # noqa: E731
-        for chunk in iter(read, b""):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
             bar.update(len(chunk))
     return digest.hexdigest()
 
 
 def versions(*packages: str) -> Dict[str, str]:
-    """Return the versions of packages that are installed."""
+    """Return the versions of the packages that are installed."""
     found = {}
     for package in packages:
         try:

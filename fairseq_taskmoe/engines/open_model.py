@@ -1,4 +1,4 @@
-"""Opening what `taskmoe extract` has left, in any of its formats."""
+"""Open a folder of `taskmoe extract`, of any format."""
 
 from pathlib import Path
 from typing import Tuple
@@ -15,16 +15,16 @@ DEVICES = ("cpu", "cuda", "auto")
 def open_model(
     folder: str, device: str = "cpu", threads: int = 0, for_throughput: bool = False
 ) -> Translator:
-    """Return a translator for a model folder, refusing one that is not as its manifest says.
+    """Return a translator for a model folder; refuses a folder that does not match its manifest.
 
-    device is one of DEVICES; threads is their number on CPU, 0 for OMP_NUM_THREADS or one a core.
-    for_throughput: large batches matter, and single sentences may wait longer.
+    device is one of DEVICES. threads is for CPU; 0: OMP_NUM_THREADS, or one for each core.
+    for_throughput: translate large batches faster, and single sentences more slowly.
     """
     manifest = read_manifest(folder)
     spm = manifest.sentencepiece_model
     try:
         engine = open_engine(folder, manifest, device, threads, for_throughput)
-        source, target = _room(engine)
+        source, target = _max_pieces(engine)
         return Translator(
             engine,
             str(Path(folder) / spm) if spm else None,
@@ -33,20 +33,20 @@ def open_model(
         )
     except Refusal:
         raise
-    # files that are what the manifest says may still be of no model, each library says so otherwise
+    # files that match the manifest may still be invalid; each library raises another exception
     except Exception as problem:
         reason = f"{type(problem).__name__}: {problem}"
         refuse(f"{folder} is broken, or too large for this machine: "
                f"{ascii(' '.join(reason.split()))[1:-1][:300]}")
 
 
-def _room(engine: Engine) -> Tuple[int, int]:
-    """Return how many pieces of a source and of a target go with tags and end of the sentence."""
+def _max_pieces(engine: Engine) -> Tuple[int, int]:
+    """Return the maximum numbers of source and target pieces, besides tags and end of sentence."""
     tags = engine.tags.values()
     source = engine.max_positions[0] - max(len(each.source) for each in tags) - 1
     target = engine.max_positions[1] - max(len(each.target) for each in tags) - 1
     if min(source, target) < 1:
-        raise ValueError(f"the model has room for {source} and {target} pieces")
+        raise ValueError(f"the model supports only {source} source and {target} target pieces")
     return source, target
 
 

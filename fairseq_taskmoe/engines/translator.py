@@ -1,4 +1,4 @@
-"""Text in, text out: an engine, and the pieces of SentencePiece."""
+"""Translation of text: SentencePiece and an engine."""
 
 import sys
 from typing import List, NamedTuple, Optional, Sequence
@@ -6,8 +6,9 @@ from typing import List, NamedTuple, Optional, Sequence
 from ..piece_model import load_pieces
 from .engine import MAX_BATCH_TOKENS, Engine, SearchOptions
 
-# at most, when SentencePiece normalises: a letter and its accents
-CHARACTERS_BECOME_ONE = 4
+# characters that SentencePiece's normalisation may combine into one: a letter and its accents
+MAX_COMBINED_CHARACTERS = 4
+
 
 class Translation(NamedTuple):
     """One translation of a text."""
@@ -17,15 +18,15 @@ class Translation(NamedTuple):
 
 
 class TooLong(ValueError):
-    """A text has more pieces than the model can read."""
+    """A text has more pieces than the model supports."""
 
     def __init__(self, size: str, limit: int):
         super().__init__(f"{size}, and the model reads at most {limit} pieces")
-        self.index = 0  # of the text among those given
+        self.index = 0  # of the text, if there are several
 
 
 class Translator:
-    """An engine, and the SentencePiece model of its texts; without one, texts are pieces."""
+    """An engine and a SentencePiece model; without the latter, texts consist of pieces."""
 
     def __init__(
         self, engine: Engine, sentencepiece_model: Optional[str], max_source_pieces: int,
@@ -40,12 +41,12 @@ class Translator:
         if self.pieces:
             numbers = range(self.pieces.get_piece_size())
             longest = max(len(self.pieces.id_to_piece(number)) for number in numbers)
-            self.max_characters = max_source_pieces * longest * CHARACTERS_BECOME_ONE
+            self.max_characters = max_source_pieces * longest * MAX_COMBINED_CHARACTERS
 
     def encode(self, text: str) -> List[str]:
-        """Return the pieces of a text. Raises TooLong, at once where no counting is needed."""
+        """Return the pieces of a text. Raises TooLong; very long texts are not encoded for it."""
         if len(text) > self.max_characters:
-            text = " ".join(text.split())  # which is one piece, however many there are
+            text = " ".join(text.split())  # SentencePiece joins white space too
         if len(text) > self.max_characters:
             raise TooLong(f"{len(text)} characters", self.max_source_pieces)
         pieces = self.pieces.encode(text, out_type=str) if self.pieces else text.split()
@@ -54,7 +55,7 @@ class Translator:
         return pieces
 
     def encode_all(self, texts: Sequence[str]) -> List[List[str]]:
-        """Return the pieces of each text. Raises TooLong, with the index of the first such text."""
+        """Return the pieces of each text. Raises TooLong with the index of the text."""
         sources = []
         for index, text in enumerate(texts):
             try:
@@ -82,14 +83,14 @@ class Translator:
         self, lang_pair: str, sources: Sequence[List[str]], options: SearchOptions,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> List[List[Translation]]:
-        """As translate, for what encode_all has made of texts."""
+        """As translate, for the pieces of texts."""
         options = options._replace(max_length=min(options.max_length, self.max_target_pieces))
         translations = [[Translation("", 0.0)] for _ in sources]
-        full = [i for i, source in enumerate(sources) if source]
+        nonempty = [i for i, source in enumerate(sources) if source]
         found = self.engine.translate(
-            lang_pair, [sources[i] for i in full], options, max_batch_tokens
+            lang_pair, [sources[i] for i in nonempty], options, max_batch_tokens
         )
-        for i, hypotheses in zip(full, found, strict=True):
+        for i, hypotheses in zip(nonempty, found, strict=True):
             translations[i] = [
                 Translation(self.decode(pieces), score) for pieces, score in hypotheses
             ]

@@ -1,1 +1,1 @@
-"""The HTTP service over extracted models, and the pipe."""
+"""The HTTP service for extracted models, and translation from standard input to output."""

@@ -1,4 +1,4 @@
-"""The HTTP service as an ASGI application: endpoints, and what each mistake is answered."""
+"""The HTTP service as an ASGI application: its endpoints, and the answer to each error."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ..engines.translator import TooLong, Translator
 from ..version import __version__
-from .batching import Batcher, TooBusy
-from .guards import KnownHosts, WholeBodies, busy
+from .batching import Batcher, QueueFull
+from .guards import AllowedHosts, BodyReader, too_busy
 from .limits import Limits
 from .messages import (
     Direction,
@@ -23,17 +23,17 @@ from .messages import (
     TranslationRequest,
     error,
     parse,
-    shown,
+    printable,
 )
-from .metrics import CLIENT_LEFT, CountAnswers, Metrics
+from .metrics import CLIENT_CLOSED_REQUEST, Metrics, RequestMetrics
 from .page import page
 
-MISTAKES = (400, 404, 408, 413, 415, 422, 500, 503, 504)
+ERROR_STATUSES = (400, 404, 408, 413, 415, 422, 500, 503, 504)
 Result = TypeVar("Result")
 
 
 class Service:
-    """The models that are served, each with its queue."""
+    """The served models, each with its queue."""
 
     def __init__(self, models: Sequence[Translator], limits: Limits):
         self.limits = limits
@@ -44,45 +44,45 @@ class Service:
             for batcher in self.batchers
             for lang_pair in batcher.translator.lang_pairs
         }
-        self.runs: List["asyncio.Task[None]"] = []
+        self.tasks: List["asyncio.Task[None]"] = []
         self.stopping = False
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
-        """Translate what is asked for."""
-        self.runs = [asyncio.create_task(batcher.run()) for batcher in self.batchers]
+        """Translate the sentences of all queues."""
+        self.tasks = [asyncio.create_task(batcher.run()) for batcher in self.batchers]
         yield
-        for run in self.runs:
-            run.cancel()
+        for task in self.tasks:
+            task.cancel()
 
     @property
-    def able(self) -> bool:
-        """Whether a translation that is asked for now will be made."""
-        return not self.stopping and not any(run.done() for run in self.runs)
+    def is_ready(self) -> bool:
+        """Whether a new request will be translated."""
+        return not self.stopping and not any(task.done() for task in self.tasks)
 
-    async def translate(self, asked: TranslationRequest) -> Dict[str, Any]:
-        """Return the answer to a request, or raise the HTTPException that is the answer."""
-        batcher = self.directions.get(asked.lang_pair)
+    async def translate(self, request: TranslationRequest) -> Dict[str, Any]:
+        """Return the answer to a request. Raises HTTPException."""
+        batcher = self.directions.get(request.lang_pair)
         if batcher is None:
-            there_are = ", ".join(sorted(self.directions))
+            available = ", ".join(sorted(self.directions))
             raise HTTPException(
-                404, f"no model for {shown(asked.lang_pair)}; there are: {there_are}"
+                404, f"no model for {printable(request.lang_pair)}; available: {available}"
             )
         try:
-            found = await batcher.translate(asked.lang_pair, asked.texts, asked.options)
+            found = await batcher.translate(request.lang_pair, request.texts, request.options)
         except TooLong as problem:
-            name = "text" if isinstance(asked.text, str) else f"text[{problem.index}]"
+            name = "text" if isinstance(request.text, str) else f"text[{problem.index}]"
             raise HTTPException(422, f"{name}: {problem}") from None
         return {
-            "lang_pair": asked.lang_pair,
+            "lang_pair": request.lang_pair,
             "translations": [[each._asdict() for each in translations] for translations in found],
         }
 
 
 def create_app(models: Sequence[Translator], limits: Limits, hosts: Optional[List[str]]) -> FastAPI:
-    """Return the application; its state.service says whether it is stopping.
+    """Return the application; state.service.stopping makes /health answer 503.
 
-    hosts are the names in Host headers that it answers to; None: any.
+    hosts are the allowed names in Host headers; None: any.
     """
     service = Service(models, limits)
     app = FastAPI(
@@ -94,10 +94,10 @@ def create_app(models: Sequence[Translator], limits: Limits, hosts: Optional[Lis
     add_translate(app, service)
     add_reports(app, service)
     paths = {getattr(route, "path", "") for route in app.routes}
-    app.add_middleware(WholeBodies, limits=limits)
+    app.add_middleware(BodyReader, limits=limits)
     if hosts is not None:
-        app.add_middleware(KnownHosts, hosts=hosts)
-    app.add_middleware(CountAnswers, metrics=service.metrics, paths=paths)  # the outermost
+        app.add_middleware(AllowedHosts, hosts=hosts)
+    app.add_middleware(RequestMetrics, metrics=service.metrics, paths=paths)  # the outermost
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, problem: StarletteHTTPException) -> Response:
@@ -116,47 +116,50 @@ def add_translate(app: FastAPI, service: Service) -> None:
     schema = {"schema": TranslationRequest.model_json_schema()}
     body = {"required": True, "content": {"application/json": schema}}
 
-    # FastAPI takes other bodies for JSON too, and says so differently from version to version
+    # not FastAPI's own parsing: it accepts other content types, depending on its version
     @app.post(
         "/translate", response_model=TranslationAnswer, openapi_extra={"requestBody": body},
-        responses={status: {"model": Error} for status in MISTAKES},
+        responses={status: {"model": Error} for status in ERROR_STATUSES},
     )
     async def translate(request: Request) -> Any:
         """Translate texts of one direction."""
-        asked = parse(await request.body(), service.limits)
+        parsed = parse(await request.body(), service.limits)
         try:
             answer = await while_connected(
-                request, service.translate(asked), request.state.deadline
+                request, service.translate(parsed), request.state.deadline
             )
-        except TooBusy:
-            return busy()
+        except QueueFull:
+            return too_busy()
         except TimeoutError:
-            raise HTTPException(504, f"gave up after {service.limits.timeout:g} seconds") from None
-        return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
+            seconds = f"{service.limits.timeout:g} seconds"
+            raise HTTPException(504, f"timed out after {seconds}") from None
+        if answer is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return JSONResponse(answer)
 
 
 async def while_connected(
     request: Request, work: Coroutine[Any, Any, Result], deadline: float
 ) -> Optional[Result]:
-    """Return the result of work, or None if the client leaves before it is done.
+    """Return the result of work, or None if the client disconnects first.
 
-    Work is cancelled then, and at the deadline (of the loop's clock), which raises TimeoutError.
+    Cancels work then, and at the deadline (of the loop's clock), which raises TimeoutError.
     """
     seconds = max(0.0, deadline - asyncio.get_running_loop().time())
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(request.receive())  # nothing else comes after the body
+    disconnecting = asyncio.ensure_future(request.receive())  # the only message after the body
     try:
         await asyncio.wait(
-            [working, leaving], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            [working, disconnecting], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
         if working.done():
             return working.result()
-        if leaving.done():
+        if disconnecting.done():
             return None
         raise TimeoutError
     finally:
         working.cancel()
-        leaving.cancel()
+        disconnecting.cancel()
 
 
 def add_reports(app: FastAPI, service: Service) -> None:
@@ -164,7 +167,7 @@ def add_reports(app: FastAPI, service: Service) -> None:
 
     @app.get("/directions", response_model=Directions)
     async def directions() -> Any:
-        """List what is translated."""
+        """List the directions."""
         pairs = [(lang_pair, *lang_pair.split("-", 1)) for lang_pair in sorted(service.directions)]
         return Directions(
             directions=[
@@ -175,12 +178,12 @@ def add_reports(app: FastAPI, service: Service) -> None:
 
     @app.get("/health", response_model=Health, responses={503: {"model": Error}})
     async def health() -> Any:
-        """Say whether translations are made: 503 while the service stops."""
-        return Health(status="ok") if service.able else error(503, "stopping")
+        """Return 200 if new requests will be translated, 503 while the service stops."""
+        return Health(status="ok") if service.is_ready else error(503, "stopping")
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Any:
-        """Counts for Prometheus."""
+        """Metrics for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)

@@ -1,4 +1,4 @@
-"""Sentences of all waiting requests are translated together, as soon as their model is free."""
+"""Dynamic batching: sentences of all waiting requests are translated together."""
 
 import asyncio
 import logging
@@ -14,19 +14,20 @@ from .metrics import Metrics
 logger = logging.getLogger(__name__)
 
 
-class TooBusy(Exception):
-    """The queue has no room for a request."""
+class QueueFull(Exception):
+    """The queue has no room for the sentences of a request."""
 
 
-class Sentence(NamedTuple):
-    """A text that waits, and where its translations will be."""
+class QueuedSentence(NamedTuple):
+    """A sentence that waits, and the future of its translations."""
 
     pieces: List[str]
     lang_pair: str
     options: SearchOptions
-    translations: "asyncio.Future[List[Translation]]"  # cancelled: nobody wants them any more
+    translations: "asyncio.Future[List[Translation]]"  # cancelled if no longer needed
 
-    def goes_with(self, other: "Sentence") -> bool:
+    def fits_with(self, other: "QueuedSentence") -> bool:
+        """Return whether both sentences can be in one batch."""
         return (self.lang_pair, self.options) == (other.lang_pair, other.options)
 
 
@@ -37,32 +38,32 @@ class Batcher:
         self.translator = translator
         self.limits = limits
         self.metrics = metrics
-        self.waiting: Deque[Sentence] = deque()
-        self.num_coming = 0  # sentences that are about to wait
-        self.arrived = asyncio.Event()
+        self.waiting: Deque[QueuedSentence] = deque()
+        self.num_encoding = 0  # sentences that are being encoded, and will be queued
+        self.queued = asyncio.Event()
         self.thread = ThreadPoolExecutor(1)
 
     async def translate(
         self, lang_pair: str, texts: Sequence[str], options: SearchOptions
     ) -> List[List[Translation]]:
-        """Return the translations of each text when they have had their turn.
+        """Return the translations of each text.
 
-        Raises TooLong or TooBusy before any of the texts waits. Cancelled, it takes those that
-        wait out of the queue.
+        Raises TooLong or QueueFull before any text is queued. When cancelled, removes the texts
+        that are still in the queue.
         """
-        if len(self.waiting) + self.num_coming + len(texts) > self.limits.max_waiting:
-            raise TooBusy
-        self.num_coming += len(texts)
+        if len(self.waiting) + self.num_encoding + len(texts) > self.limits.max_waiting:
+            raise QueueFull
+        self.num_encoding += len(texts)
         try:
             sources = await asyncio.to_thread(self.translator.encode_all, texts)
         finally:
-            self.num_coming -= len(texts)
+            self.num_encoding -= len(texts)
         loop = asyncio.get_running_loop()
         sentences = [
-            Sentence(source, lang_pair, options, loop.create_future()) for source in sources
+            QueuedSentence(source, lang_pair, options, loop.create_future()) for source in sources
         ]
         self.waiting.extend(sentences)
-        self.arrived.set()
+        self.queued.set()
         try:
             return await asyncio.gather(*(sentence.translations for sentence in sentences))
         except BaseException:
@@ -72,26 +73,26 @@ class Batcher:
             raise
 
     async def run(self) -> None:
-        """Translate what arrives, until cancelled."""
+        """Translate queued sentences until cancelled."""
         try:
             while True:
-                await self.arrived.wait()
+                await self.queued.wait()
                 batch = self.next_batch()
                 if batch:
                     await self.translate_batch(batch)
                 else:
-                    self.arrived.clear()
+                    self.queued.clear()
         finally:
             self.thread.shutdown(wait=False)
 
-    def next_batch(self) -> List[Sentence]:
-        """Take out of the queue the sentence that has waited longest, and those that go with it."""
-        batch: List[Sentence] = []
-        others: Deque[Sentence] = deque()
+    def next_batch(self) -> List[QueuedSentence]:
+        """Take from the queue the sentence that has waited longest, and those that fit with it."""
+        batch: List[QueuedSentence] = []
+        others: Deque[QueuedSentence] = deque()
         longest = 0
         while self.waiting and len(batch) < self.limits.max_batch_sentences:
             sentence = self.waiting.popleft()
-            if batch and not sentence.goes_with(batch[0]):
+            if batch and not sentence.fits_with(batch[0]):
                 others.append(sentence)
                 continue
             longest = max(longest, len(sentence.pieces))
@@ -102,10 +103,10 @@ class Batcher:
         self.waiting.extendleft(reversed(others))
         return batch
 
-    async def translate_batch(self, batch: Sequence[Sentence]) -> None:
-        """Translate a batch; where that fails, each sentence alone, for only one may be to blame.
+    async def translate_batch(self, batch: Sequence[QueuedSentence]) -> None:
+        """Translate a batch; if that fails, each of its sentences alone.
 
-        Whoever waits for a sentence that fails alone gets the exception.
+        The exception of a sentence that fails alone goes to its request.
         """
         first = batch[0]
         try:
@@ -117,7 +118,7 @@ class Batcher:
             pairs = list(zip(batch, found, strict=True))
         except Exception as problem:
             if len(batch) > 1:
-                logger.warning("a batch of %d failed, each is tried alone: %s", len(batch), problem)
+                logger.warning("a batch of %d failed, retrying each alone: %s", len(batch), problem)
                 for sentence in batch:
                     if not sentence.translations.done():
                         await self.translate_batch([sentence])

@@ -1,4 +1,4 @@
-"""ASGI middleware that turns requests away before anything of them is looked into."""
+"""ASGI middleware that rejects requests by their Host header, content type and size."""
 
 import asyncio
 import re
@@ -17,11 +17,11 @@ JSON_IN_UTF8 = re.compile(
 )
 
 
-class KnownHosts:
-    """Answers only requests whose Host header names this service.
+class AllowedHosts:
+    """Answers only requests whose Host header has an allowed name.
 
-    A page of another site can have its own name point to this machine; the browser then takes the
-    service for a part of that site. Such requests carry that site's name.
+    Protects from DNS rebinding: another site makes its own name resolve to this machine, so that a
+    browser sends the site's requests here. Starlette's TrustedHostMiddleware answers in plain text.
     """
 
     def __init__(self, app: ASGIApp, hosts: Container[str]):
@@ -30,23 +30,24 @@ class KnownHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and host_name(RequestHeaders(scope=scope)) not in self.hosts:
-            turned_away = error(400, "the Host header names none of --allowed-hosts")
-            return await turned_away(scope, receive, send)
+            answer = error(400, "the Host header is none of --allowed-hosts")
+            return await answer(scope, receive, send)
         await self.app(scope, receive, send)
 
 
 def host_name(headers: RequestHeaders) -> Optional[str]:
-    """Return the name in a Host header, without its port and an IPv6 address's brackets."""
+    """Return the name in a Host header, without port and without the brackets of IPv6."""
     try:
         return urlsplit("//" + headers.get("host", "")).hostname
     except ValueError:
         return None
 
 
-class WholeBodies:
-    """Reads the body of a POST and hands it on in one piece, if it is JSON of a size allowed.
+class BodyReader:
+    """Reads the whole body of a POST before the application, if it is JSON and not too large.
 
-    A page of another site can send a browser's user's POST without asking first, but not as JSON.
+    The content type matters: a page of another site can make a browser send a POST here, but not
+    with JSON.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits):
@@ -58,7 +59,7 @@ class WholeBodies:
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
         if self.num_requests >= self.limits.max_requests:
-            return await busy()(scope, receive, send)
+            return await too_busy()(scope, receive, send)
         self.num_requests += 1
         try:
             await self.read_then_call(scope, receive, send)
@@ -71,8 +72,8 @@ class WholeBodies:
             message = "send the body as Content-Type: application/json, in UTF-8"
             return await error(415, message)(scope, receive, send)
         too_large = error(413, f"the body has more than {self.limits.max_body_bytes} bytes")
-        announced = headers.get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > self.limits.max_body_bytes:
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self.limits.max_body_bytes:
             return await too_large(scope, receive, send)
         deadline = asyncio.get_running_loop().time() + self.limits.timeout
         scope["state"] = {**scope.get("state", {}), "deadline": deadline}
@@ -83,7 +84,7 @@ class WholeBodies:
             message = f"the body did not arrive in {self.limits.timeout:g} seconds"
             return await error(408, message)(scope, receive, send)
         if body is None:
-            return  # the client has left
+            return  # the client disconnected
         if len(body) > self.limits.max_body_bytes:
             return await too_large(scope, receive, send)
 
@@ -91,15 +92,15 @@ class WholeBodies:
             nonlocal body
             if body is None:
                 return await receive()
-            whole, body = body, None
-            return {"type": "http.request", "body": whole, "more_body": False}
+            content, body = body, None
+            return {"type": "http.request", "body": content, "more_body": False}
 
         await self.app(scope, body_then_disconnect, send)
 
 
 async def read_body(receive: Receive, max_bytes: int) -> Optional[bytes]:
-    """Return a body, some of one that is larger than max_bytes, or None if the client left."""
-    body = bytearray()  # chunks of one byte must not become a list of a million
+    """Return a body, cut where it exceeds max_bytes, or None if the client disconnects."""
+    body = bytearray()  # not a list of chunks, which may be of one byte each
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -110,11 +111,11 @@ async def read_body(receive: Receive, max_bytes: int) -> Optional[bytes]:
 
 
 def is_json(content_type: str) -> bool:
-    """Say whether a Content-Type is JSON's in UTF-8; any other parameter might change that."""
+    """Return whether a Content-Type is JSON in UTF-8, without other parameters."""
     return JSON_IN_UTF8.fullmatch(content_type) is not None
 
 
-def busy() -> JSONResponse:
+def too_busy() -> JSONResponse:
     answer = error(503, "too busy, try again")
     answer.headers["Retry-After"] = "1"
     return answer

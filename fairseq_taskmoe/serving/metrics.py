@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus' format, and the middleware that counts answers."""
+"""Metrics for Prometheus, and the middleware that counts requests."""
 
 import time
 from typing import Callable, Container
@@ -6,13 +6,13 @@ from typing import Callable, Container
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-CLIENT_LEFT = 499  # status of an answer that nobody waits for, as nginx counts it
+CLIENT_CLOSED_REQUEST = 499  # nginx's status of a request whose client disconnected
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCH_SENTENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """The counters of one service, apart from those of any other in this process."""
+    """The metrics of one service; another service in this process has its own."""
 
     def __init__(self, num_waiting: Callable[[], int]):
         self.registry = registry = CollectorRegistry()
@@ -20,7 +20,8 @@ class Metrics:
             "taskmoe_requests", "Answered requests", ["path", "status"], registry=registry
         )
         self.seconds = Histogram(
-            "taskmoe_request_seconds", "From a request's headers to the end of its answer",
+            "taskmoe_request_seconds",
+            "Seconds from the head of a request to the end of its answer",
             ["path"], buckets=SECONDS, registry=registry,
         )
         self.sentences = Counter(
@@ -30,7 +31,7 @@ class Metrics:
             "taskmoe_source_pieces", "Pieces of translated texts", ["lang_pair"], registry=registry
         )
         self.batch_sentences = Histogram(
-            "taskmoe_batch_sentences", "Texts that were translated together",
+            "taskmoe_batch_sentences", "Texts in a batch",
             buckets=BATCH_SENTENCES, registry=registry,
         )
         waiting = Gauge("taskmoe_waiting_sentences", "Texts in the queues", registry=registry)
@@ -40,30 +41,30 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class CountAnswers:
-    """ASGI middleware: counts answers by path and status, and how long they took."""
+class RequestMetrics:
+    """ASGI middleware that counts requests by path and status, and measures their time."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Container[str]):
         self.app = app
         self.metrics = metrics
-        self.paths = paths  # any other is counted as "other": clients must not make up labels
+        self.paths = paths  # others count as "other": clients must not create labels
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         started = time.monotonic()
-        status = CLIENT_LEFT
+        status = CLIENT_CLOSED_REQUEST
 
-        async def noting_status(message: Message) -> None:
+        async def record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, noting_status)
+            await self.app(scope, receive, record_status)
         except Exception:
-            status = 500  # as it is answered, further out
+            status = 500  # the answer of the exception handler
             raise
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"

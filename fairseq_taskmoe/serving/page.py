@@ -1,4 +1,4 @@
-"""The page that people translate with, and the headers that keep it to this service."""
+"""The HTML page, and headers that restrict it to its own script, style and service."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ FILE = Path(__file__).with_name("page.html")
 
 
 def page() -> Tuple[bytes, Dict[str, str]]:
-    """Return the page and its headers: nothing but its own script and style runs in it."""
+    """Return the page and its headers."""
     html = FILE.read_bytes()
     policy = [
         "default-src 'none'",
@@ -31,7 +31,7 @@ def page() -> Tuple[bytes, Dict[str, str]]:
 
 
 def hashes(html: bytes, tag: bytes) -> str:
-    """Return CSP's names of what stands in the elements of a tag."""
+    """Return the hashes of the elements of a tag, as in a Content-Security-Policy."""
     texts = re.findall(b"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL)
     digests = [b64encode(hashlib.sha256(text).digest()).decode() for text in texts]
     return " ".join(f"'sha256-{digest}'" for digest in digests)

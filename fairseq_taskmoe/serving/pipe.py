@@ -1,4 +1,4 @@
-"""Translating a stream of lines: what is there is translated at once, in order."""
+"""Translate a stream of lines in order, without waiting for more lines than are there."""
 
 import os
 import stat
@@ -19,31 +19,30 @@ from ..errors import refuse
 from ..files import written_together
 from ..read_files import BOM
 
-END = None  # of the lines, in the queue
+END = None  # the item of the queue after the last line
 LINE_ENDS = str.maketrans("\n\r", "  ")
 
 
 class PipeOptions(NamedTuple):
-    """How lines are put together and written."""
+    """How lines are batched and written."""
 
     max_batch_tokens: int
-    buffer: int  # lines that are translated together, at most
+    buffer: int  # maximum number of lines to sort by length and translate together
     scores: bool = False  # `score TAB text`
-    skip_long: bool = False  # a line that is too long for the model becomes an empty one
+    skip_long: bool = False  # translate a line that is too long for the model to an empty one
 
 
 def translate_lines(
     translator: Translator, lang_pair: str, source: BinaryIO, out: TextIO,
     search: SearchOptions, options: PipeOptions,
 ) -> None:
-    """Translate the lines of source (UTF-8), a line of out for each, or n_best lines.
+    """Translate the lines of source (UTF-8); write a line to out for each, or n_best lines.
 
-    source is closed when it ends, and only then: while it is read, closing it would wait for it.
+    With n_best > 1 a line of out is `line number from 1 TAB score TAB text`. Available lines are
+    translated together and written before waiting for more, so a program can write a line and wait
+    for its translation. Refuses a line that is not UTF-8 or too long for the model, by its number.
 
-    With n_best > 1 a line of out is `number of the line from 1 TAB score TAB text`. Lines that are
-    there are translated together, and written before more are waited for: a program that writes a
-    line and waits for its translation gets it. Refuses, with its number, a line that is no UTF-8,
-    or that is longer than the model reads.
+    source is closed at its end, and not before: closing it waits for a reader.
     """
     number, name = 0, _name_of(source)
     with tqdm(desc=lang_pair, unit="line", disable=None) as bar:
@@ -68,8 +67,8 @@ def _translate(
             sources.append(translator.encode(text))
         except TooLong as long:
             if not options.skip_long:
-                refuse(f"line {number} of {name} has {long}; --skip-long translates such lines to "
-                       "empty ones")
+                refuse(f"line {number} of {name} has {long}; with --skip-long such lines are "
+                       "translated to empty lines")
             sources.append([])
     return translator.translate_pieces(lang_pair, sources, search, options.max_batch_tokens)
 
@@ -77,7 +76,7 @@ def _translate(
 def _line(
     translation: Translation, number: int, search: SearchOptions, options: PipeOptions
 ) -> str:
-    # a translation is one line, whatever the pieces hold
+    # pieces may contain line ends
     text = translation.text.translate(LINE_ENDS)
     if search.n_best > 1:
         return f"{number}\t{translation.score:.6f}\t{text}\n"
@@ -85,24 +84,24 @@ def _line(
 
 
 def _name_of(source: BinaryIO) -> str:
-    name = getattr(source, "name", None)  # of standard input a number
+    name = getattr(source, "name", None)  # a number for standard input
     return name if isinstance(name, str) else "the input"
 
 
 def _decoded(line: bytes, number: int, name: str) -> str:
-    """Return the text of a line, read as read_files.py does."""
+    """Return the text of a line, as read_files.py does."""
     if number == 1:
         line = line.removeprefix(BOM)
     try:
         return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
     except UnicodeDecodeError as problem:
-        refuse(f"line {number} of {name} is no UTF-8: {problem.reason} at byte {problem.start}")
+        refuse(f"line {number} of {name} is not UTF-8: {problem.reason} at byte {problem.start}")
 
 
 def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
-    """Yield the lines that are there, at least one and at most `most`, until there are no more.
+    """Yield the available lines, at least one and at most `most`, until the end of source.
 
-    All lines of a file are there: the same ones go together every time.
+    All lines of a regular file are available, so that batches are reproducible.
     """
     if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
         with source:
@@ -120,7 +119,7 @@ def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
         except Exception as problem:
             lines.put(problem)
 
-    # a daemon: it may wait for a line that never comes when this process has to end
+    # a daemon: a wait for further lines must not keep the process from ending
     Thread(target=read, daemon=True).start()
     line = lines.get()
     while line is not END:
@@ -140,17 +139,17 @@ def _available(source: BinaryIO, most: int) -> Iterator[List[bytes]]:
 
 @contextmanager
 def output_file(path: Optional[str]) -> Iterator[TextIO]:
-    """Give the file to write to, which is there when all went well; standard output for None."""
+    """Give a new file to write to, which appears at the end, or standard output for None."""
     if path is None:
         if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as the input is, whatever the locale
+            sys.stdout.reconfigure(encoding="utf-8")  # like the input, independent of the locale
         yield sys.stdout
         return
     target = Path(path)
     if target.exists():
         refuse(f"--output {path} exists; nothing was overwritten")
     if not target.parent.is_dir():
-        refuse(f"--output {path}: {target.parent} is no folder")
+        refuse(f"--output {path}: {target.parent} is not a folder")
     with written_together([path]) as (part,), open(
         part, "w", encoding="utf-8", newline="\n"
     ) as file:

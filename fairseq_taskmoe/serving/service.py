@@ -1,4 +1,4 @@
-"""From a folder to a running service: which models, on which socket, and how it ends."""
+"""Start and stop the service: its models, its socket, and its signals."""
 
 import logging
 import signal
@@ -17,15 +17,15 @@ from ..engines.open_model import open_model
 from ..engines.translator import Translator
 from ..errors import refuse
 from .app import create_app
-from .connections import ACCEPTED_AT_ONCE, QUEUE, Connection, make_room
+from .connections import ACCEPTED_AT_ONCE, LISTEN_BACKLOG, Connection, raise_file_limit
 from .limits import Limits
 
 LOOPBACK_NAMES = ["localhost", "127.0.0.1", "::1"]
-FAREWELL_SECONDS = 5.0  # that requests get beyond their own time when the service ends
+GRACE_SECONDS = 5.0  # added to the time limit of requests when the service stops
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which says in one line what it serves, and its health that it stops."""
+    """uvicorn's server; prints a line when it is ready, and lets /health report that it stops."""
 
     def __init__(self, config: uvicorn.Config, ready: str):
         super().__init__(config)
@@ -34,7 +34,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
         await super().startup(sockets)
         for listening in sockets or []:
-            listening.listen(QUEUE)
+            listening.listen(LISTEN_BACKLOG)
         print(self.ready, file=sys.stderr, flush=True)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -46,17 +46,17 @@ def serve(
     folder: str, host: str, port: int, allowed_hosts: Optional[List[str]], limits: Limits,
     device: str = "cpu", threads: int = 0,
 ) -> None:
-    """Serve the models in a folder until SIGTERM (status 0; 143 before it serves) or SIGINT."""
+    """Serve the models in a folder until SIGINT or SIGTERM (status 0; 143 before it is ready)."""
     limits.check()
-    make_room(limits.max_connections)
+    raise_file_limit(limits.max_connections)
     running: List[Server] = []
-    # uvicorn raises it again at its end
+    # uvicorn sends the signal again when it has stopped
     signal.signal(
         signal.SIGTERM,
         lambda *_: sys.exit(0 if running and running[0].started else 128 + signal.SIGTERM),
     )
     folders = model_folders(Path(folder))
-    with bind(host, port) as bound:  # a busy port is found before models are loaded
+    with bind(host, port) as bound:  # a port in use is refused before models are loaded
         address, port = bound.getsockname()[:2]
         models = open_models(folders, device, threads)
         pairs = sorted(lang_pair for model in models for lang_pair in model.lang_pairs)
@@ -68,20 +68,20 @@ def serve(
 
 
 def server_config(app: FastAPI, limits: Limits) -> uvicorn.Config:
-    # or any nonsense that arrives becomes a line of the log
+    # by default every malformed request would be logged
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app, http=cast(Any, partial(Connection, limits=limits)), ws="none", lifespan="on",
         log_config=None, access_log=False, server_header=False, proxy_headers=False,
         backlog=ACCEPTED_AT_ONCE,
-        timeout_graceful_shutdown=int(limits.timeout + FAREWELL_SECONDS),
+        timeout_graceful_shutdown=int(limits.timeout + GRACE_SECONDS),
     )
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound and does not listen yet, or refuse."""
-    if not 0 <= port < 2**16:  # getaddrinfo takes any, modulo that
-        refuse(f"--port {port}: give 1 to 65535, or 0 for any that is free")
+    """Return a bound socket that does not listen yet, or refuse."""
+    if not 0 <= port < 2**16:  # getaddrinfo would take it modulo 65536
+        refuse(f"--port {port}: give 1 to 65535, or 0 for any free port")
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -89,16 +89,16 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, UnicodeError) as problem:  # the latter of what can be no name
-        said = getattr(problem, "strerror", None) or problem
-        refuse(f"--host {host} --port {port}: {said}")
+    except (OSError, UnicodeError) as problem:  # UnicodeError: for an invalid name
+        reason = getattr(problem, "strerror", None) or problem
+        refuse(f"--host {host} --port {port}: {reason}")
     return bound
 
 
 def host_names(host: str, address: str, allowed: Optional[List[str]]) -> Optional[List[str]]:
-    """Return the names in Host headers that are answered; None: any.
+    """Return the allowed names in Host headers; None: any.
 
-    Names of others matter where only this machine is meant to reach the service.
+    By default they are only restricted on a loopback address.
     """
     if allowed is None and not ip_address(address).is_loopback:
         return None
@@ -108,22 +108,22 @@ def host_names(host: str, address: str, allowed: Optional[List[str]]) -> Optiona
 
 
 def model_folders(folder: Path) -> List[Path]:
-    """Return the extracted models in a folder: itself, or those directly in it."""
+    """Return the folders of extracted models: the folder itself, or its sub-folders."""
     if not folder.is_dir():
         refuse(f"{folder}: no such folder")
     if (folder / MANIFEST).exists():
         return [folder]
     found = sorted(
         file.parent for file in folder.glob(f"*/{MANIFEST}")
-        if not file.parent.name.startswith(".")  # what an extraction is writing
+        if not file.parent.name.startswith(".")  # unfinished extractions
     )
     if not found:
-        refuse(f"{folder}: no extracted model in it; `taskmoe extract` makes one ({MANIFEST})")
+        refuse(f"{folder}: no extracted model in it ({MANIFEST}); `taskmoe extract` makes one")
     return found
 
 
 def open_models(folders: List[Path], device: str, threads: int) -> List[Translator]:
-    """Open models, and refuse two of the same direction."""
+    """Open models; refuses two for the same direction."""
     models = []
     seen: Dict[str, Path] = {}
     for folder in folders:

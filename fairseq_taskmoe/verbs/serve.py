@@ -1,12 +1,12 @@
-"""Serve extracted models over HTTP: a page for people at /, JSON for programs at /translate.
+"""Serve extracted models over HTTP: a web page at /, a JSON interface at /translate.
 
     taskmoe serve subnets/
     curl localhost:8000/translate -H 'Content-Type: application/json' \\
         -d '{"source": "en", "target": "de", "text": "Good day!"}'
 
-Sentences of all waiting requests are translated together. /openapi.json describes the requests;
-/directions, /health and /metrics tell about the service. It knows no users and no encryption:
-beyond this machine, put a proxy in front that does.
+Sentences of all waiting requests are translated together. /openapi.json describes the interface;
+/directions, /health and /metrics report on the service. It has no authentication and no
+encryption: to serve other machines, use a proxy that has both.
 """
 
 import argparse
@@ -19,22 +19,22 @@ from .flags import refuse_empty
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", metavar="DIR", help="an extracted model, or a folder of them")
-    parser.add_argument("--host", default="127.0.0.1", help="to listen on; default: 127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="address; default: 127.0.0.1")
     parser.add_argument(
-        "--port", type=int, default=8000, help="default: 8000; 0: any, and it is printed"
+        "--port", type=int, default=8000, help="default: 8000; 0: any free port, which is printed"
     )
     parser.add_argument(
         "--allowed-hosts", metavar="NAMES",
-        help="comma-separated names in Host headers to answer to, besides localhost; * for any "
-        "(default: none on a loopback --host, else any)",
+        help="comma-separated names to allow in Host headers, besides localhost; * for any "
+        "(default: none if --host is a loopback address, else any)",
     )
     parser.add_argument(
         "--device", choices=["cpu", "cuda", "auto"], default="cpu", help="default: cpu"
     )
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N",
-        help="of each model, and models that are asked at once share the cores: with many, give "
-        "the cores over how many are busy at a time; default: one for each core",
+        help="threads of each model; with several models, divide the number of cores by the number "
+        "of models that are busy at the same time; default: one for each core",
     )
     limits = parser.add_argument_group("limits")
     for each in fields(Limits):

@@ -1,6 +1,6 @@
-"""Translate text with an extracted model: lines in, lines out, in the same order.
+"""Translate text with an extracted model, line by line.
 
-MODEL is a folder of `taskmoe extract`, of any format. Standard input is translated as it comes.
+MODEL is a folder of `taskmoe extract`, of any format. Standard input is translated as it arrives.
 """
 
 import argparse
@@ -17,14 +17,14 @@ DEFAULT_MAX_TOKENS = 4000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of an extracted model")
     parser.add_argument(
-        "--lang-pair", metavar="PAIR", help="direction, where the model has more than one"
+        "--lang-pair", metavar="PAIR", help="direction; required if the model has several"
     )
-    parser.add_argument("--input", metavar="FILE", help="text, a sentence a line (default: stdin)")
+    parser.add_argument("--input", metavar="FILE", help="one sentence per line (default: stdin)")
     parser.add_argument("--output", metavar="FILE", help="new file (default: stdout)")
     parser.add_argument("--beam", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument(
         "--n-best", type=int, default=1, metavar="N",
-        help="write the N best of each line, as `number of the line TAB score TAB translation`",
+        help="write the N best of each line, as `line number TAB score TAB translation`",
     )
     parser.add_argument(
         "--scores", action="store_true", help="write `score TAB translation`: the log-probability "
@@ -32,24 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lenpen", type=float, default=1.0, metavar="X",
-        help="more than 1 favours longer translations, as in fairseq-generate; default: 1",
+        help="length penalty as in fairseq-generate: above 1, longer translations; default: 1",
     )
     parser.add_argument(
         "--max-len", type=int, default=200, metavar="N",
-        help="pieces of a translation, at most; default: 200",
+        help="maximum number of pieces of a translation; default: 200",
     )
     parser.add_argument(
         "--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, metavar="N",
-        help="pieces in a batch, padding counted (CTranslate2 on several cores: 500, a core for "
-        f"each batch); default: {DEFAULT_MAX_TOKENS}",
+        help="maximum number of source pieces in a batch, with padding (CTranslate2 with several "
+        f"threads: at most 500, as each batch has one thread); default: {DEFAULT_MAX_TOKENS}",
     )
     parser.add_argument(
         "--buffer", type=int, default=2000, metavar="N",
-        help="lines that are sorted by length and translated together, at most; default: 2000",
+        help="maximum number of lines to sort by length and translate together; default: 2000",
     )
     parser.add_argument(
         "--skip-long", action="store_true",
-        help="translate lines that are too long for the model to empty ones",
+        help="translate lines that are too long for the model to empty lines",
     )
     parser.add_argument(
         "--device", choices=["cpu", "cuda", "auto"], default="cpu", help="default: cpu"
@@ -65,11 +65,11 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             refuse(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     if args.n_best > args.beam:
-        refuse(f"--n-best {args.n_best}: a beam of {args.beam} finds no more than that")
+        refuse(f"--n-best {args.n_best}: at most the --beam of {args.beam}")
     if not math.isfinite(args.lenpen):
         refuse(f"--lenpen {args.lenpen}: give a number")
     if args.threads < 0:
-        refuse(f"--threads {args.threads}: give 1 or more, or 0 for one for each core")
+        refuse(f"--threads {args.threads}: give 1 or more, or 0 for one thread for each core")
     clean_up_when_terminated()
     share_cores()
 

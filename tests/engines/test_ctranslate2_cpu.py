@@ -1,4 +1,4 @@
-"""What CTranslate2 is told about a CPU; test_export_ctranslate2.py has what it computes here."""
+"""CTranslate2's settings by CPU; test_export_ctranslate2.py tests the results on this one."""
 
 import pytest
 
@@ -19,13 +19,13 @@ EXACT = {"CT2_USE_MKL": "1"}
     ({"avx2"}, EXACT),  # Zen 3, or a virtual machine that hides AVX-512
     ({"avx2", "avx_vnni"}, {}),  # Alder Lake
     ({"avx2", "avx512f"}, EXACT),
-    (None, {}),  # no Linux, or another architecture
+    (None, {}),  # not Linux, or another architecture
 ])  # fmt: skip
 def test_settings_follow_from_the_flags(flags, settings):
     assert settings_for(flags) == settings
 
 
-def test_flags_of_this_machine_are_words():
+def test_flags_of_this_machine_are_printable():
     flags = cpu_flags()
     assert flags is None or (flags and all(flag.isprintable() and flag for flag in flags))
 

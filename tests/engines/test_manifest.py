@@ -1,4 +1,4 @@
-"""The manifest of a model folder: true when it was written, and every breakage is refused."""
+"""The manifest of a model folder: it describes the model, and every damage is refused."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def write(folder, entries):
 
 
 def refusal(folder):
-    """Return the one line with which a folder is refused; None where it is a model that works."""
+    """Return the message of the refusal of a folder; None if the model works."""
     try:
         model = open_model(str(folder), threads=1)
     except Refusal as refusal:
@@ -71,14 +71,14 @@ def test_says_what_the_model_is(served):
         assert score == pytest.approx(check.full_score, abs=1e-4 * (len(check.target) + 1))
 
 
-def test_what_is_no_manifest(folder):
+def test_invalid_manifests_are_refused(folder):
     text = (folder / "manifest.json").read_text(encoding="utf-8")
     for broken in ("", "{", "[]", "null", "17", '"manifest"', "[" * 10**5, '{"checks": 3}',
                    '{"checks": []}', "\ufeff" + text, text[: len(text) // 2]):
         (folder / "manifest.json").write_text(broken, encoding="utf-8")
         assert "manifest.json" in refusal(folder)
     entries = json.loads(text)
-    for key in set(entries) - {"zero_shot"}:  # each is needed, but for what earlier ones lack
+    for key in set(entries) - {"zero_shot"}:  # which older manifests lack
         write(folder, {name: entry for name, entry in entries.items() if name != key})
         assert "manifest.json" in refusal(folder)
 
@@ -101,7 +101,7 @@ FACTS = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}  # of an empty f
         {"quantization": None}, {"quantization": "int4"}, {"checks": None}, {"checks": [{}]},
     ],
 )
-def test_entries_that_cannot_be(change, folder):
+def test_invalid_entries_are_refused(change, folder):
     entries = read(folder)
     if change.get("files"):
         change = {"files": {**entries["files"], **change["files"]}}
@@ -109,7 +109,7 @@ def test_entries_that_cannot_be(change, folder):
     assert refusal(folder)
 
 
-def test_files_that_are_not_what_was_extracted(folder):
+def test_changed_files_are_refused(folder):
     for name in read(folder)["files"]:
         whole = (folder / name).read_bytes()
         for content in (b"", whole[:-1], whole + b"\n", bytes([whole[0] ^ 1]) + whole[1:]):

@@ -1,4 +1,4 @@
-"""A model folder of anyone's: nothing of it is executed, and what does not fit is refused."""
+"""Untrusted model folders: nothing in them is executed, and invalid ones are refused."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from fairseq_taskmoe.subnet.folder import Extraction, extract
 pytest.importorskip(
     "fairseq_taskmoe.engines.ctranslate2_cpu", reason="the extra `serve` is not installed"
 )
-# settings of fairseq's that it evaluates, imports from, or opens
+# settings that fairseq evaluates, imports or opens
 DANGEROUS = {
     "model": ["adaptive_softmax_cutoff", "encoder_xformers_att_config", "arch", "_name", "_target_",
               "encoder_layers_to_keep", "encoder_embed_path", "user_dir", "moe_task_groups"],
@@ -45,7 +45,7 @@ def copied(folders, tmp_path):
 
 
 def list_files(folder, **changes):
-    """Make the manifest one of the files that are there, and change its other entries."""
+    """List the current files in the manifest, and change other entries."""
     entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     entries.update(files=describe_files(folder), **changes)
     (folder / "manifest.json").write_text(json.dumps(entries), encoding="utf-8")
@@ -60,7 +60,7 @@ def edit(folder, change):
 
 
 def opening(folder):
-    """Return the line that refuses a folder, or None where it is opened and translates."""
+    """Return the message of the refusal of a folder, or None if it translates."""
     try:
         model = open_model(str(folder), threads=1)
     except Refusal as refusal:
@@ -89,7 +89,7 @@ def test_strings_of_a_checkpoint_are_not_evaluated(format, verb, copied, tmp_pat
     edit(folder, poison)
     if verb == "translate":
         run("taskmoe", "translate", folder, "--max-len", 3, stdin="Good day.\n")
-    else:  # the model is opened before the check of what no machine has
+    else:  # both models are opened before the refusal of two for one direction
         shutil.copytree(folder, tmp_path / "twin")
         flags = ("--port", 0, "--threads", 1)
         twice = refused(run("taskmoe", "serve", tmp_path, *flags, check=False))
@@ -121,7 +121,7 @@ def test_no_setting_is_executed(format, copied, tmp_path):
     ("langs", ["../x", "de"]), ("target_lang", "../de"), ("target_lang", "ru"),
     ("lang_tok_style", "exec"),
 ])
-def test_settings_that_cannot_be(name, value, copied):
+def test_invalid_settings_are_refused(name, value, copied):
     folder = copied("fairseq")
 
     def change(state):
@@ -166,7 +166,7 @@ def halve(name):
     ("fairseq", write("model.pt", b"")),
     ("taskmoe", write("model.pt", b"x" * 1000)),
 ])
-def test_files_of_no_model_are_refused_though_listed(format, damage, copied):
+def test_invalid_files_are_refused_even_if_the_manifest_lists_them(format, damage, copied):
     folder = copied(format)
     damage(folder)
     list_files(folder)
@@ -183,14 +183,14 @@ def test_files_of_no_model_are_refused_though_listed(format, damage, copied):
     lambda state: state["cfg"]["model"].update(activation_fn="${oc.env:HOME}"),
     lambda state: state["cfg"].update(model={"moe_expert_count": 4}),
 ])
-def test_a_task_moe_checkpoint_that_does_not_fit(change, copied):
+def test_an_inconsistent_task_moe_checkpoint_is_refused(change, copied):
     folder = copied("taskmoe")
     edit(folder, change)
     assert opening(folder)
 
 
 @pytest.mark.parametrize("format", ["ctranslate2", "fairseq", "taskmoe"])
-def test_limits_end_where_the_positions_do(format, folders, copied):
+def test_the_positions_of_the_model_limit_the_manifest(format, folders, copied):
     folder = copied(format)
     list_files(folder, max_source_pieces=10**9, max_target_pieces=10**9)
     model, true = (open_model(str(each), threads=1) for each in (folder, folders[format]))
@@ -201,9 +201,9 @@ def test_limits_end_where_the_positions_do(format, folders, copied):
     assert open_model(str(folder), threads=1).max_source_pieces == 5
 
 
-def test_what_cannot_be_printed_is_no_direction(copied):
+def test_unprintable_directions_are_refused(copied):
     folder = copied("ctranslate2")
     tags = {"source": ["__de__"], "target": []}
     for pair in ("en-\x1b[31mde", "en-\u202ede", "e\x00-de"):
         list_files(folder, directions={pair: tags})
-        assert "no manifest of an extracted model" in opening(folder)
+        assert "not a manifest of an extracted model" in opening(folder)

@@ -1,4 +1,4 @@
-"""`taskmoe serve` translates as its models do, for many clients at once, and answers mistakes."""
+"""`taskmoe serve` translates as its models do, for many clients at once, and reports errors."""
 
 import json
 import os
@@ -68,8 +68,8 @@ def test_200_clients_each_get_the_translation_of_their_own_text(service, served,
     ])
     opened = {pair: open_model(str(served / pair), threads=1) for pair in ("en-de", "de-en")}
     expected = [opened[pair].translate(pair, [text], options)[0] for pair, text, options in asked]
-    told_apart = {(found[0].text, round(found[0].score, 3)) for found in expected}
-    assert len(told_apart) > 0.9 * len(asked)
+    different = {(found[0].text, round(found[0].score, 3)) for found in expected}
+    assert len(different) > 0.9 * len(asked)
     for answer, (pair, _, _), wanted in zip(answers, asked, expected, strict=True):
         assert answer.status == 200 and answer.json["lang_pair"] == pair
         assert_translations(answer, [wanted])
@@ -113,19 +113,19 @@ def changed(**fields):
     ('{"text": "ü"}'.encode("utf-16"), JSON, 400, "JSON"),
     (b"[]", JSON, 422, "object"),
     (changed(text=None), JSON, 422, "text: give a string or a list of strings"),
-    (changed(text=["a", 5]), JSON, 422, "text: element 1 is neither"),
+    (changed(text=["a", 5]), JSON, 422, "text: element 1 is not a string"),
     ({"source": "en", "text": "a"}, JSON, 422, "target: Field required"),
     (changed(beam_size=3), JSON, 422, "beam_size"),
     (changed(beam="4"), JSON, 422, "beam"),
     (changed(beam=True), JSON, 422, "beam"),
     (changed(beam=0), JSON, 422, "beam"),
     (changed(beam=17), JSON, 422, "at most 16"),
-    (changed(n_best=5), JSON, 422, "n_best: 5, and the beam has 4"),
+    (changed(n_best=5), JSON, 422, "n_best: 5, at most the beam of 4 is allowed"),
     (changed(length_penalty=float("nan")), JSON, 422, "length_penalty"),
     (changed(text=["a"] * 129), JSON, 422, "at most 128"),
     (changed(text=["a", "b " * 300]), JSON, 422, "text[1]: "),
-    (changed(target="fr"), JSON, 404, "no model for en-fr; there are: de-en, en-de"),
-    (changed(source="../../etc"), JSON, 404, "there are: de-en, en-de"),
+    (changed(target="fr"), JSON, 404, "no model for en-fr; available: de-en, en-de"),
+    (changed(source="../../etc"), JSON, 404, "available: de-en, en-de"),
     (OK, {"Content-Type": "text/plain"}, 415, "application/json"),
     (OK, {"Content-Type": "application/json; charset=latin-1"}, 415, "UTF-8"),
     (OK, {"Content-Type": "application/json; charset*0=utf-8; charset*=x"}, 415, "UTF-8"),
@@ -133,7 +133,7 @@ def changed(**fields):
     (OK, {"Content-Type": "application/json; charset"}, 415, "UTF-8"),
     (OK, {"Content-Type": "application/json, application/json"}, 415, "UTF-8"),
     (OK, {}, 415, "application/json"),
-    (changed(source="en\n\x1b[31m"), JSON, 404, r"no model for en\n\x1b[31m-de; there are: de-en"),
+    (changed(source="en\n\x1b[31m"), JSON, 404, r"no model for en\n\x1b[31m-de; available: de-en"),
     (changed(target="\u2028" * 64), JSON, 404, r"en-\u2028"),
     (changed(**{"a\nb\x1b" + "c" * 100: 1}), JSON, 422, r"a\nb\x1bccc"),
     (changed(beam=10**3000), JSON, 422, "beam"),
@@ -142,7 +142,7 @@ def changed(**fields):
     ([b" " * 50_000] * 20, JSON, 413, f"more than {MAX_BODY} bytes"),
     (OK, {**JSON, "Host": "rebound.example"}, 400, "Host"),
 ])
-def test_mistakes_are_answered_in_one_line(service, body, headers, status, words):
+def test_errors_are_answered_in_one_line(service, body, headers, status, words):
     answer = ask(service.port, "/translate", iter(body) if isinstance(body, list) else body,
                  headers)
     assert (answer.status, words in answer.error) == (status, True), answer.text
@@ -152,7 +152,7 @@ def test_mistakes_are_answered_in_one_line(service, body, headers, status, words
 @pytest.mark.parametrize("content_type", [
     "application/json", "Application/JSON; charset=UTF-8", 'application/json ;charset="utf8" ',
 ])
-def test_json_in_utf8_is_known(service, content_type):
+def test_json_in_utf8_is_accepted(service, content_type):
     assert ask(service.port, "/translate", OK, {"Content-Type": content_type}).status == 200
 
 
@@ -162,13 +162,13 @@ PARTS = st.sampled_from(["application/json", "charset", "utf-8", "UTF8", "latin-
 
 @given(st.lists(PARTS, max_size=12).map("".join) | st.text())
 @example('application/json; charset="utf-8')
-def test_only_what_says_nothing_but_json_in_utf8_passes(content_type):
+def test_only_json_in_utf8_without_other_parameters_passes(content_type):
     if is_json(content_type):
         plain = "".join(content_type.lower().split()).replace('"', "").replace("-", "")
         assert plain in ("application/json", "application/json;charset=utf8")
 
 
-def test_a_text_of_spaces_is_short(service):
+def test_white_space_does_not_make_a_text_too_long(service):
     spaces = translate(service.port, "en-de", ["Good" + " " * 90_000 + "day!", "Good day!"])
     assert spaces.status == 200
     first, second = spaces.json["translations"]
@@ -180,7 +180,7 @@ def test_a_body_in_chunks_is_read_whole(service):
     assert ask(service.port, "/translate", chunks).status == 200
 
 
-def test_it_tells_about_itself(service):
+def test_reports_of_the_service(service):
     listed = ask(service.port, "/directions").json["directions"]
     assert [each["lang_pair"] for each in listed] == ["de-en", "en-de"]
     assert ask(service.port, "/health").json == {"status": "ok"}
@@ -193,7 +193,7 @@ def test_it_tells_about_itself(service):
     assert ask(service.port, "/health", headers={"Host": "[::1]"}).status == 200
 
 
-def test_metrics_count_what_was_asked(service):
+def test_metrics_count_requests_and_sentences(service):
     names = [
         'taskmoe_requests_total{path="/translate",status="200"}',
         'taskmoe_requests_total{path="/translate",status="404"}',
@@ -217,7 +217,7 @@ def is_refused(port):
         ask(port, "/health")
     except ConnectionRefusedError:
         return True
-    except OSError:  # it was taken before, and closed
+    except OSError:  # accepted before, and closed
         return False
     return False
 
@@ -236,14 +236,14 @@ def test_sigterm_finishes_what_is_in_flight(served, tmp_path):
 
 @pytest.fixture
 def own_port():
-    """Give a port that this test may use more than once: others get no port of those when free."""
+    """Give a port that this test can bind several times; the system assigns it to no other."""
     for port in range(20_000 + os.getpid() % 10_000, 32_000):
         with socket.socket() as holder:
             try:
                 holder.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            # from now on another may bind it that does the same, as the service
+            # now another process that sets this option can bind it: the service does
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             yield port
             return

@@ -1,6 +1,6 @@
-"""What waits together is translated together; who leaves or fails does not touch the others.
+"""Waiting sentences are translated together; a disconnect or failure does not affect the others.
 
-The models are real but for an engine that reverses sentences, and stops or fails when told to.
+Only the engine is not real: it reverses sentences, and stops or fails on request.
 """
 
 import http.client
@@ -42,7 +42,7 @@ def test_requests_of_one_kind_are_translated_together(serving):
     assert sorted(map(len, engine.batches)) == [1, 1, 3, 5]  # stop; the other beam; 8 in two
 
 
-def test_a_batch_is_bounded_in_tokens(serving):
+def test_the_tokens_of_a_batch_are_limited(serving):
     engine, port = serving(patient(max_batch_tokens=12))
     with Stopped(engine, port):
         others = later([lambda: translate(port, "en-de", ["a b c d"] * 5 + ["e f"] * 4)])
@@ -68,7 +68,7 @@ def test_a_failing_sentence_fails_alone(serving, caplog):
     assert ask(port, "/health").status == 200
 
 
-def test_nothing_is_translated_for_a_client_that_has_left(serving):
+def test_nothing_is_translated_for_a_disconnected_client(serving):
     engine, port = serving(patient())
     with Stopped(engine, port):
         leaving = http.client.HTTPConnection("127.0.0.1", port)
@@ -83,7 +83,7 @@ def test_nothing_is_translated_for_a_client_that_has_left(serving):
     assert engine.batches == [["stop"], ["wanted text"]]
 
 
-def test_what_would_wait_too_long_is_turned_away(serving):
+def test_requests_beyond_the_queue_are_rejected(serving):
     engine, port = serving(patient(max_waiting=3, max_texts=3))
     with Stopped(engine, port):
         others = later([lambda: translate(port, "en-de", ["a", "b"])])
@@ -96,7 +96,7 @@ def test_what_would_wait_too_long_is_turned_away(serving):
     assert translate(port, "en-de", ["c", "d"]).status == 200
 
 
-def test_no_text_of_a_request_without_room_is_read(serving, monkeypatch):
+def test_the_texts_of_a_rejected_request_are_not_encoded(serving, monkeypatch):
     engine, port = serving(patient(max_waiting=3, max_texts=3))
     with Stopped(engine, port):
         others = later([lambda: translate(port, "en-de", ["a", "b"])])
@@ -106,7 +106,7 @@ def test_no_text_of_a_request_without_room_is_read(serving, monkeypatch):
     assert others()[0].status == 200
 
 
-def test_requests_at_once_are_bounded(serving):
+def test_the_number_of_requests_in_progress_is_limited(serving):
     engine, port = serving(patient(max_requests=1))
     with Stopped(engine, port):
         assert translate(port, "de-en", "a").status == 503

@@ -13,11 +13,11 @@ pytest.importorskip("prometheus_client", reason="the extra `serve` is not instal
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
                 None)
-QUIET = [  # no sandbox for root, no GPU, and no traffic of the browser's own
+QUIET = [  # no sandbox (for root), no GPU, no requests of the browser itself
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]
-PATIENCE = 120_000  # ms; a busy machine must not make a test fail
+PATIENCE = 120_000  # ms; tests must not fail on a busy machine
 TEXTS = ["Good day!", '<img src=x onerror="document.title=1">']
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -40,7 +40,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, service):
-    """Give the loaded page; it must have no errors and ask no other host for anything."""
+    """Give the loaded page; it must have no errors and send no requests to other hosts."""
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
     problems, asked = [], []
@@ -77,11 +77,11 @@ def test_it_shows_errors_and_goes_on(page, service):
     page.fill("#text", "Good day!")
     page.click("#translate")
     error = sync_api.expect(page.locator("#error"))
-    error.to_have_text("n_best: 9, and the beam has 4", timeout=PATIENCE)
+    error.to_have_text("n_best: 9, at most the beam of 4 is allowed", timeout=PATIENCE)
     page.fill("#n_best", "1")
     page.fill("#text", "a\nb\nc\nd")
     page.click("#translate")
-    error.to_have_text("text: 4, and at most 3 go in", timeout=PATIENCE)
+    error.to_have_text("text: 4 texts, at most 3 are allowed", timeout=PATIENCE)
     page.fill("#text", "Good day!")
     page.click("#translate")
     page.wait_for_selector("li")

@@ -1,4 +1,4 @@
-"""Nobody keeps the service waiting: idle connections, slow bodies, and its own slow answers."""
+"""Time limits of the service: idle connections, slow requests, slow clients, slow models."""
 
 import json
 import signal
@@ -37,7 +37,7 @@ def connect(port):
     return socket.create_connection(("127.0.0.1", port), timeout=300)
 
 
-def test_idle_connections_give_way(served, tmp_path):
+def test_idle_connections_are_closed_for_new_ones(served, tmp_path):
     flags = ("--max-connections", 16, *PATIENT)
     with Service(served / "en-de", tmp_path / "log", *flags, files=64) as service:
         idle = [connect(service.port) for _ in range(200)]
@@ -57,7 +57,7 @@ def test_more_connections_than_files_are_refused(served):
     assert "--max-connections 900: this process may open 64 files" in said
 
 
-def test_a_head_that_does_not_come_ends_the_connection(serving):
+def test_a_connection_without_a_request_is_closed(serving):
     clock = Clock()
     engine, port = serving(Limits(timeout=1e9, head_timeout=6000), clock)
     with Stopped(engine, port) as working, connect(port) as silent, connect(port) as slow:
@@ -68,17 +68,17 @@ def test_a_head_that_does_not_come_ends_the_connection(serving):
 
 
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])
-def test_an_answer_that_is_not_read_ends_the_connection(last, serving):
+def test_a_connection_whose_answer_is_not_read_is_closed(last, serving):
     clock = Clock()
     engine, port = serving(Limits(**PATIENCE), clock)
     asked = {"source": "en", "target": "de", "text": "x" * 900_000, "beam": 16, "n_best": 16}
     body = json.dumps(asked).encode()
-    with connect(port) as deaf:
-        deaf.sendall(
+    with connect(port) as client:
+        client.sendall(
             b"POST /translate HTTP/1.1\r\nHost: localhost\r\n" + last
             + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        assert deaf.recv(12) == b"HTTP/1.1 200"
+        assert client.recv(12) == b"HTTP/1.1 200"
         assert engine.connections
         wait_until(lambda: clock.advance(6001) or not engine.connections)
     assert translate(port, "en-de", "still there").status == 200
@@ -98,13 +98,13 @@ def test_a_request_has_one_deadline(serving):
             assert slow.recv(1000).startswith(b"HTTP/1.1 504 ")
             assert slower.recv(1000).startswith(b"HTTP/1.1 408 ")
         (late,) = others()
-        assert (late.status, late.error) == (504, "gave up after 6000 seconds")
+        assert (late.status, late.error) == (504, "timed out after 6000 seconds")
     assert first.answers[0].status == 504
     assert translate(port, "en-de", "in time").status == 200
     assert engine.batches == [["stop"], ["in time"]]
 
 
-def test_sigterm_before_it_serves_is_no_success(served):
+def test_sigterm_before_it_is_ready_gives_status_143(served):
     program = (
         "from fairseq_taskmoe.serving import service\n"
         "from fairseq_taskmoe.serving.limits import Limits\n"

@@ -1,4 +1,4 @@
-"""`taskmoe translate`: a line for each line, in order, in all formats, and in a pipe at once."""
+"""`taskmoe translate`: one line for each line, in order, in all formats, and interactively."""
 
 import math
 import select
@@ -19,7 +19,7 @@ pytest.importorskip(
     "fairseq_taskmoe.engines.ctranslate2_cpu", reason="the extra `serve` is not installed"
 )
 SHORT = ("--max-len", 15)
-# what other programs take for ends of lines; the last one has none
+# with characters that end lines elsewhere; the last line has no line end
 ODD = "Good day.\r\n\r\n\n \t\nGood\u2028day.\n\u0085\x0bGood\x0c day. \x1e\nGood day."
 
 
@@ -51,7 +51,7 @@ def text(corpus):
 
 @pytest.fixture(scope="module")
 def fast(folders):
-    """Give a function that translates with the format that is loaded at once."""
+    """Give a function that translates with the format that loads fastest."""
     def translated(stdin, *flags, model="ctranslate2", **options):
         return run("taskmoe", "translate", folders[model], *SHORT, *flags, stdin=stdin, **options)
 
@@ -69,7 +69,7 @@ def scored(lines):
 
 
 def assert_same(found, expected):
-    """Compare pairs of score and text, where two texts may be as good as each other."""
+    """Compare pairs of score and text; a few texts may differ, where two are equally good."""
     (scores, texts), (wanted, wanted_texts) = zip(*found, strict=True), zip(*expected, strict=True)
     assert scores == pytest.approx(wanted, abs=1e-4)
     assert num_same(texts, wanted_texts) >= 0.98 * len(texts)
@@ -81,7 +81,7 @@ def num_same(texts, others):
 
 @pytest.fixture(scope="module")
 def generated(served, corpus):
-    """What fairseq-generate makes of the test set with the full model: score and text."""
+    """The translations of fairseq-generate with the full model: score and text."""
     beam = ("--beam", 4, "--max-len-b", 15)
     found = hypotheses(generate(corpus.data, "en-de", served / "stirred.pt", *beam).stdout)
     spm = sentencepiece.SentencePieceProcessor(model_file=str(corpus.sentencepiece))
@@ -96,8 +96,8 @@ def test_every_line_has_the_full_models_translation(format, folders, text, gener
     found = scored(lines_of(run(*words, stdin=text + ODD)))
     odd = [text for _, text in found[NUM_TEST:]]
     assert odd[0] and odd == [odd[0], "", "", "", odd[0], odd[0], odd[0]]
-    assert len({score for score, _ in generated}) > NUM_TEST / 2  # mixed-up lines would show
-    if format != "ctranslate2":  # which searches by other rules
+    assert len({score for score, _ in generated}) > NUM_TEST / 2  # a wrong order is detected
+    if format != "ctranslate2":  # its search differs
         assert_same(found[:NUM_TEST], generated)
     else:
         texts = ([text for _, text in side[:NUM_TEST]] for side in (found, generated))
@@ -105,7 +105,7 @@ def test_every_line_has_the_full_models_translation(format, folders, text, gener
 
 
 @pytest.mark.parametrize("format", ["fairseq", "ctranslate2"])
-def test_scores_count_the_end_where_max_len_cuts(format, folders, text):
+def test_scores_include_the_end_of_sentence_at_max_len(format, folders, text):
     model = open_model(str(folders[format]), threads=1)
     options = SearchOptions(beam=4, n_best=3, length_penalty=0.7, max_length=3)
     sources = [model.encode(line) for line in text.splitlines()[:9]]
@@ -157,7 +157,7 @@ def test_scores_and_the_best_ones(fast):
         assert_same(ranked[:1], [best[line]])
 
 
-def test_a_union_needs_to_be_told_the_direction(fast, folders, text):
+def test_a_model_of_several_directions_needs_the_direction(fast, folders, text):
     for flags in ([], ["--lang-pair", "en-ru"]):
         assert "en-de, ru-de" in refused(fast("", *flags, model="dense", check=False))
     assert fast(text, "--lang-pair", "en-de", model="dense") == fast(text)
@@ -187,7 +187,7 @@ def test_files(fast, text, tmp_path):
     assert out.read_text() == "mine"
     source.write_bytes(b"one\ntwo\n\xff\n")
     broken = fast("", *flags, tmp_path / "new", "--buffer", 1, check=False)
-    assert f"line 3 of {tmp_path}/in.txt is no UTF-8" in refused(broken)
+    assert f"line 3 of {tmp_path}/in.txt is not UTF-8" in refused(broken)
     assert sorted(tmp_path.iterdir()) == [source, out]
     assert "out.txt/new: " in refused(fast("", *flags, out / "new", check=False))
 
@@ -220,7 +220,7 @@ def test_a_line_is_translated_before_the_next_is_written(folders, fast, text):
         assert pipe.communicate(b"and the last one", timeout=60)[0].endswith(b"\n")
 
 
-def test_ends_while_its_input_stays_open(folders):
+def test_it_ends_while_its_input_stays_open(folders):
     for line, status, said in ((b"\xff\n", 2, 1), (b"Nobody reads this.\n", 141, 0)):
         with Pipe(folders["ctranslate2"]) as pipe:
             assert pipe.answer(b"Good day.\n")
@@ -230,7 +230,7 @@ def test_ends_while_its_input_stays_open(folders):
             assert pipe.stderr.read().count(b"\n") == said
 
 
-def test_a_reader_who_has_enough_ends_it_quietly(folders):
+def test_a_closed_output_ends_it_without_a_message(folders):
     command = f"yes Good day. | taskmoe translate {folders['ctranslate2']} --max-len 5 | head -n 1"
     assert len(lines_of(run("bash", "-c", command))) == 1
 
@@ -254,7 +254,7 @@ def test_long_lines_are_refused_or_empty(fast, text):
      pytest.param(["--device", "cuda"], marks=pytest.mark.skipif(
          torch.cuda.is_available(), reason="needs a machine without GPU"))],
 )
-def test_flags_without_sense(flags, fast):
+def test_invalid_flags(flags, fast):
     result = fast("Good day.\n", *flags, check=False)
     assert result.returncode == 2 and result.stdout == ""
     (line,) = result.stderr.splitlines()

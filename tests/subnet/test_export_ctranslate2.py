@@ -8,7 +8,7 @@ from checkpoint_cases import parse
 from helpers import make_config, make_model, make_task
 from omegaconf import OmegaConf
 
-from fairseq_taskmoe.engines.ctranslate2_engine import Cores, Ctranslate2Engine
+from fairseq_taskmoe.engines.ctranslate2_engine import Ctranslate2Engine, Threads
 from fairseq_taskmoe.engines.engine import SearchOptions
 from fairseq_taskmoe.engines.fairseq_engine import task_moe_engine
 from fairseq_taskmoe.errors import Refusal
@@ -72,7 +72,7 @@ def engines(checkpoint, folder, quantization="float32"):
     full = task_moe_engine(parse(checkpoint), tags, "cpu", fold=False)
     folder.mkdir()
     write_ctranslate2(subnet, quantization, folder)
-    return full, Ctranslate2Engine(str(folder), tags, quantization, "cpu", Cores(1, 1))
+    return full, Ctranslate2Engine(str(folder), tags, quantization, "cpu", Threads(1, 1))
 
 
 def assert_same(full, small):
