@@ -1,6 +1,6 @@
-"""Sentence pairs of software: what belongs to the interface and not to the language, and filters.
+"""Strings of user interfaces: reading, plain text, and filters of sentence pairs.
 
-Shared by the demo's corpus and by software15.
+Used by the demo and by software15.
 """
 
 import gettext
@@ -12,7 +12,7 @@ from typing import Iterator, Optional, Tuple
 
 MAX_WORDS = 80
 MIN_SCRIPT_SHARE = 0.4
-# the name that Unicode gives to a language's letters; languages in Latin script are not checked
+# the start of the Unicode names of a language's letters; Latin script is not checked
 SCRIPT_NAMES = {
     "ru": "CYRILLIC",
     "kk": "CYRILLIC",
@@ -20,57 +20,57 @@ SCRIPT_NAMES = {
     "gu": "GUJARATI",
     "zh": "CJK",
 }
-# characters of the translation per English character; only from RATIO_MIN_CHARS up, as short
-# strings differ wildly
+# characters of the translation for each English character; checked from RATIO_MIN_CHARS up, as the
+# ratio of short strings varies too much
 LENGTH_RATIOS = {"zh": (0.12, 2.5)}
 DEFAULT_LENGTH_RATIO = (0.4, 2.5)
 RATIO_MIN_CHARS = 20
 
-BRACKETED_ACCELERATOR = re.compile(r"\s*\([_~&]\w\)")  # as Chinese has them: 打印(_P)
+BRACKETED_ACCELERATOR = re.compile(r"\s*\([_~&]\w\)")  # as in Chinese: 打印(_P)
 ACCELERATOR = re.compile(r"[~_&](?=\w)")
 TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 
 
 def read_catalog(path: Path) -> Iterator[Tuple[str, str]]:
-    """Yield (English, translation) of a gettext .mo file, the first of plural forms.
+    """Yield (English, translation) of a gettext .mo file, with the first of plural forms.
 
-    A file that is none raises OSError, UnicodeDecodeError or struct.error.
+    Raises OSError, UnicodeDecodeError or struct.error for another file.
     """
     with path.open("rb") as stream:
-        # gettext offers look-ups only: the table behind them is the way to list a catalog
+        # gettext has no public way to list a catalog
         catalog = gettext.GNUTranslations(stream)._catalog  # type: ignore[attr-defined]
     for key, translation in catalog.items():
         if isinstance(key, tuple):
             key, plural_form = key
             if plural_form != 0:
                 continue
-        if key:  # the empty key holds the catalog's header
+        if key:  # the empty key has the catalog's header
             yield key.rsplit("\x04", 1)[-1], translation
 
 
 def plain_text(text: str) -> str:
-    """Strip what belongs to the interface and not to the language."""
+    """Remove markup and keyboard accelerators."""
     text = text.replace("%PRODUCTNAME", "LibreOffice")
     text = html.unescape(TAG.sub("", BRACKETED_ACCELERATOR.sub("", text)))
-    if len(ACCELERATOR.findall(text)) == 1:  # more of them are names: use_default_size
+    if len(ACCELERATOR.findall(text)) == 1:  # several occur in identifiers: use_default_size
         text = ACCELERATOR.sub("", text)
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def script_share(text: str, script: str) -> float:
-    """The share of text's letters that belong to script."""
+    """Return the share of text's letters that belong to script."""
     letters = [char for char in text if char.isalpha()]
     own = sum(unicodedata.name(char, "").startswith(script) for char in letters)
     return own / max(1, len(letters))
 
 
 def fold(text: str) -> str:
-    """What must differ between a string and its translation."""
+    """Return what is compared to find copies: case and digits are ignored."""
     return re.sub(r"\d", "0", text.lower())
 
 
 def rejection(english: str, translation: str, language: str) -> Optional[str]:
-    """Name the filter that this pair of plain texts fails, or return None."""
+    """Return the name of the filter that rejects a pair of plain texts, or None."""
     if len(re.findall("[A-Za-z]", english)) < 2 or not translation:
         return "no text"
     if fold(english) == fold(translation):

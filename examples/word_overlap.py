@@ -1,4 +1,4 @@
-"""How much two sentences have in common, and a quick way to find those that have much."""
+"""The overlap of two sentences in words, and a fast search for sentences with a large overlap."""
 
 import re
 from collections import Counter, defaultdict
@@ -10,9 +10,9 @@ def split_words(sentence: str) -> List[str]:
 
 
 def overlap(sentence: str, other: str) -> float:
-    """The share of sentence's words that are also in other.
+    """Return the share of sentence's words that are also in other.
 
-    Of the two ways to count a repeated word, once or each time, the one that gives more.
+    The larger of two shares: with repeated words counted once, and each time.
     """
     own, others = split_words(sentence), set(split_words(other))
     shared = [word for word in own if word in others]
@@ -20,7 +20,7 @@ def overlap(sentence: str, other: str) -> float:
 
 
 class Neighbours:
-    """Finds the strings with which a sentence has an overlap of threshold or more."""
+    """Finds the strings with which a sentence has an overlap of at least a threshold."""
 
     def __init__(self, strings: Iterable[str]):
         self.word_sets = [set(split_words(string)) for string in strings]
@@ -30,7 +30,7 @@ class Neighbours:
                 self.strings_with[word].append(index)
 
     def of(self, sentence: str, threshold: float = 0.5) -> Set[int]:
-        """Return the indices of the strings near sentence, which has a word at least."""
+        """Return the indices of the strings near sentence, which must not be empty."""
         own = Counter(split_words(sentence))
         candidates = {
             index
@@ -40,9 +40,9 @@ class Neighbours:
         return {index for index in candidates if self._share(own, index) >= threshold}
 
     def _rarest_words(self, own: Counter[str], threshold: float) -> List[str]:
-        """Return words of own that are few and rare; a near string has one of them.
+        """Return the fewest, rarest words of which a near string must have at least one.
 
-        A string with none of them would have the other words at most, which are too few.
+        The remaining words alone are too few to reach the threshold.
         """
         rarest_first = sorted(own, key=lambda word: (len(self.strings_with.get(word, ())), word))
         others, num_others = len(own), own.total()

@@ -1,7 +1,7 @@
 """Build the corpus software15: 15 languages and English, from the translations of free software.
 
-Leaves in OUT: text/{train,valid,test}.en-XX.{en,XX}, languages.yaml and manifest.json, and beside
-them what they are made from: packages/, unpacked/ and pairs/. What is done already is skipped.
+Writes text/{train,valid,test}.en-XX.{en,XX}, languages.yaml and manifest.json to OUT, and the
+intermediate folders packages/, unpacked/ and pairs/. Finished work is skipped.
 """
 
 import argparse
@@ -9,31 +9,21 @@ import json
 import sys
 from collections import Counter
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # examples/ and preprocess/ are not installed
 
 from examples import interface_text, word_overlap  # noqa: E402
-from examples.software15 import (  # noqa: E402
-    catalogs,
-    gnome_help,
-    hold_out,
-    languages,
-    office_help,
-    packages,
-    pairs,
-)
+from examples.software15 import hold_out, languages, packages, pairs, sources  # noqa: E402
 from examples.software15.languages import LANGUAGES, Language  # noqa: E402
-from examples.software15.pairs import Pair  # noqa: E402
 from fairseq_taskmoe.errors import command, refuse  # noqa: E402
+from preprocess.corpus import SPLITS  # noqa: E402
 from preprocess.pool import worker_pool  # noqa: E402
 from preprocess.stages import code_of, only_run, run_stage, stage_result  # noqa: E402
 from preprocess.text_files import write_lines  # noqa: E402
 
-SPLITS = ("train", "valid", "test")
 LICENCES = {
     "office": "MPL-2.0",
     "help": "MPL-2.0",
@@ -68,37 +58,28 @@ def stamp_of(out: Path, language: Language) -> Path:
 
 
 def extract_stage(out: Path, deb_files: Dict[str, Path], language: Language) -> None:
-    """Make the table of a language's pairs, unless it is there, from the packages it needs."""
+    """Make the table of a language's pairs from its packages, unless it is done."""
     own = [deb_files[name] for name in packages.package_names([language])]
     table = table_of(out, language)
     run_stage(
         stamp_of(out, language),
         lambda: extract([out / "unpacked" / path.stem for path in own], language, table),
         settings={"language": language},
-        inputs=own + code_of(interface_text, catalogs, gnome_help, office_help, pairs),
+        inputs=own + code_of(interface_text, sources, pairs),
         outputs=[table],
     )
 
 
 def extract(unpacked: Sequence[Path], language: Language, table: Path) -> Dict[str, Dict[str, int]]:
-    """Write the table of a language's pairs; return how many of which source, and the filters'."""
+    """Write the table of a language's pairs; return the counts by filter and by source."""
     counts: Counter[str] = Counter()
-    kept = list(pairs.keep_good_pairs(pairs_of(unpacked, language), language.code, counts))
+    kept = list(pairs.filter_pairs(sources.all_pairs(unpacked, language), language.code, counts))
     if not kept:
         refuse(f"{table}: no translations into {language.code} in the packages")
     pairs.write_pairs(table, kept)
     print(f"{language.code}: {counts['kept']} of {counts['read']} pairs kept", file=sys.stderr)
     by_source = Counter(pair.application.split("/")[0] for pair in kept)
     return {"filters": dict(counts), "sources": dict(by_source)}
-
-
-def pairs_of(unpacked: Sequence[Path], language: Language) -> Iterator[Pair]:
-    return chain(
-        catalogs.pairs_of_catalogs(unpacked, "office", language),
-        office_help.pairs_of_office_help(unpacked, language),
-        gnome_help.pairs_of_gnome_help(unpacked, language),
-        catalogs.pairs_of_catalogs(unpacked, "programs", language),
-    )
 
 
 def write_corpus(out: Path, chosen: Sequence[Language], deb_files: Dict[str, Path]) -> None:
@@ -130,7 +111,7 @@ def write_corpus(out: Path, chosen: Sequence[Language], deb_files: Dict[str, Pat
 
 
 def class_lines(sizes: Dict[str, Dict[str, int]]) -> List[str]:
-    """Tell high-resource languages from low ones: the larger half of them, by training pairs."""
+    """Return the lines of languages.yaml: the half with more training pairs has class high."""
     train_pairs = {code: sizes[code]["train"] for code in sizes}
     by_size = sorted(train_pairs, key=lambda code: (-train_pairs[code], code))
     num_high = (len(by_size) + 1) // 2
@@ -151,11 +132,11 @@ def text_files(out: Path, chosen: Sequence[Language]) -> List[Path]:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/software15"), help="folder to write")
+    parser.add_argument("--out", type=Path, default=Path("runs/software15"), help="output folder")
     parser.add_argument(
         "--languages",
         default=",".join(languages.codes(LANGUAGES)),
-        help="codes of the languages beside English (default: all 15)",
+        help="codes of the languages besides English (default: all 15)",
     )
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     args = parser.parse_args(argv)

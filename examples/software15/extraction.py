@@ -1,7 +1,7 @@
-"""Cut out the sub-networks of one row, and see whether they translate as the full model does.
+"""Extract the sub-networks of one row, and check that they translate as the full model does.
 
-Leaves RUNS/ROW/subnets/PAIR (the models), subnets/evaluation/ (their scores) and, last,
-subnets/checks.json: hypotheses that differ from the full model's, and how many of those are ties.
+Writes RUNS/ROW/subnets/PAIR (the models), subnets/evaluation/ (their scores) and, at the end,
+subnets/checks.json: the hypotheses that differ from the full model's, and the ties among them.
 """
 
 import argparse
@@ -29,21 +29,21 @@ BATCHING = Batching(max_tokens=4000)
 
 
 def extract_pairs(path: Path, subnets: Path, spm: Path) -> List[str]:
-    """Cut out each trained direction that is not there yet; return them.
+    """Extract each trained direction, unless it exists; return the directions.
 
-    In the format `taskmoe`, which keeps layers of different widths as they are, and the experts of
-    a stack that routes by token.
+    The format is `taskmoe`, which supports layers of different widths, and token routing in one of
+    the stacks.
     """
     pairs = read_model(str(path)).pairs
     for pair in tqdm(pairs, desc="extract", leave=False, disable=None):
         if not (subnets / pair).exists():
-            what = Extraction("taskmoe", sentencepiece_model=str(spm))
-            extract(str(path), [pair], str(subnets / pair), what)
+            extraction = Extraction("taskmoe", sentencepiece_model=str(spm))
+            extract(str(path), [pair], str(subnets / pair), extraction)
     return pairs
 
 
 def check(runs: Path, row: str, data: Path, settings: Settings) -> Dict[str, Any]:
-    """Compare all sub-networks of a row with its full model, which routes each token."""
+    """Compare all sub-networks of a row with its full model."""
     path, subnets = runs / row / "checkpoint_best.pt", runs / row / "subnets"
     pairs = extract_pairs(path, subnets, runs / "spm.model")
     full, task = load_for_pairs(str(data), str(path), pairs)
@@ -59,7 +59,7 @@ def check(runs: Path, row: str, data: Path, settings: Settings) -> Dict[str, Any
             str(data), str(path), str(subnets / "evaluation" / pair), [pair], settings,
             references=str(runs / "text"),
         )
-        assert results is not None  # no other ranks
+        assert results is not None  # there is one rank
         scores.update(results.directions)
     Results.collect({"row": row, **settings.record()}, scores).save(subnets / "evaluation")
     whole = load_results(runs / row / "evaluation" / "results.json").directions
@@ -77,12 +77,12 @@ def check(runs: Path, row: str, data: Path, settings: Settings) -> Dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, help="folder of an experiment")
-    parser.add_argument("row", help="name of a row, as target_target")
-    parser.add_argument("--data", type=Path, required=True, help="its binarized test sets")
+    parser.add_argument("runs", type=Path, help="folder of the experiment")
+    parser.add_argument("row", help="name of a row, such as target_target")
+    parser.add_argument("--data", type=Path, required=True, help="binarized test sets")
     parser.add_argument("--beam", type=int, default=4)
-    parser.add_argument("--max-len-b", type=int, default=200, help="most pieces of a translation")
-    parser.add_argument("--tokenize", help="sacreBLEU's tokenizer, as for taskmoe evaluate")
+    parser.add_argument("--max-len-b", type=int, default=200, help="maximum pieces of an output")
+    parser.add_argument("--tokenize", help="tokenizer of sacreBLEU, as for taskmoe evaluate")
     args = parser.parse_args()
     search = Search(args.beam, max_len_b=args.max_len_b)
     settings = Settings(search=search, tokenize=args.tokenize)

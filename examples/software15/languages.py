@@ -1,4 +1,4 @@
-"""The 15 languages of the paper, as Debian's packages spell them."""
+"""The 15 languages of the paper, with their codes in Debian's packages."""
 
 from typing import List, NamedTuple, Sequence
 
@@ -7,8 +7,8 @@ from fairseq_taskmoe.errors import refuse
 
 class Language(NamedTuple):
     code: str
-    has_office_help: bool  # LibreOffice's help is translated into these only
-    locale: str = ""  # gettext's name, where it is not the code
+    has_office_help: bool  # whether LibreOffice's help is translated
+    locale: str = ""  # gettext's name, if it differs from the code
 
     @property
     def catalog(self) -> str:
@@ -46,13 +46,13 @@ LANGUAGES = (
 
 
 def parse_languages(text: str) -> List[Language]:
-    """Read "de,fr"; the order is always that of LANGUAGES, and with it that of all that is made."""
-    wanted = text.split(",")
+    """Parse "de,fr"; the result has the order of LANGUAGES, so outputs do not depend on text."""
+    chosen = text.split(",")
     known = {language.code for language in LANGUAGES}
-    for code in wanted:
+    for code in chosen:
         if code not in known:
             refuse(f"--languages {text}: no language {code!r} among {','.join(sorted(known))}")
-    return [language for language in LANGUAGES if language.code in wanted]
+    return [language for language in LANGUAGES if language.code in chosen]
 
 
 def codes(languages: Sequence[Language]) -> List[str]:

@@ -1,4 +1,4 @@
-"""Debian packages: fetched by apt-get, which checks their signatures, and unpacked without root."""
+"""Debian packages: download by apt-get, which checks signatures, and unpacking without root."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from fairseq_taskmoe.errors import refuse
 from fairseq_taskmoe.files import new_folder
 from preprocess.text_files import refusing_write_errors
 
-# these carry the catalogs of all languages
+# with the catalogs of all languages
 CATALOG_PACKAGES = """
     abiword-common aisleriot bluefish-data brasero-common caja-common cinnamon-l10n
     epiphany-browser-data evince-common evolution-common evolution-data-server-common file-roller
@@ -26,7 +26,7 @@ GNOME_HELP_PACKAGE = "gnome-user-docs"
 
 
 def package_names(languages: Sequence[Language]) -> List[str]:
-    """Name what the corpus of these languages is made from."""
+    """Return the names of the packages that the corpus of these languages is made from."""
     names = [GNOME_HELP_PACKAGE, *CATALOG_PACKAGES]
     names += [f"libreoffice-l10n-{language.suffix}" for language in languages]
     with_help = [language.suffix for language in languages if language.has_office_help]
@@ -40,10 +40,10 @@ def find_package(folder: Path, name: str) -> List[Path]:
 
 
 def fetch(names: Sequence[str], folder: Path) -> Dict[str, Path]:
-    """Return the package file of each name, downloading into folder what is not there.
+    """Return the package file of each name; downloads missing ones into folder.
 
-    What is there is used, whatever its version, so that a corpus can be made again when the mirror
-    has moved on.
+    Existing files are used whatever their version, so that a corpus can be built again when the
+    mirror has newer packages.
     """
     missing = [name for name in names if not find_package(folder, name)]
     if missing:
@@ -54,15 +54,15 @@ def fetch(names: Sequence[str], folder: Path) -> Dict[str, Path]:
         files = find_package(folder, name)
         if len(files) != 1:
             found = ", ".join(file.name for file in files)
-            refuse(f"{folder}: one package {name} is wanted, {len(files)} are there: {found}")
+            refuse(f"{folder}: expected one package {name}, found {len(files)}: {found}")
         packages[name] = files[0]
     return packages
 
 
 def download(names: Sequence[str], folder: Path) -> None:
-    """Let apt-get download packages; they appear in folder when all of them are whole.
+    """Download packages with apt-get; they appear in folder when all are complete.
 
-    What an interrupted call leaves in partial/ is taken up by apt-get itself.
+    apt-get continues from what an interrupted call left in partial/.
     """
     partial = folder / "partial"
     with refusing_write_errors(partial):
@@ -70,16 +70,12 @@ def download(names: Sequence[str], folder: Path) -> None:
     try:
         run = subprocess.run(
             ["apt-get", "download", "-qq", *names],
-            cwd=partial,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
+            cwd=partial, env={**os.environ, "LC_ALL": "C.UTF-8"}, capture_output=True, text=True,
         )
     except FileNotFoundError:
-        refuse("apt-get: not found; packages are fetched on Debian or Ubuntu")
+        refuse("apt-get: not found; run this on Debian or Ubuntu")
     if run.returncode != 0:
-        # the rest are warnings and what follows from the first
+        # the first error is the cause of the others
         errors = [line for line in run.stderr.splitlines() if line.startswith("E: ")]
         refuse(f"apt-get download, into {partial}: {' '.join(errors[:1]) or run.stderr.strip()}")
     for name in names:
@@ -88,8 +84,8 @@ def download(names: Sequence[str], folder: Path) -> None:
     shutil.rmtree(partial)
 
 
-def wanted(member: str) -> bool:
-    """Tell whether the corpus is made from this file of a package."""
+def is_used(member: str) -> bool:
+    """Return whether the corpus is made from this file of a package."""
     catalogs = {language.catalog for language in LANGUAGES}
     folders = {language.help_folder for language in LANGUAGES}
     parts = member.removeprefix("./").split("/")
@@ -106,10 +102,7 @@ def wanted(member: str) -> bool:
 
 
 def unpack(package: Path, unpacked: Path) -> None:
-    """Unpack what the corpus needs of a package into unpacked/NAME_VERSION_ARCH.
-
-    A folder that is there was unpacked whole: it gets its name last.
-    """
+    """Unpack the files that the corpus needs into unpacked/NAME_VERSION_ARCH, unless it exists."""
     out = unpacked / package.stem
     if out.exists():
         return
@@ -121,13 +114,13 @@ def unpack(package: Path, unpacked: Path) -> None:
             try:
                 with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                     for member in archive:
-                        if member.isfile() and wanted(member.name):
+                        if member.isfile() and is_used(member.name):
                             archive.extract(member, part, filter="data")
             except tarfile.TarError as error:
                 broken = str(error)
-            process.stdout.read()  # to its end, or dpkg-deb would fail for want of a reader
-            said = process.stderr.read().decode(errors="replace")
+            process.stdout.read()  # to its end, or dpkg-deb would fail to write
+            errors = process.stderr.read().decode(errors="replace")
         if process.returncode != 0 or broken:
-            reason = " ".join(said.split()) or broken
-            refuse(f"{package}: no whole package ({reason}); delete it to have it fetched again")
+            reason = " ".join(errors.split()) or broken
+            refuse(f"{package}: damaged package ({reason}); delete it to download it again")
     print(f"unpacked {package.name}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Sentence pairs with the application that they come from, filtered, in a table per language."""
+"""Sentence pairs with the application that they come from: filters, and a table per language."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Counter, Iterable, Iterator, List, NamedTuple, Set
 from examples import interface_text
 from preprocess.text_files import read_lines, write_lines
 
-# what a program fills in: %s, %2$d, %1, %FILE%, $name, $(ARG1), ${name}, {name}, #count#, [NAME]
+# placeholders: %s, %2$d, %1, %FILE%, $name, $(ARG1), ${name}, {name}, #count#, [NAME]
 PLACEHOLDER = re.compile(
     r"%[-+#0'.]*\w+|\$\w+|\$\(\w+\)|\$\{\w+\}|\$\[\w+\]|\{\w*\}|#\w+#|\[[A-Z]+\]|\\n"
 )
-POSITION = re.compile(r"%\d+\$")  # a translation may say in which order: %2$s
+POSITION = re.compile(r"%\d+\$")  # a translation may change the order: %2$s
 
 
 class Pair(NamedTuple):
-    application: str  # what is held out or not: office/chart, help/smath, gnome/seahorse/key-sign
+    application: str  # the unit of holding out: office/chart, help/smath, gnome/seahorse/key-sign
     english: str
     translation: str
 
@@ -24,8 +24,8 @@ def placeholders(text: str) -> Set[str]:
     return set(PLACEHOLDER.findall(POSITION.sub("%", text)))
 
 
-def keep_good_pairs(pairs: Iterable[Pair], language: str, counts: Counter[str]) -> Iterator[Pair]:
-    """Yield the pairs that pass the filters, each once, and count all others by reason."""
+def filter_pairs(pairs: Iterable[Pair], language: str, counts: Counter[str]) -> Iterator[Pair]:
+    """Yield the pairs that pass the filters, each once, and count the others by reason."""
     seen = set()
     for pair in pairs:
         counts["read"] += 1
@@ -43,7 +43,7 @@ def keep_good_pairs(pairs: Iterable[Pair], language: str, counts: Counter[str]) 
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
-    """Write a table of pairs; plain texts have neither tabs nor line ends."""
+    """Write a table of pairs; plain_text() has removed tabs and line ends."""
     write_lines(path, ("\t".join(pair) for pair in pairs))
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The data of one size, for run_all.sh: text/, languages.yaml, spm.model, dict.txt and data-bin/ in RUNS,
-# and at the end the mark `prepared`.
+# The data of one size, for run_all.sh: writes text/, languages.yaml, spm.model, dict.txt and data-bin/ to
+# RUNS, and at the end the empty file `prepared`.
 #
 #     examples/software15/prepare.sh SIZE RUNS
 set -euo pipefail
 
 SIZE=$1
 RUNS=$2
-CORPUS=${CORPUS:-runs/software15}  # where build_corpus.py leaves the 15 languages
+CORPUS=${CORPUS:-runs/software15}  # output of build_corpus.py, with all 15 languages
 WORKERS=${WORKERS:-2}
 
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -31,7 +31,7 @@ binarize() {
 }
 
 case $SIZE in
-  smoke)  # the text that ships with the repository
+  smoke)  # the demo's corpus
     python "$(dirname "$here")/demo/prepare.py" --out "$RUNS"
     languages="de ru"
     for language in $languages; do

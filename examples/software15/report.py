@@ -1,11 +1,12 @@
 """Write RUNS/results.md: every row of the tables with its config, command, and scores.
 
-Reads what run_all.sh left in RUNS: tables/, ROW/hydra_train.log, ROW/subnets/checks.json.
+Reads the results of run_all.sh in RUNS: tables/, ROW/hydra_train.log, ROW/subnets/checks.json.
 """
 
 import argparse
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -15,7 +16,7 @@ from fairseq_taskmoe.files import write_atomically
 from fairseq_taskmoe.tables.table import NOT_RUN
 
 LOGGED = re.compile(r"^\[([^]]*)\].*- (\{.*\})$")
-TABLES = {  # file of taskmoe tabulate -> what it is about
+TABLES = {  # file of taskmoe tabulate -> title
     "table1": "Routing (tables 1 and 5)",
     "table2": "Distillation or extraction (table 2)",
     "table4": "Bilingual models (table 4)",
@@ -32,25 +33,23 @@ FIGURES = {
 
 
 class Training(NamedTuple):
-    """What a run's log says of it."""
+    """The figures of a training log."""
 
     updates: int
-    hours: float  # in training steps, all runs of a resumed training together
-    words: float  # target words in an update, on average
+    hours: float  # of training steps, over all runs of a resumed training
+    words: float  # mean number of target words in an update
 
 
 def read_training(log: Path) -> Optional[Training]:
-    """Return what hydra_train.log says, None without a single finished epoch."""
+    """Return the figures of hydra_train.log; None if no epoch is finished."""
     if not log.exists():
         return None
     logged: List[Dict[str, Any]] = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         match = LOGGED.match(line)
-        if match:
-            try:
+        with suppress(ValueError):  # a line may be truncated by a kill
+            if match:
                 logged.append(json.loads(match[2]))
-            except ValueError:  # the line that a kill cut short
-                continue
     steps = [entry for entry in logged if "train_wall" in entry and "num_updates" in entry]
     epochs = [entry for entry in logged if "train_num_updates" in entry]
     if not epochs or not steps:
@@ -63,7 +62,7 @@ def read_training(log: Path) -> Optional[Training]:
 
 
 def run_rows(runs: Path, size: str, tables: Dict[str, Any], rows: Sequence[str]) -> Iterator[str]:
-    """Yield the table row -> config -> command -> paper -> ours, its head first."""
+    """Yield the lines of a table: row, config, command, the paper's score, ours."""
     heads = ["row", "config", "command", "experts used", "BLEU, paper", "BLEU, ours",
              "into English", "out of English", "zero-shot", "chrF", "updates", "hours"]
     yield _line(heads)
@@ -88,9 +87,9 @@ def run_rows(runs: Path, size: str, tables: Dict[str, Any], rows: Sequence[str])
 
 
 def floor_lines(table: Dict[str, Any]) -> Iterator[str]:
-    """Yield what a system scores that has learned nothing."""
-    titles = {"floor_copy_chrf": "the source for its translation",
-              "floor_nearest_chrf": "the translation of the nearest training sentence"}
+    """Yield the scores of two baselines without a model."""
+    titles = {"floor_copy_chrf": "copy of the source",
+              "floor_nearest_chrf": "translation of the nearest training sentence"}
     for side in ("xx-en", "en-xx"):
         for field, title in titles.items():
             known = [row[f"{field} {side}"] for row in table["rows"] if row.get(f"{field} {side}")]
@@ -99,7 +98,7 @@ def floor_lines(table: Dict[str, Any]) -> Iterator[str]:
 
 
 def extraction_rows(runs: Path) -> Iterator[str]:
-    """Yield the table of sub-networks beside their full models, its head first, or nothing."""
+    """Yield the lines of a table of sub-networks and their full models."""
     checks = {path.parents[1].name: json.loads(path.read_text(encoding="utf-8"))
               for path in sorted(runs.glob("*/subnets/checks.json"))}
     if not checks:
@@ -119,32 +118,33 @@ def extraction_rows(runs: Path) -> Iterator[str]:
 
 
 def provenance(runs: Path) -> Iterator[str]:
-    """Yield where and with what the models were trained and evaluated."""
+    """Yield the hardware, commits and versions of trainings and evaluations."""
     trained: Dict[str, List[str]] = {}
     for path in sorted([*runs.glob("*/trained"), *runs.glob("bilingual/*/trained")]):
         lines = path.read_text(encoding="utf-8").splitlines()
-        where = lines[1] if len(lines) > 1 else "at a commit that was not recorded"
+        where = lines[1] if len(lines) > 1 else "at an unknown commit"
         trained.setdefault(where, []).append(path.parent.relative_to(runs).as_posix())
     for where, models in trained.items():
         yield f"- trained, {', '.join(models)}: {where}"
-    said = set()
+    evaluations = set()
     for path in sorted(runs.glob("*/evaluation/results.json")):
         results = load_results(path)
         hardware = ", ".join(f"{name} {value}" for name, value in results.hardware.items())
         versions = ", ".join(f"{name} {value}" for name, value in results.versions.items())
-        said.add(f"- evaluated with commit `{results.commit or 'unknown'}`; {hardware}; {versions}")
-    yield from sorted(said)
+        commit_id = results.commit or "unknown"
+        evaluations.add(f"- evaluated with commit `{commit_id}`; {hardware}; {versions}")
+    yield from sorted(evaluations)
 
 
 def routing_lines(runs: Path) -> Iterator[str]:
-    """Yield where the figures of routing lie."""
+    """Yield the paths of the routing figures."""
     for folder in sorted(path.parent for path in runs.glob("*/routing/routing.npz")):
         figures = ", ".join(sorted(path.name for path in folder.glob("*.png")))
         yield f"- {folder.parent.name}: `{folder}`: {figures or 'no figures without matplotlib'}"
 
 
 def embedded(path: Path, title: str) -> Iterator[str]:
-    """Yield a table's file under a heading of this report."""
+    """Yield the content of a table's file under a heading."""
     yield f"## {title}\n"
     if not path.exists():
         yield f"{NOT_RUN}\n"
@@ -171,10 +171,10 @@ def report(runs: Path, size: str) -> str:
         *provenance(runs), "",
         "## Rows\n",
         *run_rows(runs, size, tables, rows), "", *floor_lines(tables["table1-chrf"]), "",
-        "BLEU and chrF are means over a row's directions, zero-shot ones included, as in the paper "
-        "(signatures: below table 1). The paper's are of WMT, 32 directions, and stand here "
-        "for the order of the rows; that of `distilled`, over 8 directions, stands in table 2. "
-        "Hours are those of training steps, whatever else ran meanwhile.\n",
+        "BLEU and chrF are means over a row's directions, including zero-shot, as in the paper "
+        "(signatures: below table 1). The paper's scores are of WMT, 32 directions: compare only "
+        "the order of the rows. That of `distilled`, over 8 directions, is in table 2. "
+        "Hours are wall-clock time of training steps.\n",
         "## Extraction\n", *extraction_rows(runs), "",
         "## Routing (figures 5 to 11)\n", *(list(routing_lines(runs)) or [NOT_RUN]), "",
         "## Figures 2 to 4\n",
@@ -187,7 +187,7 @@ def report(runs: Path, size: str) -> str:
 
 
 def _command(runs: Path, row: str, size: str) -> str:
-    """Return how a row's model is trained; as it was, where it was."""
+    """Return the command that trains a row's model, with its recorded settings."""
     marks = sorted(runs.glob(f"{row}/trained")) or sorted(runs.glob(f"{row}/*/trained"))
     settings = marks[0].read_text(encoding="utf-8").splitlines()[0] if marks else f"size={size}"
     return " ".join(
@@ -214,12 +214,12 @@ def _line(cells: Sequence[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, help="folder of an experiment")
+    parser.add_argument("runs", type=Path, help="folder of the experiment")
     parser.add_argument("--size", required=True, help="name of configs/size/SIZE.yaml")
     args = parser.parse_args()
     out = args.runs / "results.md"
     write_atomically(out, report(args.runs, args.size))
-    print(f"all done: {out}")
+    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

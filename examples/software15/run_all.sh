@@ -1,39 +1,39 @@
 #!/usr/bin/env bash
-# All experiments of one size, from the text to results.md. What is done is not done again: give the
-# same command after a kill, or with more ROWS. Start from the repository's root.
+# All experiments of one size, from the text to results.md. Finished stages are skipped: repeat the
+# command after a kill, or with more ROWS. Run it in the root of the repository.
 #
 #     examples/software15/run_all.sh smoke            # every row for a few updates: minutes on 2 cores
 #     examples/software15/run_all.sh software15_cpu   # four directions on a CPU: hours
 #     examples/software15/run_all.sh software15       # 30 directions on a GPU
-#     examples/software15/run_all.sh wmt30            # the paper's, on data of examples/wmt30
+#     examples/software15/run_all.sh wmt30            # the paper's experiments, on the data of examples/wmt30
 #     ROWS="dense_base token_target" SEEDS="1 2 3" examples/software15/run_all.sh software15_cpu
 set -euo pipefail
 
 SIZE=${1:-}
 RUNS=${RUNS:-runs/$SIZE}
-ROWS=${ROWS:-}                   # names of configs/*.yaml (default: all that the size has)
-SEEDS=${SEEDS:-1}                # seed 1 trains RUNS/ROW, another one RUNS/ROW.seedN
+ROWS=${ROWS:-}                   # names of configs/*.yaml (default: all rows of the size)
+SEEDS=${SEEDS:-1}                # seed 1 trains RUNS/ROW, seed N RUNS/ROW.seedN
 BEAM=${BEAM:-}                   # default: 4; smoke: 2
 BASELINE=${BASELINE:-dense_base} # of the paired bootstrap
-OVERRIDES=${OVERRIDES:-}         # for every training, as in "optimization.update_freq=[8]"
+OVERRIDES=${OVERRIDES:-}         # for every training, such as "optimization.update_freq=[8]"
 # To start several ranks: LAUNCH="torchrun --standalone --nproc-per-node 8 --no-python", and on CPU or
 # with one GPU a node OVERRIDES=+launch=torchrun_cpu or +launch=torchrun
 LAUNCH=${LAUNCH:-}
 ZERO_SHOT=${ZERO_SHOT:-}         # untrained directions to score, or all (default: de-fr,fr-de; smoke: de-ru,ru-de)
 DEVICE=${DEVICE:-}               # of the throughput sweeps: cpu or cuda (software15 and wmt30)
-PROCESSES=${PROCESSES:-2}        # that share experts to measure communication; on cuda each has a GPU
+PROCESSES=${PROCESSES:-2}        # processes to measure communication with; on cuda each needs a GPU
 
 TEACHER=token_token              # of the distilled rows
 EXTRACTED="target_target token_target"
 ALL_ROWS="dense_base dense_equal dense_big bilingual static_static random_random token_token
   token_token_gshard sentence_sentence group_group source_source target_target pair_pair source_token target_token
   pair_token token_source token_target token_pair distilled distilled_sequence"
-search=()                        # more flags of translating
-scoring=()                       # and of scoring
-web=()                           # the sweep of figure 4
-parallel=(--multi-parallel)      # routing is looked at in sentences that all directions share
+search=()                        # flags of the search
+scoring=()                       # flags of the scores
+web=()                           # flags of the sweep of figure 4
+parallel=(--multi-parallel)      # for routing: all directions have the same test sentences
 here=$(dirname "${BASH_SOURCE[0]}")
-export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}  # old names in libraries, told at every start
+export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}  # deprecations in libraries
 
 case $SIZE in
   smoke)
@@ -42,7 +42,7 @@ case $SIZE in
     web=(--arch tiny --moe-expert-count 128 --vocab-size 500 --length 6 --batch-sizes 1,8)
     samples=20
     BEAM=${BEAM:-2}
-    search=(--max-len-b 20)  # what has learnt nothing does not stop by itself
+    search=(--max-len-b 20)  # untrained models do not end their sentences
     ;;
   software15_cpu)
     ALL_ROWS="dense_base dense_equal token_token target_target token_target distilled"
@@ -57,7 +57,7 @@ case $SIZE in
       bench=(--moe-expert-count 32 --vocab-size 64000 --dtype bfloat16)
       web=(--arch big --moe-expert-count 128 --vocab-size 64000 --dtype bfloat16)
       scoring=(--tokenize intl)  # as in the paper, A.1
-      parallel=()               # its test sets are of different years
+      parallel=()               # the test sets of the pairs differ
     fi
     ;;
   *)
@@ -75,12 +75,12 @@ refuse() {
   exit 2
 }
 
-named() {  # named ROW SEED: the folder of a model below RUNS
+named() {  # named ROW SEED: the folder of a model in RUNS
   if [ "$2" = 1 ]; then echo "$1"; else echo "$1.seed$2"; fi
 }
 
 for seed in $SEEDS; do
-  [[ $seed =~ ^[0-9]+$ ]] || refuse "SEEDS: '$seed' is no number"
+  [[ $seed =~ ^[0-9]+$ ]] || refuse "SEEDS: '$seed' is not a number"
   before=
   for row in $ROWS; do
     [ -e "configs/$row.yaml" ] || refuse "ROWS: there is no configs/$row.yaml"
@@ -95,117 +95,18 @@ if [[ $BASELINE == bilingual || " $ALL_ROWS " != *" $BASELINE "* ]]; then
   refuse "BASELINE: '$BASELINE' is none of this size's rows with one model for all directions"
 fi
 
-# stage OUTPUT COMMAND...: run a command unless what it leaves is there
-stage() {
-  local output=$1
-  shift
-  if [ -e "$output" ]; then
-    echo "== $output: there already"
-  else
-    echo "== $output: $*"
-    "$@"
-  fi
-}
-
-joined() {  # by colons, as fairseq takes folders of data
-  local IFS=:
-  echo "$*"
-}
-
-# train ROW FOLDER OVERRIDE...: train, or go on with, one model; FOLDER/trained marks the end
-train() {
-  local row=$1 folder=$2
-  shift 2
-  mkdir -p "$folder"
-  # shellcheck disable=SC2086
-  if ! $LAUNCH fairseq-hydra-train --config-dir configs --config-name "$row" "size=$SIZE" \
-    "checkpoint.save_dir=$folder" "$@" $OVERRIDES > "$folder/console.log" 2>&1; then
-    echo "run_all.sh: error: training $row failed; the end of $folder/console.log:" >&2
-    tail -n 5 "$folder/console.log" >&2
-    exit 1
-  fi
-  {
-    echo "size=$SIZE $* $OVERRIDES"
-    python -c 'from fairseq_taskmoe.evaluation.results import provenance; print(provenance())'
-  } > "$folder/trained.part"
-  mv "$folder/trained.part" "$folder/trained"
-}
-
-# score FOLDER FLAG...: translate and score the test set
-score() {
-  local folder=$1
-  shift
-  taskmoe evaluate "$data" --path "$folder/checkpoint_best.pt" --out "$folder/evaluation" \
-    --beam "$BEAM" "${search[@]}" "${scoring[@]}" --references "$RUNS/text" --languages "$RUNS/languages.yaml" \
-    "$@" > /dev/null
-}
-
-# trained_in SHARD: the directions whose pairs have training data in it, joined by commas
-trained_in() {
-  local direction source target found=
-  for direction in ${directions//,/ }; do
-    source=${direction%-*} target=${direction#*-}
-    if [ -e "$1/train.$source-$target.$target.idx" ] || [ -e "$1/train.$target-$source.$target.idx" ]; then
-      found+=,$direction
-    fi
-  done
-  echo "${found#,}"
-}
-
-# schedule DIRECTION: the override with which a pair of few sentences trains by itself, if the size has one
-schedule() {
-  [ -e "configs/bilingual/${SIZE}_low.yaml" ] || return 0
-  python -c '
-import sys, yaml
-languages = yaml.safe_load(open(sys.argv[1]))
-low = [code for code in sys.argv[2].split("-") if languages.get(code, {}).get("class") == "low"]
-print(f"bilingual={sys.argv[3]}_low" if low else "")
-' "$RUNS/languages.yaml" "$1" "$SIZE"
-}
-
-# teach TEACHER FOLDER SHARD...: a student's data, in which the teacher's translations are the targets
-teach() {
-  local teacher=$1 taught=$2 shard out
-  shift 2
-  for shard in "$@"; do
-    out=$taught
-    [ $# = 1 ] || out=$taught/$(basename "$shard")
-    stage "$out" taskmoe distill "$shard" --path "$teacher/checkpoint_best.pt" \
-      --lang-pairs "$(trained_in "$shard")" --out "$out" --beam "$BEAM" "${search[@]}"
-  done
-}
-
-# the model of this size, as bench decode takes it
-widths() {
-  python -c '
-import sys, yaml
-model = yaml.safe_load(open(sys.argv[1]))["model"]
-print(",".join(f"{k}={v}" for k, v in model.items() if k[:7] in ("encoder", "decoder")))
-' "configs/size/$SIZE.yaml"
-}
-
-# sweep FILE FLAG...: measure the speed of decoding by batch size
-sweep() {
-  local file=$1
-  shift
-  taskmoe bench decode --device "$DEVICE" "$@" --out "$file.part"
-  mv "$file.part" "$file"
-}
-
-parameters() {
-  taskmoe params "$1/checkpoint_best.pt" --format json > "$1/params.part"
-  mv "$1/params.part" "$1/params.json"
-}
+# shellcheck source=examples/software15/stages.sh
+source "$here/stages.sh"
 
 # 1. the data
 stage "$RUNS/prepared" "$here/prepare.sh" "$SIZE" "$RUNS"
-data=$RUNS/data-bin               # the test sets, of several shards in the first
+data=$RUNS/data-bin               # the folder with the test sets: the first of several shards
 shards=("$data")
 if [ -e "$data/shard00" ]; then
   shards=("$data"/shard*)
   data=$data/shard00
 fi
-routed=$data                      # sentences whose routing is looked at
+routed=$data                      # data for the routing statistics
 if [ -e "$RUNS/flores200/data-bin" ]; then  # examples/wmt30/README.md makes it
   routed=$RUNS/flores200/data-bin
   parallel=(--multi-parallel)
@@ -220,7 +121,7 @@ print(",".join(map("-".join, itertools.permutations(languages, 2))))
 ' "$directions")
 fi
 
-# 2. the models, their translations and what they are made of
+# 2. models, translations, parameters and routing
 for seed in $SEEDS; do
   for row in $ROWS; do
     name=$(named "$row" "$seed")
@@ -228,8 +129,8 @@ for seed in $SEEDS; do
     if [ "$row" = bilingual ]; then
       for direction in ${directions//,/ }; do
         own=()
-        few=$(schedule "$direction")
-        [ -z "$few" ] || own=("$few")
+        schedule=$(schedule "$direction")
+        [ -z "$schedule" ] || own=("$schedule")
         stage "$folder/$direction/trained" train "$row" "$folder/$direction" \
           "task.data=$(joined "${shards[@]}")" "common.seed=$seed" "task.lang_pairs=$direction" "${own[@]}"
         stage "$folder/$direction/evaluation/results.json" score "$folder/$direction"
@@ -242,9 +143,9 @@ for seed in $SEEDS; do
     if [ "$row" = distilled ]; then
       own=("criterion.distill_teacher=$teacher/checkpoint_best.pt")
     elif [ "$row" = distilled_sequence ]; then
-      taught=$RUNS/$(named distilled-data "$seed")
-      teach "$teacher" "$taught" "${shards[@]}"
-      text=("${shards[@]/#"$RUNS/data-bin"/$taught}")
+      distilled=$RUNS/$(named distilled-data "$seed")
+      distill "$teacher" "$distilled" "${shards[@]}"
+      text=("${shards[@]/#"$RUNS/data-bin"/$distilled}")
       own=("model.init_shared_from=$teacher/checkpoint_best.pt")
     fi
     stage "$folder/trained" train "$row" "$folder" \
@@ -263,7 +164,7 @@ for seed in $SEEDS; do
   done
 done
 
-# 3. sub-networks: the same translations?
+# 3. sub-networks, compared with their full models
 for row in $EXTRACTED; do
   if [ -e "$RUNS/$row/trained" ]; then
     stage "$RUNS/$row/subnets/checks.json" python "$here/extraction.py" "$RUNS" "$row" \
@@ -281,15 +182,15 @@ fi
 if [ "$DEVICE" = cpu ] || [ "$(python -c 'import torch; print(torch.cuda.device_count())')" -ge "$PROCESSES" ]; then
   stage "$RUNS/communication.json" sweep "$RUNS/communication.json" "${bench[@]}" --processes "$PROCESSES"
 else
-  echo "== $RUNS/communication.json: not measured, for want of $PROCESSES GPUs (PROCESSES)"
+  echo "== $RUNS/communication.json: not measured, it needs $PROCESSES GPUs (PROCESSES)"
 fi
-# a folder for each system: of one model for all directions, or of its models for one each
+# a folder for each system; that of the bilingual models has a sub-folder for each direction
 evaluations=$(find "$RUNS" -mindepth 3 -maxdepth 3 -path '*/evaluation/results.json' \
   -not -path "$RUNS/$BASELINE/*" | sort | xargs -r -n 1 dirname)
 for folder in "$RUNS/bilingual" "$RUNS"/bilingual.seed*; do
   if compgen -G "$folder/*/evaluation/results.json" > /dev/null; then evaluations+=" $folder"; fi
 done
-rm -f "$RUNS/significance.json"  # of another baseline, it may be
+rm -f "$RUNS/significance.json"  # may be of another baseline
 if [ ! -e "$RUNS/$BASELINE/evaluation" ]; then
   echo "== no floors and no paired bootstrap: BASELINE $BASELINE was not run"
 elif [ -n "$evaluations" ]; then

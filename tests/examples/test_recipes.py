@@ -1,4 +1,4 @@
-"""All experiments by one command, in the size that a CPU runs in minutes: from text to results.md.
+"""All experiments by one command, in a size that takes minutes on a CPU: from text to results.md.
 
 `make test-all` runs them.
 """
@@ -37,14 +37,14 @@ def run_all(runs, rows, size="smoke", **more):
     )
 
 
-def kill_at(runs, rows, said):
-    """Start the recipe and kill it, with all that it started, when it says what is wanted."""
+def kill_at(runs, rows, text):
+    """Start the recipe, and kill it with its child processes when it prints a text."""
     process = subprocess.Popen(
         [RUN_ALL, "smoke"], cwd=ROOT, env=environment(runs, rows), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )
     for line in process.stdout:
-        if said in line:
+        if text in line:
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.stdout.close()
@@ -59,18 +59,18 @@ def rows_of(results):
 
 
 def check_rows(runs, rows):
-    told = rows_of((runs / "results.md").read_text(encoding="utf-8"))
-    assert sorted(told) == ROWS
-    assert [row for row in ROWS if told[row]["BLEU, ours"] != "not run"] == sorted(rows)
+    table = rows_of((runs / "results.md").read_text(encoding="utf-8"))
+    assert sorted(table) == ROWS
+    assert [row for row in ROWS if table[row]["BLEU, ours"] != "not run"] == sorted(rows)
     for row in rows:
         if row == "bilingual":
             files = [runs / row / pair / "evaluation" / "results.json" for pair in DIRECTIONS]
-            wanted = [[pair] for pair in DIRECTIONS]
+            expected = [[pair] for pair in DIRECTIONS]
         else:
             files = [runs / row / "evaluation" / "results.json"]
-            wanted = [[*DIRECTIONS, *ZERO_SHOT]]
-            assert told[row]["updates"] == "4"
-        for file, pairs in zip(files, wanted, strict=True):
+            expected = [[*DIRECTIONS, *ZERO_SHOT]]
+            assert table[row]["updates"] == "4"
+        for file, pairs in zip(files, expected, strict=True):
             directions = json.loads(file.read_text())["directions"]
             assert sorted(directions) == sorted(pairs)
             assert all(score["sentences"] == 250 for score in directions.values())
@@ -107,7 +107,7 @@ def test_some_rows_after_a_kill(tmp_path):
 @pytest.mark.slow
 def test_every_row_and_figure(tmp_path):
     runs = tmp_path / "smoke"
-    done = run_all(runs, [])  # all of them, teachers before their students
+    done = run_all(runs, [])  # all rows, teachers before students
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_rows(runs, ROWS)
     for row in ("target_target", "token_target"):
@@ -137,8 +137,8 @@ def test_a_corpus_in_shards(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for shard in ("shard00", "shard01"):
         assert (runs / "distilled-data.seed3" / shard / "distillation.json").exists()
-    told = rows_of((runs / "results.md").read_text(encoding="utf-8"))
-    assert [row for row in ROWS if told[row]["BLEU, ours"] != "not run"] == sorted(rows)
+    table = rows_of((runs / "results.md").read_text(encoding="utf-8"))
+    assert [row for row in ROWS if table[row]["BLEU, ours"] != "not run"] == sorted(rows)
     student = (runs / "distilled_sequence.seed3" / "trained").read_text()
     assert f"{runs}/token_token.seed3/checkpoint_best.pt" in student
     assert f"{runs}/distilled-data.seed3/shard00:{runs}/distilled-data.seed3/shard01" in student
@@ -152,7 +152,7 @@ def test_a_corpus_in_shards(tmp_path):
     ("smoke", ["token_token"], {"BASELINE": "dense"}, "BASELINE: 'dense'"),
     ("smoke", ["bilingual"], {"BASELINE": "bilingual"}, "BASELINE: 'bilingual'"),
 ])
-def test_mistakes_are_told_in_one_line(size, rows, more, named, tmp_path):
+def test_invalid_settings_are_refused_in_one_line(size, rows, more, named, tmp_path):
     done = run_all(tmp_path / "runs", rows, size, **more)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and named in done.stderr

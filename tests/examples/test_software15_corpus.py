@@ -1,4 +1,4 @@
-"""The recipe of software15: what it reads out of catalogs and help, filters, and holds out."""
+"""The recipe of software15: reading catalogs and help, filters, and the split."""
 
 import sys
 from collections import Counter
@@ -15,17 +15,19 @@ if str(ROOT) not in sys.path:  # examples/ is not installed
     sys.path.insert(0, str(ROOT))
 
 from examples.software15.build_corpus import class_lines  # noqa: E402
-from examples.software15.catalogs import pairs_of_catalogs  # noqa: E402
-from examples.software15.gnome_help import pairs_of_gnome_help  # noqa: E402
 from examples.software15.hold_out import is_held_out, split_by_application  # noqa: E402
 from examples.software15.languages import LANGUAGES, parse_languages  # noqa: E402
-from examples.software15.office_help import pairs_of_office_help  # noqa: E402
 from examples.software15.pairs import (  # noqa: E402
     Pair,
-    keep_good_pairs,
+    filter_pairs,
     placeholders,
     read_pairs,
     write_pairs,
+)
+from examples.software15.sources import (  # noqa: E402
+    pairs_of_catalogs,
+    pairs_of_gnome_help,
+    pairs_of_office_help,
 )
 from examples.word_overlap import Neighbours, overlap  # noqa: E402
 
@@ -38,7 +40,7 @@ def put(folder, path, content):
     (folder / path).write_bytes(content)
 
 
-def test_languages_are_spelt_as_debian_does():
+def test_languages_have_debian_s_codes():
     assert len(LANGUAGES) == 15
     assert (CHINESE.catalog, CHINESE.help_folder, CHINESE.suffix) == ("zh_CN", "zh-CN", "zh-cn")
     assert (GERMAN.catalog, GERMAN.help_folder, GERMAN.suffix) == ("de", "de", "de")
@@ -74,7 +76,7 @@ def test_office_catalogs_are_a_source_of_their_own(tmp_path):
 def test_a_damaged_catalog_is_named(tmp_path, damage):
     put(tmp_path, LOCALE.format("de", "gedit"), damage(catalog({"Open": "Öffnen"})))
     line = refusal(lambda: list(pairs_of_catalogs([tmp_path], "programs", GERMAN)))
-    assert "de/LC_MESSAGES/gedit.mo: no gettext catalog" in line
+    assert "de/LC_MESSAGES/gedit.mo: not a gettext catalog" in line
 
 
 def test_office_help_is_joined_by_file_and_id(tmp_path):
@@ -152,7 +154,7 @@ def test_filters_count_what_they_drop():
         ("word " * 81, "Wort " * 81),
     ]
     counts: Counter = Counter()
-    kept = list(keep_good_pairs((Pair("office/sw", *text) for text in texts), "de", counts))
+    kept = list(filter_pairs((Pair("office/sw", *text) for text in texts), "de", counts))
     assert [pair.translation for pair in kept] == ["Datei öffnen", "Akte öffnen"]
     assert counts == {
         "read": 7, "kept": 2, "duplicate": 1, "copy": 1, "placeholders differ": 1, "no text": 1,
@@ -233,7 +235,7 @@ def test_no_held_out_sentence_resembles_training(tables, num_valid, num_test):
             assert set(sides) <= translations
 
 
-def test_what_becomes_of_held_out_sentences():
+def test_reasons_to_reject_held_out_sentences():
     held_out = {
         "Drag the slices of the pie": "fit",
         "Insert new charts here please": "near training",  # four words of five

@@ -1,4 +1,4 @@
-"""The recipe of software15 from end to end: packages fetched by apt, unpacked, made a corpus."""
+"""The recipe of software15 from end to end: packages are downloaded, unpacked, and read."""
 
 import json
 import resource
@@ -141,7 +141,7 @@ def test_an_unknown_language_is_named(out):
 def test_a_truncated_package_is_named_and_work_goes_on_after_repair(out, mirror, workers):
     broken = out / "packages" / mirror["libreoffice-l10n-lt"].name
     broken.write_bytes(mirror["libreoffice-l10n-lt"].read_bytes()[:-4000])
-    assert f"{broken}: no whole package (" in refusal(build, out, workers=workers)
+    assert f"{broken}: damaged package (" in refusal(build, out, workers=workers)
     done = sorted(path.name for path in (out / "unpacked").iterdir())
     assert broken.stem not in done and not (out / "text").exists()
     shutil.copy(mirror["libreoffice-l10n-lt"], broken)
@@ -149,10 +149,10 @@ def test_a_truncated_package_is_named_and_work_goes_on_after_repair(out, mirror,
     assert sides(out, "test", "lt")[0] == [HELD_OUT]
 
 
-def test_what_is_no_package_is_named(out, mirror):
+def test_a_file_that_is_no_package_is_named(out, mirror):
     page = out / "packages" / mirror["seahorse"].name
     page.write_text("<html>503 Service Unavailable</html>")
-    assert f"{page}: no whole package (" in refusal(build, out)
+    assert f"{page}: damaged package (" in refusal(build, out)
 
 
 def test_a_language_without_translations_is_named_and_the_others_are_kept(out, tmp_path):
@@ -185,7 +185,7 @@ def test_a_full_disk_is_named(mirror, tmp_path):
 
 @pytest.fixture
 def apt(mirror, tmp_path, monkeypatch):
-    """The real apt-get, whose mirror is a folder that a test may spoil before it fetches."""
+    """The real apt-get, with a folder as its mirror, which a test may damage."""
     folder = tmp_path / "apt"
     (folder / "mirror").mkdir(parents=True)
     for name in ("seahorse", "synaptic"):
@@ -226,7 +226,7 @@ def test_a_package_that_the_mirror_lacks_is_named(apt, tmp_path):
 
 @pytest.mark.parametrize("spoil", [lambda deb: deb[:-100], lambda deb: deb[:-1] + b"x"])
 def test_a_package_with_a_wrong_checksum_is_named(apt, mirror, tmp_path, spoil):
-    """What came whole beside it is kept, and the next call goes on."""
+    """Complete packages are kept, and the next call continues."""
     path = apt / mirror["synaptic"].name
     whole = path.read_bytes()
     path.write_bytes(spoil(whole))
@@ -242,9 +242,9 @@ def test_a_package_with_a_wrong_checksum_is_named(apt, mirror, tmp_path, spoil):
 def test_two_versions_of_a_package_are_refused(out, mirror):
     shutil.copy(mirror["seahorse"], out / "packages" / "seahorse_9_all.deb")
     line = refusal(build, out)
-    assert "seahorse" in line and "2 are there: seahorse_1%3a2.3-4_all.deb, seahorse_9" in line
+    assert "seahorse" in line and "found 2: seahorse_1%3a2.3-4_all.deb, seahorse_9" in line
 
 
-def test_without_apt_the_reason_is_said(tmp_path, monkeypatch):
+def test_missing_apt_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "apt-get: not found" in refusal(packages.fetch, ["seahorse"], tmp_path / "p")
