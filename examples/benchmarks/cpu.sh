@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The measurements of docs/performance.md on a CPU. Hours on two cores; nothing else should run.
+# The measurements of docs/performance.md on a CPU. It takes hours on two cores, on which nothing else should run.
 #
 #     examples/benchmarks/cpu.sh
 #     OUT=/tmp/try REPEATS=2 DECODE_REPEATS=2 THREADS=1 ARCH=tiny EXPERTS=4 MORE_EXPERTS=8 \
@@ -7,7 +7,7 @@
 #         STOCK_ARCHS=tiny STOCK_TOKENS=256 BATCH_SIZES=1,4 PROCESS_BATCH_SIZES=2 \
 #         examples/benchmarks/cpu.sh
 #
-# Each leaves a JSON file and a table in $OUT; what is there is not measured again.
+# Each writes a JSON file and a table to $OUT; existing ones are skipped.
 set -euo pipefail
 
 OUT=${OUT:-runs/benchmarks-cpu}
@@ -18,8 +18,8 @@ DECODE_REPEATS=${DECODE_REPEATS:-3}
 EXPERTS=${EXPERTS:-32}
 MORE_EXPERTS=${MORE_EXPERTS:-128}
 GROWTH=${GROWTH:-8,32,128}
-LAYER_TOKENS=${LAYER_TOKENS:-4096 12288}       # several, apart by spaces
-LAYER_DIMS=${LAYER_DIMS:-}                     # more flags of bench layer
+LAYER_TOKENS=${LAYER_TOKENS:-4096 12288}       # separated by spaces
+LAYER_DIMS=${LAYER_DIMS:-}                     # further flags of bench layer
 LAYER_VARIANTS=${LAYER_VARIANTS:-dense,task,sentence,token,fairscale,nllb,nllb_topk,switch}
 ARCH=${ARCH:-base}
 TRAIN_TOKENS=${TRAIN_TOKENS:-4096}
@@ -36,7 +36,7 @@ train=(train --threads "$THREADS" --repeats "$REPEATS" --full-step)
 decode=(decode --repeats "$DECODE_REPEATS" --arch "$ARCH")
 sweep=("${decode[@]}" --threads "$THREADS" --batch-sizes "$BATCH_SIZES")
 
-# 1. one MoE layer against a dense network and other libraries, and its growth with the experts
+# 1. one MoE layer, compared with a dense layer and other libraries, and by number of experts
 for tokens in $LAYER_TOKENS; do
   # shellcheck disable=SC2086
   stage "layer-$tokens" "${layer[@]}" --tokens "$tokens" --moe-expert-count "$EXPERTS" \
@@ -46,7 +46,7 @@ done
 stage layer-growth "${layer[@]}" --tokens "${LAYER_TOKENS%% *}" --moe-expert-count "$GROWTH" \
   --variants dense,task,token $LAYER_DIMS
 
-# 2. training: MoE against dense of the same computation; our dense model against stock fairseq
+# 2. training: MoE and dense models of equal computation; our dense model and stock fairseq's
 for ragged in "" --ragged; do
   # shellcheck disable=SC2086
   stage "train-$ARCH${ragged#-}" "${train[@]}" --arch "$ARCH" --tokens "$TRAIN_TOKENS" \
@@ -60,7 +60,7 @@ for ragged in "" --ragged; do
   done
 done
 
-# 3. decoding by batch size; a sub-network against its padded format and stock layers; growth
+# 3. decoding by batch size; sub-networks, their padded format and stock layers; by experts
 for experts in "$EXPERTS" "$MORE_EXPERTS"; do
   stage "decode-$experts" "${sweep[@]}" --moe-expert-count "$experts" \
     --plot "$OUT/decode-$experts.png"
@@ -69,7 +69,7 @@ stage decode-extracted "${sweep[@]}" --moe-expert-count "$EXPERTS" \
   --variants extracted,padded,stock_widths,token_token
 stage decode-growth "${sweep[@]}" --moe-expert-count "$GROWTH" --variants task,token_token
 
-# 4. one-core processes side by side: sub-networks against experts spread over all of them
+# 4. processes with one core each: sub-networks, and experts divided among the processes
 stage decode-processes "${decode[@]}" --processes "$PROCESSES" --moe-expert-count "$EXPERTS" \
   --batch-sizes "$PROCESS_BATCH_SIZES"
 

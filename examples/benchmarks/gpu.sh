@@ -5,7 +5,7 @@
 #     OUT=/tmp/try DEVICE=cpu ARCH=tiny EXPERTS=4,8 LAYER_TOKENS=256 TRAIN_TOKENS=256 \
 #         LAYER_DIMS="--embed-dim 16 --ffn-dim 32" BATCH_SIZES=1,4 examples/benchmarks/gpu.sh
 #
-# Each leaves a JSON file and a table in $OUT; what is there is not measured again.
+# Each writes a JSON file and a table to $OUT; existing ones are skipped.
 set -euo pipefail
 
 OUT=${OUT:-runs/benchmarks-gpu}
@@ -15,8 +15,8 @@ DTYPE=${DTYPE:-bfloat16}
 REPEATS=${REPEATS:-7}
 DECODE_REPEATS=${DECODE_REPEATS:-3}
 EXPERTS=${EXPERTS:-32,128}
-LAYER_TOKENS=${LAYER_TOKENS:-16384 65536}      # several, apart by spaces
-LAYER_DIMS=${LAYER_DIMS:-}                     # more flags of bench layer
+LAYER_TOKENS=${LAYER_TOKENS:-16384 65536}      # separated by spaces
+LAYER_DIMS=${LAYER_DIMS:-}                     # further flags of bench layer
 LAYER_VARIANTS=${LAYER_VARIANTS:-dense,task,sentence,token,nllb_topk}
 ARCH=${ARCH:-base}
 TRAIN_TOKENS=${TRAIN_TOKENS:-65536}
@@ -34,7 +34,7 @@ for tokens in $LAYER_TOKENS; do
     --moe-expert-count "$EXPERTS" --variants "$LAYER_VARIANTS" $LAYER_DIMS
 done
 
-# forward and backward stand apart from the update in the table
+# the table has forward and backward without the update, too
 stage "train-$ARCH" train "${common[@]}" --repeats "$REPEATS" --arch "$ARCH" \
   --tokens "$TRAIN_TOKENS" --full-step --moe-expert-count "$EXPERTS" --variants "$TRAIN_VARIANTS"
 

@@ -1,6 +1,6 @@
-# One measurement of gpu.sh and cpu.sh: `stage NAME bench-arguments...` leaves $OUT/NAME.json and
-# $OUT/NAME.txt, the table. A measurement whose JSON exists is skipped; one that fails is named at
-# the end by `finish`, and the others go on.
+# For gpu.sh and cpu.sh: `stage NAME bench-arguments...` runs a measurement and writes $OUT/NAME.json
+# and the table $OUT/NAME.txt, unless the JSON exists. The others continue after a failure; `finish`
+# names the failed ones.
 
 failed=()
 
@@ -8,11 +8,11 @@ stage() {
   local name=$1
   shift
   if [ -e "$OUT/$name.json" ]; then
-    echo "== $name: there already"
+    echo "== $name: exists"
     return
   fi
   echo "== $name: taskmoe bench $*"
-  # under its final name only when it is whole: a sweep writes its JSON again and again
+  # renamed when it is complete: a sweep rewrites its JSON after each step
   if "$TASKMOE" bench "$@" --out "$OUT/$name.part" | tee "$OUT/$name.txt"; then
     mv "$OUT/$name.part" "$OUT/$name.json"
   else

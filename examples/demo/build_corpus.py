@@ -1,7 +1,6 @@
 """Build the demo's corpus from LibreOffice's translation catalogs.
 
-Needed only to make the corpus anew: corpus/demo.tsv.xz ships with the repository. The packages
-are unpacked without root::
+The repository contains the result, corpus/demo.tsv.xz. The packages are unpacked without root::
 
     for language in de ru zh-cn; do
         apt-get download libreoffice-l10n-$language
@@ -10,7 +9,7 @@ are unpacked without root::
     python examples/demo/build_corpus.py --unpacked unpacked --catalogs de ru zh=zh_CN \
         --out examples/demo/corpus/demo.tsv.xz
 
-One row an English string, one column a language, an empty cell where a language lacks it.
+The table has a row for each English string and a column for each language; cells may be empty.
 """
 
 import argparse
@@ -34,7 +33,7 @@ LEFTOVER_MARKUP = re.compile(r"[<>_~\\|]")
 
 
 def rejection(english: str, translation: str, language: str) -> Optional[str]:
-    """Name the filter that this pair fails, or return None."""
+    """Return the name of the filter that rejects a pair, or None."""
     reason = interface_text.rejection(english, translation, language)
     if reason:
         return reason
@@ -46,7 +45,7 @@ def rejection(english: str, translation: str, language: str) -> Optional[str]:
 
 
 def translations(folder: Path, language: str) -> Dict[str, str]:
-    """Map every English string that passes the filters to its commonest translation."""
+    """Return the most frequent translation of every English string that passes the filters."""
     seen: Dict[str, Counter] = defaultdict(Counter)
     rejected: Counter = Counter()
     catalogs = sorted(folder.glob("LC_MESSAGES/*.mo"))
@@ -58,8 +57,8 @@ def translations(folder: Path, language: str) -> Dict[str, str]:
         else:
             seen[english][translation] += 1
     counts = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
-    print(f"{language}: {len(seen)} strings; left out: {counts}", file=sys.stderr)
-    # ties go to the first in code point order, so that the corpus is the same on every machine
+    print(f"{language}: {len(seen)} strings; rejected: {counts}", file=sys.stderr)
+    # of equally frequent ones the first in code point order: the same on every machine
     return {
         english: min(votes, key=lambda text: (-votes[text], text))
         for english, votes in seen.items()
@@ -67,7 +66,7 @@ def translations(folder: Path, language: str) -> Dict[str, str]:
 
 
 def write_corpus(columns: Dict[str, Dict[str, str]], path: Path) -> int:
-    """Write the table with its header and return its number of rows."""
+    """Write the table with its header; return the number of rows."""
     keys = sorted(set().union(*columns.values()))
     rows = [["en", *columns]]
     rows += [[key, *(column.get(key, "") for column in columns.values())] for key in keys]
@@ -78,7 +77,7 @@ def write_corpus(columns: Dict[str, Dict[str, str]], path: Path) -> int:
 
 
 def parse_catalog(text: str) -> Tuple[str, str]:
-    """Read LANGUAGE or LANGUAGE=CATALOG."""
+    """Parse LANGUAGE or LANGUAGE=CATALOG."""
     language, _, catalog = text.partition("=")
     return language, catalog or language
 
@@ -87,11 +86,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--unpacked", type=Path, required=True, help="folder of unpacked packages")
     parser.add_argument(
-        "--catalogs",
-        nargs="+",
-        required=True,
-        metavar="LANGUAGE[=CATALOG]",
-        help="language codes, with the catalog's folder where it is called differently: zh=zh_CN",
+        "--catalogs", nargs="+", required=True, metavar="LANGUAGE[=CATALOG]",
+        help="language codes, with the name of the catalog's folder if it differs: zh=zh_CN",
     )
     parser.add_argument("--out", type=Path, required=True, help="table to write (.tsv.xz)")
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""From the shipped corpus to fairseq's data: split, SentencePiece, binarize.
+"""Prepare the demo's corpus for fairseq: split, SentencePiece, binarize.
 
-Leaves in OUT: text/{train,valid,test}.PAIR.{en,XX}, spm.model, dict.txt and data-bin/. What is
-done already is skipped.
+Writes text/{train,valid,test}.PAIR.{en,XX}, spm.model, dict.txt and data-bin/ to OUT. Finished work
+is skipped.
 """
 
 import argparse
@@ -29,18 +29,18 @@ VOCAB_SIZE = 4000
 SPLIT_SETTINGS = {
     "num_valid": 200,
     "num_test": 250,
-    "max_cost": 8,  # more would cost training text, fewer would leave odd sentences only
+    "max_cost": 8,  # a larger one drops more training text; a smaller one leaves unusual sentences
     "seed": 1,
 }
-# ten minutes do not suffice to learn long sentences; short ones are the commonest
+# ten minutes of training are not enough for long sentences; most strings are short
 MAX_TRAIN_WORDS = 10
 HELD_OUT_WORDS = range(4, 11)
-# a word that is in a handful of strings is seen too seldom to be learnt
+# rarer words cannot be learned
 MIN_WORD_COUNT = 4
 
 
 def read_corpus(path: Path) -> Dict[str, Dict[str, str]]:
-    """Map every English string to its translations by language."""
+    """Return the translations of every English string by language."""
     with lzma.open(path, "rt", encoding="utf-8", newline="") as stream:
         rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE, lineterminator="\n")
         return {
@@ -50,18 +50,18 @@ def read_corpus(path: Path) -> Dict[str, Dict[str, str]]:
 
 
 def may_be_held_out(english: str, translations: Dict[str, str]) -> bool:
-    """Tell whether a string is a sentence to test on, in all languages."""
+    """Return whether a string can be a validation or test sentence of all languages."""
     num_words = len(english.split())
     return (
         len(translations) == len(LANGUAGES)
         and num_words in HELD_OUT_WORDS
-        # no "and/or" and no lone dash: overlap is then the same however words are counted
+        # without "and/or" and single dashes, all ways to count words agree
         and all(len(split.split_words(word)) == 1 for word in english.split())
     )
 
 
 def choose_split(corpus: Dict[str, Dict[str, str]]) -> split.Split:
-    """Choose from the short strings of common words: what can be learnt in ten minutes."""
+    """Split the short strings of frequent words, which can be learned in ten minutes."""
     short = [english for english in corpus if len(english.split()) <= MAX_TRAIN_WORDS]
     trainable = split.of_common_words(short, MIN_WORD_COUNT)
     eligible = {english for english in trainable if may_be_held_out(english, corpus[english])}
@@ -69,7 +69,7 @@ def choose_split(corpus: Dict[str, Dict[str, str]]) -> split.Split:
 
 
 def write_text(folder: Path) -> None:
-    """Write the raw text of all pairs and splits into folder, a sentence a line."""
+    """Write the raw text of all pairs and splits into folder, one sentence per line."""
     corpus = read_corpus(CORPUS)
     chosen = choose_split(corpus)
     shutil.rmtree(folder, ignore_errors=True)
@@ -98,7 +98,7 @@ def prepare(out: Path) -> None:
     text, data = out / "text", out / "data-bin"
     model, dictionary = out / "spm.model", out / "dict.txt"
     stamps = out / "stages"
-    choice = {
+    split_settings = {
         "languages": LANGUAGES,
         "max_train_words": MAX_TRAIN_WORDS,
         "held_out_words": list(HELD_OUT_WORDS),
@@ -108,11 +108,11 @@ def prepare(out: Path) -> None:
     run_stage(
         stamps / "split.txt",
         lambda: write_text(text),
-        settings=choice,
+        settings=split_settings,
         inputs=[CORPUS],
         outputs=text_files(text, SPLITS),
     )
-    # English once: its sentences are nearly the same in every pair
+    # English of one pair only: the pairs have nearly the same English sentences
     training = ["en=" + str(text / "train.en-de.en")]
     training += [f"{language}={text / f'train.en-{language}.{language}'}" for language in LANGUAGES]
     run_stage(
@@ -135,7 +135,7 @@ def prepare(out: Path) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder")
     prepare(parser.parse_args(argv).out)
 
 

@@ -1,4 +1,4 @@
-"""The demo after training: scores, sub-networks and their check, routing heat-map."""
+"""The demo after training: scores, sub-networks and their check, routing heat map."""
 
 import json
 import shutil
@@ -27,35 +27,25 @@ RESULTS = ("results.json", "results.md")
 
 
 def score_directions(data: Path, checkpoint: Path, out: Path) -> None:
-    """Translate and score the test set; the report lands in out."""
+    """Translate and score the test set; write the results to out."""
     evaluate(
-        str(data),
-        str(checkpoint),
-        str(out / "evaluation"),
-        DIRECTIONS,
-        Settings(search=SEARCH),
-        BATCHING,
-        references=str(out / "text"),
-        floors=True,
-        cpu=True,
+        str(data), str(checkpoint), str(out / "evaluation"), DIRECTIONS, Settings(search=SEARCH),
+        BATCHING, references=str(out / "text"), floors=True, cpu=True,
     )
     for name in RESULTS:
         shutil.copyfile(out / "evaluation" / name, out / name)
 
 
 def extract_directions(checkpoint: Path, subnets: Path, spm: Path) -> None:
-    """Cut out the sub-network of each direction into a folder of its own."""
+    """Extract the sub-network of each direction."""
     for pair in tqdm(DIRECTIONS, desc="extract", leave=False, disable=None):
         shutil.rmtree(subnets / pair, ignore_errors=True)
-        what = Extraction("fairseq", sentencepiece_model=str(spm))
-        extract(str(checkpoint), [pair], str(subnets / pair), what)
+        extraction = Extraction("fairseq", sentencepiece_model=str(spm))
+        extract(str(checkpoint), [pair], str(subnets / pair), extraction)
 
 
 def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
-    """Compare every sub-network with the full model, which routes each token.
-
-    A process that cannot import the plugin translates with them too.
-    """
+    """Compare every sub-network with the full model, and with fairseq without the plugin."""
     full, task = load_for_pairs(str(data), str(checkpoint), DIRECTIONS)
     generation = SEARCH.config()
     checks = []
@@ -77,7 +67,7 @@ def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
 
 
 def failures(facts: Dict[str, Any]) -> List[str]:
-    """Return in what the sub-networks are not the full model."""
+    """Return how the sub-networks differ from the full model, apart from ties."""
     found = []
     not_tied = facts["subnet_hypotheses_different"] - facts["of_which_ties"]
     if not facts["subnet_max_abs_logprob_diff"] <= TOLERANCE or not_tied:
@@ -89,16 +79,16 @@ def failures(facts: Dict[str, Any]) -> List[str]:
 
 
 def translate_without_plugin(data: Path, out: Path) -> int:
-    """Return how many translations plain fairseq-generate makes that `evaluate` did not."""
+    """Return how many translations of plain fairseq-generate differ from those of `evaluate`."""
     script = Path(__file__).with_name("without_plugin.py")
-    stock = out / "without-plugin"
+    folder = out / "without-plugin"
     subprocess.run(
-        [sys.executable, script, data, out / "subnets", stock, str(SEARCH.beam), *DIRECTIONS],
+        [sys.executable, script, data, out / "subnets", folder, str(SEARCH.beam), *DIRECTIONS],
         check=True, stdout=subprocess.DEVNULL,
     )
     different = 0
     for pair in DIRECTIONS:
-        lines = (stock / pair / "generate-test.txt").read_text(encoding="utf-8").split("\n")
+        lines = (folder / pair / "generate-test.txt").read_text(encoding="utf-8").split("\n")
         rows = [line.split("\t") for line in lines if line.startswith("H-")]
         pieces = {int(name[2:]): text for name, _, text in rows}
         texts = [pieces[i].replace(" ", "").replace("\u2581", " ").strip() for i in sorted(pieces)]
@@ -109,7 +99,7 @@ def translate_without_plugin(data: Path, out: Path) -> int:
 
 
 def plot_directions(data: Path, checkpoint: Path, out: Path) -> None:
-    """Write the routing statistics, and their heat-map to out."""
+    """Write the routing statistics, and copy their heat map to out."""
     shutil.rmtree(out / "routing", ignore_errors=True)
     write_routing(str(data), str(checkpoint), str(out / "routing"), DIRECTIONS, "test", BATCHING)
     shutil.copyfile(out / "routing" / "routing.png", out / "routing.png")

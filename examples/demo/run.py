@@ -1,7 +1,7 @@
-"""The main job on the embedded corpus: train a Task-MoE, score it, cut out a model per direction.
+"""The demo: train a Task-MoE model, score it, and extract a sub-network for each direction.
 
-Everything lands in runs/demo. It can be stopped at any time and started again: what is done is not
-done again. Ten minutes on two cores.
+Writes to runs/demo, in ten minutes on two cores. It can be stopped at any time and started again:
+finished stages are skipped.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from typing import Any, Dict
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the core to others
-# before fairseq is imported, which has much to say that is not about this
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads do not occupy a core
+# before fairseq is imported, which configures logging itself
 logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
 warnings.simplefilter("ignore")
 
@@ -33,15 +33,15 @@ from preprocess.stages import fingerprint, run_stage  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "demo", help="folder to fill")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "demo", help="output folder")
     out = parser.parse_args().out.resolve()
     started = time.monotonic()
     data, stages, best = out / "data-bin", out / "stages", out / "checkpoints/checkpoint_best.pt"
     facts_file = out / "demo.json"
     prepare(out)
     spent = earlier_seconds(stages / "seconds.txt", started)
-    prepared = [stages / "binarize.txt"]  # which changes with the text and all that was made of it
-    clear_other_runs(out, fingerprint({"flags": FLAGS}, prepared))
+    prepared = [stages / "binarize.txt"]  # changes with the text, the vocabulary and data-bin
+    remove_outdated(out, fingerprint({"flags": FLAGS}, prepared))
     run_stage(
         stages / "train.txt",
         lambda: train(data, best.parent, out / "train.log"),
@@ -70,8 +70,8 @@ def main() -> None:
         **after_training,
     )
     exports = [
-        deploy.folder_of(out, variant, pair) / deploy.MODEL
-        for variant in deploy.VARIANTS for pair in DIRECTIONS
+        deploy.folder_of(out, format, pair) / deploy.MODEL
+        for format in deploy.FORMATS for pair in DIRECTIONS
     ]
     run_stage(
         stages / "ctranslate2.txt",
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def earlier_seconds(record: Path, started: float) -> float:
-    """Return the seconds that earlier runs took, and see to it that this one's are added."""
+    """Return the seconds of earlier runs; at exit, add those of this run to record."""
     earlier = float(record.read_text(encoding="utf-8")) if record.exists() else 0.0
     atexit.register(
         lambda: record.write_text(str(earlier + time.monotonic() - started), encoding="utf-8")
@@ -112,19 +112,19 @@ def earlier_seconds(record: Path, started: float) -> float:
 
 
 def peak_memory_mb() -> int:
-    """Return the most memory that one process of the demo has had, in MB."""
+    """Return the peak memory of the largest process of the demo, in MB."""
     processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return max(resource.getrusage(who).ru_maxrss for who in processes) // 1024
 
 
-def clear_other_runs(out: Path, wanted: str) -> None:
-    """Remove what was trained with other settings or on other text: it cannot be resumed."""
+def remove_outdated(out: Path, current: str) -> None:
+    """Remove results with other settings or of other text: their training cannot be resumed."""
     mark = out / "stages" / "run.txt"
-    if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
+    if mark.exists() and mark.read_text(encoding="utf-8") == current:
         return
     for name in ("checkpoints", "evaluation", "subnets", "ctranslate2", "routing"):
         shutil.rmtree(out / name, ignore_errors=True)
-    mark.write_text(wanted, encoding="utf-8")
+    mark.write_text(current, encoding="utf-8")
 
 
 def summary(facts: Dict[str, Any], out: Path) -> str:
@@ -139,13 +139,13 @@ def summary(facts: Dict[str, Any], out: Path) -> str:
         "same model?": "log-probabilities differ by at most "
         f"{facts['subnet_max_abs_logprob_diff']:.1e}; {facts['subnet_hypotheses_different']} of "
         f"{facts['subnet_hypotheses']} hypotheses differ, {facts['of_which_ties']} of them ties",
-        "plugin-free": f"{facts['without_plugin_different']} translations differ where plain "
-        "fairseq-generate makes them with the sub-networks",
-        "CTranslate2": f"{facts['ctranslate2_float32_same']:.1%} of the translations are the full "
-        f"model's; int8: {facts['ctranslate2_int8_same']:.1%}, chrF "
+        "no plugin": f"{facts['without_plugin_different']} translations of the sub-networks differ "
+        "in plain fairseq-generate",
+        "CTranslate2": f"{facts['ctranslate2_float32_same']:.1%} of the translations equal the "
+        f"full model's; int8: {facts['ctranslate2_int8_same']:.1%}, chrF "
         f"{facts['ctranslate2_int8_chrf_change']:+.2f}, a file of "
         f"{facts['ctranslate2_int8_bytes'] / 1e6:.1f} MB; "
-        f"with the training data's words alone: {facts['ctranslate2_trimmed_same']:.1%}, chrF "
+        f"with only the training data's words: {facts['ctranslate2_trimmed_same']:.1%}, chrF "
         f"{facts['ctranslate2_trimmed_chrf_change']:+.2f}",
         "routing": shown("routing.png"),
         "results": f"{shown('results.md')}, {shown('results.json')}",

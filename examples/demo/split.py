@@ -1,8 +1,8 @@
 """Hold out validation and test sentences that no training sentence resembles.
 
-Interface strings repeat themselves: on a random split a look-up of the nearest training string
-translates well. So a training string that shares half of the words of a held-out sentence, or
-more, is dropped, and sentences are held out of which few training strings do.
+Many interface strings are nearly equal: on a random split, returning the translation of the nearest
+training string scores well. So training strings with half or more of the words of a held-out
+sentence are dropped, and only sentences with few such strings are held out.
 """
 
 import random
@@ -13,16 +13,16 @@ from examples.word_overlap import Neighbours, split_words
 
 
 class Split(NamedTuple):
-    """English sentences of a corpus that is parallel in all languages."""
+    """English sentences of a corpus with translations into all languages."""
 
     train: List[str]
     valid: List[str]
     test: List[str]
-    dropped: List[str]  # too close to valid or test
+    dropped: List[str]  # training strings near a validation or test sentence
 
 
 def of_common_words(strings: Sequence[str], min_count: int) -> List[str]:
-    """Keep the strings all of whose words are in at least min_count of the strings kept."""
+    """Keep the strings whose words are all in at least min_count of the kept strings."""
     while True:
         counts = Counter(word for string in strings for word in set(split_words(string)))
         kept = [
@@ -32,7 +32,7 @@ def of_common_words(strings: Sequence[str], min_count: int) -> List[str]:
         ]
         if len(kept) == len(strings):
             return kept
-        strings = kept  # words have become rarer: count again
+        strings = kept  # count again: without the others, words are rarer
 
 
 def split_strings(
@@ -43,26 +43,26 @@ def split_strings(
     max_cost: int,
     seed: int,
 ) -> Split:
-    """Draw held-out sentences from eligible and drop their neighbours from training.
+    """Draw held-out sentences from eligible, and drop their neighbours from training.
 
-    A sentence is passed over where holding it out would cost more than max_cost training strings
-    (itself and its neighbours) that are not lost already.
+    A sentence is skipped if that would drop more than max_cost further training strings (itself and
+    its neighbours).
     """
     neighbours = Neighbours(strings)
     candidates = sorted(eligible)
     random.Random(seed).shuffle(candidates)
     held_out: List[str] = []
-    lost: Set[int] = set()
+    removed: Set[int] = set()
     for sentence in candidates:
         if len(held_out) == num_valid + num_test:
             break
         near = neighbours.of(sentence)
-        if len(near - lost) <= max_cost:
+        if len(near - removed) <= max_cost:
             held_out.append(sentence)
-            lost |= near
-    # shuffled above: valid and test are alike
+            removed |= near
+    # the candidates are shuffled, so valid and test have the same distribution
     valid, test = held_out[:num_valid], held_out[num_valid:]
-    lost_strings = {strings[index] for index in lost}.union(held_out)
-    train = [string for string in strings if string not in lost_strings]
-    dropped = sorted(lost_strings.difference(held_out))
+    removed_strings = {strings[index] for index in removed}.union(held_out)
+    train = [string for string in strings if string not in removed_strings]
+    dropped = sorted(removed_strings.difference(held_out))
     return Split(train, valid, test, dropped)

@@ -1,4 +1,4 @@
-"""The demo's training run: fairseq-train on the six directions, with its progress on one line."""
+"""The demo's training: fairseq-train on six directions, with one line of progress."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List, TextIO
 
 from tqdm import tqdm
 
@@ -16,13 +16,13 @@ LANGUAGES = ("de", "ru", "zh")
 DIRECTIONS = tuple(pair for lang in LANGUAGES for pair in (f"en-{lang}", f"{lang}-en"))
 THREADS = 2
 MAX_UPDATE = 4200
-# On a machine that is slower than two cores of today the run ends here, a little less trained
+# On slow machines the training ends here, before MAX_UPDATE
 STOP_TIME_HOURS = 0.12
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": str(THREADS),
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait for each other leave the core to others
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),  # keep freed memory: asking for it anew takes time
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads do not occupy a core
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),  # keep freed memory: allocating it again takes time
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "PYTHONUNBUFFERED": "1",
 }
@@ -46,17 +46,10 @@ FLAGS = f"""
 
 
 def train(data: Path, checkpoints: Path, log: Path) -> None:
-    """Train, or resume from checkpoints; the full log goes to a file."""
+    """Train, or resume from checkpoints; write the full log to a file."""
     command = [
-        sys.executable,
-        "-m",
-        "fairseq_cli.train",
-        str(data),
-        "--user-dir",
-        str(USER_DIR),
-        "--save-dir",
-        str(checkpoints),
-        *FLAGS.split(),
+        sys.executable, "-m", "fairseq_cli.train", str(data), "--user-dir", str(USER_DIR),
+        "--save-dir", str(checkpoints), *FLAGS.split(),
     ]
     environment = {**os.environ, **ENVIRONMENT}
     with open(log, "a", encoding="utf-8") as record:
@@ -65,7 +58,7 @@ def train(data: Path, checkpoints: Path, log: Path) -> None:
         )
         assert process.stdout is not None
         try:
-            last = show_progress(copy_lines(process.stdout, record))
+            last = show_progress(logged_lines(process.stdout, record))
         except BaseException:
             process.terminate()
             raise
@@ -75,19 +68,19 @@ def train(data: Path, checkpoints: Path, log: Path) -> None:
         sys.exit(f"training failed; the end of {log}:\n" + "".join(last))
 
 
-def copy_lines(lines: Iterator[str], record: object) -> Iterator[str]:
-    """Yield lines, having written each to record."""
+def logged_lines(lines: Iterable[str], log: TextIO) -> Iterator[str]:
+    """Yield lines, and write each to log first."""
     for line in lines:
-        print(line, end="", file=record, flush=True)
+        print(line, end="", file=log, flush=True)
         yield line
 
 
 def show_progress(lines: Iterator[str]) -> List[str]:
-    """Show updates and loss as fairseq logs them; return the last lines."""
+    """Show the updates and losses that fairseq logs; return the last lines."""
     last: List[str] = []
     on_terminal = sys.stderr.isatty()
     bar = tqdm(total=MAX_UPDATE, desc="train", unit="update", disable=not on_terminal)
-    said = time.monotonic()
+    printed = time.monotonic()
     for line in lines:
         last = [*last[-9:], line]
         logged = parse_log(line)
@@ -96,15 +89,15 @@ def show_progress(lines: Iterator[str]) -> List[str]:
         updates, loss = int(logged["num_updates"]), logged.get("loss", "?")
         bar.update(updates - bar.n)
         bar.set_postfix(loss=loss)
-        if not on_terminal and time.monotonic() - said > 30:
-            said = time.monotonic()
+        if not on_terminal and time.monotonic() - printed > 30:
+            printed = time.monotonic()
             print(f"  update {updates} of at most {MAX_UPDATE}, loss {loss}", flush=True)
     bar.close()
     return last
 
 
-def parse_log(line: str) -> dict:
-    """Return what a line of fairseq's training log says, nothing for other lines."""
+def parse_log(line: str) -> Dict[str, Any]:
+    """Return the values of a line of fairseq's training log; none for other lines."""
     start = line.find("{")
     if "| train_inner |" not in line or start < 0:
         return {}

@@ -1,4 +1,4 @@
-"""Translate a test set with sub-networks in a process that cannot import the plugin.
+"""Translate a test set with sub-networks, in a process that cannot import the plugin.
 
 usage: without_plugin.py DATA SUBNETS OUT BEAM PAIR...   (writes OUT/PAIR/generate-test.txt)
 """
@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
-sys.modules["fairseq_taskmoe"] = None  # from here on, it cannot be imported
+sys.modules["fairseq_taskmoe"] = None  # an import of it now fails
 warnings.simplefilter("ignore")
 logging.basicConfig(level=logging.WARNING)
 

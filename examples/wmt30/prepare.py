@@ -1,9 +1,9 @@
-"""The data of the paper's WMT experiments: fetch, compare with the paper's counts, preprocess.
+"""Prepare the data of the paper's WMT experiments: fetch, compare with its counts, preprocess.
 
     python examples/wmt30/prepare.py --dry-run
     python examples/wmt30/prepare.py --raw runs/wmt30/raw --out runs/wmt30 --workers 16
 
-Can be killed at any moment and started again: what is done already is skipped.
+It can be killed at any moment and started again: finished work is skipped.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from preprocess.fetching.sources import Archive, Sources, read_sources  # noqa: 
 
 
 def planned_downloads(sources: Sources, mirror: Mirror) -> Iterator[str]:
-    """Yield a table of all that would be downloaded, with its size and licence."""
+    """Yield the lines of a table of all downloads, with size and licence."""
     users: Dict[str, List[str]] = {}
     licences: Dict[str, str] = {}
     by_hand: Dict[str, str] = {}
@@ -35,18 +35,18 @@ def planned_downloads(sources: Sources, mirror: Mirror) -> Iterator[str]:
             keys = [key_of(part.source)]
             if part.source.by_hand and not mirror.address:
                 by_hand[keys[0]] = part.source.url
-        else:  # sacreBLEU takes all archives of a set, whatever the direction
+        else:  # sacreBLEU downloads all archives of a set, whatever the direction
             keys = addresses(DATASETS[part.source.name])
         for key in keys:
             users.setdefault(key, []).append(part.stem)
             licences[key] = sources.licences.get(part.dataset, "unknown")
-    head, total, unknown = SizesByHead(), 0, 0
+    sizes, total, unknown = SizesByHead(), 0, 0
     yield "MB\tlicence\taddress\tused for"
     for key, parts in users.items():
         address = f"{key}, by hand from {by_hand[key]}" if key in by_hand else mirror.url_of(key)
         size = mirror.expected(key, sources.checksums).get("size")
         if size is None and key not in by_hand:
-            size = head.size(address)
+            size = sizes.size(address)
         total, unknown = total + (size or 0), unknown + (size is None)
         shown = "unknown" if size is None else f"{size / 1e6:.1f}"
         yield f"{shown}\t{licences[key]}\t{address}\t{' '.join(parts)}"
@@ -54,7 +54,7 @@ def planned_downloads(sources: Sources, mirror: Mirror) -> Iterator[str]:
 
 
 def comparison(sources: Sources, records: Records) -> Iterator[str]:
-    """Yield a table of the counts beside the paper's."""
+    """Yield the lines of a table of the counts and the paper's counts."""
     yield "pair\tsplit\tpaper\there\tdeviation"
     for pair, published in sources.expected.items():
         for split in SPLITS:
@@ -75,21 +75,21 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sources", type=Path, default=HERE / "sources.yaml")
     parser.add_argument("--corpus", type=Path, default=HERE / "corpus.yaml")
-    parser.add_argument("--raw", type=Path, default=Path("runs/wmt30/raw"), help="what is fetched")
-    parser.add_argument("--out", type=Path, default=Path("runs/wmt30"), help="folder to fill")
+    parser.add_argument("--raw", type=Path, default=Path("runs/wmt30/raw"), help="download folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/wmt30"), help="output folder")
     parser.add_argument("--workers", type=int, default=1, help="processes for preprocessing")
     parser.add_argument("--mirror", metavar="URL", help="as in `python -m preprocess.fetch --help`")
     parser.add_argument("--without", nargs="+", default=[], metavar="DATASET",
-                        help="training data sets to leave out of all pairs")
+                        help="training data sets to leave out, in all pairs")
     parser.add_argument("--dry-run", action="store_true",
-                        help="list what would be downloaded, its size and licence")
+                        help="only list the downloads, with size and licence")
     args = parser.parse_args(argv)
-    if args.workers < 1:  # before hours of downloads
+    if args.workers < 1:  # checked before hours of downloads
         refuse(f"--workers {args.workers}: must be 1 or more")
     sources, config = read_sources(args.sources, tuple(args.without)), load_config(args.corpus)
-    different = set(config.all_pairs) ^ set(sources.expected)
-    if different:
-        refuse(f"{args.corpus} and {args.sources}: only one of them has the pair {min(different)}")
+    in_one = set(config.all_pairs) ^ set(sources.expected)
+    if in_one:
+        refuse(f"{args.corpus} and {args.sources}: only one of them has the pair {min(in_one)}")
     if args.dry_run:
         print_table(planned_downloads(sources, Mirror(args.mirror)))
         return

@@ -1,4 +1,4 @@
-"""What the demo demands of the models that it cuts out, and that it says so."""
+"""The limits that the demo checks its exported models and sub-networks against."""
 
 import pytest
 
@@ -8,10 +8,10 @@ PAIRS = ("en-de", "de-en")
 
 
 def facts(**changes):
-    """Return what a demo may have measured, with other figures of one variant and direction."""
+    """Return figures of a demo; changes are to one direction, by format."""
     found = {
         variant: {pair: {"same": 0.9, "chrf_change": 1.0, "bytes": 5} for pair in PAIRS}
-        for variant in deploy.VARIANTS
+        for variant in deploy.FORMATS
     }
     for variant, figures in changes.items():
         found[variant]["de-en"].update(figures)
@@ -26,7 +26,7 @@ def test_means_and_the_largest_file():
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, messages",
     [
         ({}, []),
         ({"trimmed": {"same": 0.1, "chrf_change": 9.0}, "int8": {"same": 0.1}}, []),
@@ -40,14 +40,14 @@ def test_means_and_the_largest_file():
         ({"int8": {"chrf_change": 1.1}}, ["int8 changes chrF by +1.05 on average"]),
     ],
 )
-def test_exports_that_fall_short_are_named(changes, said):
+def test_exports_beyond_a_limit_are_named(changes, messages):
     found = deploy.failures(facts(**changes))
-    assert len(found) == len(said)
-    assert all(part in line for part, line in zip(said, found, strict=True))
+    assert len(found) == len(messages)
+    assert all(part in line for part, line in zip(messages, found, strict=True))
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, messages",
     [
         ({}, []),
         ({"subnet_hypotheses_different": 2, "of_which_ties": 2, "without_plugin_different": 2}, []),
@@ -57,13 +57,13 @@ def test_exports_that_fall_short_are_named(changes, said):
         ({"without_plugin_different": 3}, ["without the plugin 3 translations differ"]),
     ],
 )
-def test_subnetworks_that_are_not_the_full_model_are_named(changes, said):
+def test_subnetworks_that_are_not_the_full_model_are_named(changes, messages):
     found = report.failures({
         "subnet_max_abs_logprob_diff": 1e-5, "subnet_hypotheses_different": 0, "of_which_ties": 0,
         "without_plugin_different": 0, **changes,
     })
-    assert len(found) == len(said)
-    assert all(part in line for part, line in zip(said, found, strict=True))
+    assert len(found) == len(messages)
+    assert all(part in line for part, line in zip(messages, found, strict=True))
 
 
 def test_translations_are_compared_with_the_full_models():

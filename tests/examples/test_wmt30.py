@@ -1,4 +1,4 @@
-"""The recipe of the paper's WMT experiments, on a miniature mirror of all of its data."""
+"""The recipe of the paper's WMT experiments, on a miniature mirror of its data."""
 
 import bisect
 import contextlib
@@ -51,7 +51,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The recipe's corpus, with a vocabulary that miniature text suffices for."""
+    """The recipe's configuration, with a vocabulary that fits the miniature text."""
     config = yaml.safe_load((WMT30 / "corpus.yaml").read_text(encoding="utf-8"))
     path = tmp_path_factory.mktemp("config") / "corpus.yaml"
     path.write_text(yaml.safe_dump({**config, **SMALL}), encoding="utf-8")
@@ -81,7 +81,7 @@ def test_every_data_set_has_a_licence_and_every_checksum_a_data_set(sources):
 
 
 def test_the_multi_parallel_set_is_encoded_as_the_corpus_is(tmp_path):
-    """The same sentences for all pairs, in pieces of the model and dictionary that there are."""
+    """The same sentences for all pairs, encoded with an existing model and dictionary."""
     config, raw, data = WMT30 / "multi_parallel.yaml", tmp_path / "raw", tmp_path / "data-bin"
     pairs = load_config(WMT30 / "corpus.yaml").pairs
     miniature.build(config, tmp_path / "mirror")
@@ -126,8 +126,8 @@ def test_a_dry_run_lists_all_that_would_be_downloaded(sources, tmp_path, capsys,
 
 
 @pytest.mark.parametrize("faults, total", [({}, "0.0"), ({"/checksums.json": "404"}, "14.4")])
-def test_a_dry_run_asks_the_mirror(built, capsys, faults, total):
-    """It has what is got by hand, too; where it lists no sizes, its files are the original ones."""
+def test_a_dry_run_asks_the_mirror_for_sizes(built, capsys, faults, total):
+    """It has the files to download by hand; without checksums.json, its files are the originals."""
     with miniature.serve(built, faults=faults) as address:
         prepare.main(["--dry-run", "--mirror", address])
     _, *lines, last = capsys.readouterr().out.splitlines()
@@ -151,7 +151,7 @@ def test_a_dry_run_lists_all_archives_of_a_held_out_set(tmp_path, capsys, monkey
     assert sum("valid/en-fr test/en-fr" in line for line in lines) == 6
 
 
-def test_pairs_of_one_file_only_are_refused(tmp_path):
+def test_pairs_that_only_one_file_has_are_refused(tmp_path):
     corpus = tmp_path / "corpus.yaml"
     corpus.write_text("pairs: [en-cs, en-xx]\n")
     line = refusal(prepare.main, ["--corpus", str(corpus)])
@@ -165,9 +165,9 @@ def command(small, address, folder):
 
 
 def start(arguments):
-    """Run the command in a process, and a group of processes, of its own; return what it prints.
+    """Run the command in a process with its own process group; return the process and its output.
 
-    Forked: to import mtdata and its index takes longer than the whole work that kills are to hit.
+    Forked: importing mtdata and its index would take longer than the work itself.
     """
     output, end = os.pipe()
     context = multiprocessing.get_context("fork")
@@ -187,7 +187,7 @@ def prepare_into(output, arguments):
 
 
 class Timeline:
-    """What a preparation began when, from what it prints: moments on any machine, at any load."""
+    """The steps of a preparation and their start times, from its output."""
 
     def __init__(self, output):
         self.lines, self.starts, self.times = [], [], []
@@ -199,13 +199,13 @@ class Timeline:
         self.end = time.monotonic()
 
     def moments(self, number, chance):
-        """Draw moments of the whole time, in order: the start before each, and the time since."""
+        """Draw sorted moments; yield the index of the running step and the time since its start."""
         for moment in sorted(chance.uniform(self.times[0], self.end) for _ in range(number)):
             last = bisect.bisect_right(self.times, moment) - 1
             yield last, moment - self.times[last]
 
     def wait_for(self, start, output):
-        """Read what another run prints until it is as far: there, or found it done."""
+        """Read the output of another run until it starts this step, or a later one, or skips it."""
         reached = set(self.starts[start:])
         for line in output:
             if line.removesuffix(" ...\n") in reached or line.partition(": ")[0] in reached:
@@ -213,11 +213,11 @@ class Timeline:
 
 
 def killed(process, with_workers):
-    """Kill a preparation; say whether it had not ended yet."""
+    """Kill a preparation; return whether it was still running."""
     with contextlib.suppress(ProcessLookupError):
         if with_workers:
             os.killpg(process.pid, signal.SIGKILL)
-        else:  # they live on until they find that it is gone
+        else:  # the workers run until they notice the end of their parent
             process.kill()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
@@ -225,12 +225,12 @@ def killed(process, with_workers):
 
 
 def results(folder):
-    """Read all that is left for later steps; speeds are measured, and differ."""
+    """Read all results."""
     left = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         ours = name.parts[:2] not in (("raw", "archives"), ("out", "work"))
-        if path.is_file() and ours and path.name not in ("speeds.json", "preprocess.log", ".lock"):
+        if path.is_file() and ours and path.name not in ("preprocess.log", ".lock"):
             left[str(name)] = path.read_bytes()
     return left
 
