@@ -152,7 +152,7 @@ def train_model(
             raise refused[0] from None
         # the usual reason: the vocabulary is too large or too small for the text
         reason = str(error).splitlines()[-1]
-        raise BadVocabulary(f"{vocab_size}: SentencePiece says: {reason}") from error
+        raise BadVocabulary(f"{vocab_size}: SentencePiece reports: {reason}") from error
     with atomic_output(model) as stream:
         stream.write(trained.getvalue())
 

@@ -131,9 +131,9 @@ def checksums_in(config: Dict[str, Any], path: Path) -> Dict[str, Dict[str, Any]
         if not isinstance(known, dict):
             refuse_type(where, known, "size and sha256")
         refuse_unknown(where, known, ("size", "sha256"))
-        for key, wanted in (("size", int), ("sha256", str)):
-            if type(known.get(key, wanted())) is not wanted:
-                refuse_type(f"{where}: {key}", known[key], f"of type {wanted.__name__}")
+        for key, kind in (("size", int), ("sha256", str)):
+            if type(known.get(key, kind())) is not kind:
+                refuse_type(f"{where}: {key}", known[key], f"of type {kind.__name__}")
     return checksums
 
 

@@ -1,4 +1,4 @@
-"""Raw text -> cleaned -> SentencePiece -> binarized, and the demo's corpus and split."""
+"""SentencePiece, binarization and stages, and the corpus and split of the demo."""
 
 import random
 import sys
@@ -27,7 +27,7 @@ def test_an_interrupted_output_does_not_appear(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_temperature_evens_languages_out():
+def test_temperature_makes_shares_of_languages_more_equal():
     counts = {"en": 1000, "gu": 10}
     assert sentencepiece_model.line_quotas(counts, 1010, 1.0) == counts
     tempered = sentencepiece_model.line_quotas(counts, 1010, 5.0)
@@ -35,15 +35,15 @@ def test_temperature_evens_languages_out():
     assert tempered["en"] / tempered["gu"] == pytest.approx(2.51, abs=0.01)
 
 
-def test_a_sample_repeats_only_what_it_must():
+def test_a_sample_repeats_lines_only_if_needed():
     repeats, drawn = sentencepiece_model.drawn_lines(3, 7, "1 en")
     assert repeats == 2 and len(drawn) == 1 and drawn[0] in range(3)
     assert (repeats, drawn) == sentencepiece_model.drawn_lines(3, 7, "1 en")
 
 
 @pytest.mark.parametrize("total", [40, 90, 200])
-def test_a_sample_is_that_of_all_text_in_memory(tmp_path, total):
-    """Streamed by line number, blank lines left out: the same as drawing from lists."""
+def test_a_sample_equals_one_drawn_in_memory(tmp_path, total):
+    """Streaming by line number, without blank lines, gives the same as drawing from lists."""
     files = {}
     for language, names in (("en", ("one", "two")), ("gu", ("three",))):
         for name in names:
@@ -68,7 +68,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def text(corpus, tmp_path_factory):
-    """A few hundred sentence pairs of the demo's corpus as raw text files, one side with traps."""
+    """Sentence pairs of the demo's corpus as raw text; one has unusual line separators."""
     folder = tmp_path_factory.mktemp("text")
     both = [(english, row["de"]) for english, row in corpus.items() if "de" in row]
     for split, pairs in (("train", both[:600]), ("test", both[600:640])):
@@ -91,7 +91,7 @@ def test_sentencepiece_is_reproducible(text, tmp_path):
         assert (tmp_path / "once" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
 
 
-def test_dictionary_holds_the_pieces_without_fairseqs_own(text, tmp_path):
+def test_dictionary_has_the_pieces_without_fairseqs_symbols(text, tmp_path):
     train_sentencepiece(text, tmp_path)
     pieces = [line.rsplit(" ", 1)[0] for line in read_lines(tmp_path / "dict.txt")]
     assert len(pieces) == len(set(pieces)) == 400 - 3
@@ -114,8 +114,8 @@ def test_impossible_settings_of_sentencepiece_are_refused(text, tmp_path, flag, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_binarized_text_comes_back(text, tmp_path):
-    """All lines, both sides, in order, from fairseq's files; one dictionary for all languages."""
+def test_binarized_text_decodes_to_the_input(text, tmp_path):
+    """All lines of both sides in order; one dictionary for all languages."""
     import sentencepiece
     from fairseq.data import Dictionary
     from fairseq.data.indexed_dataset import MMapIndexedDataset
@@ -138,10 +138,10 @@ def test_binarized_text_comes_back(text, tmp_path):
 
 
 def test_shards_and_workers_change_no_sentence(text, tmp_path, monkeypatch):
-    """Line n is line n // 2 of shard n % 2; two workers write what one does."""
+    """Line n is line n // 2 of shard n % 2; two workers write the same as one."""
     from fairseq.data.indexed_dataset import MMapIndexedDataset
 
-    monkeypatch.setattr(binarize, "BYTES_PER_WORKER", 1 << 12)  # or the text is too short for two
+    monkeypatch.setattr(binarize, "BYTES_PER_WORKER", 1 << 12)  # the text is short
     train_sentencepiece(text, tmp_path)
     for name, workers, shards in (("one", 1, 1), ("two", 2, 2), ("many", 2, 1)):
         arguments = [text, "--pairs", "en-de", "--out", tmp_path / name, "--workers", workers]
@@ -214,7 +214,7 @@ def test_a_stage_that_failed_is_not_done(tmp_path):
     assert made.read_text() == "whole"
 
 
-def test_a_stage_reads_only_files_that_were_touched(tmp_path):
+def test_a_stage_reads_only_changed_files(tmp_path):
     given, made = tmp_path / "in", tmp_path / "out"
 
     def run():
@@ -222,7 +222,7 @@ def test_a_stage_reads_only_files_that_were_touched(tmp_path):
 
     given.write_text("a")
     assert run() and not run()
-    given.touch()  # the time is new, the content the same
+    given.touch()  # a new time, the same content
     assert not run()
     given.write_text("b")
     assert run()
@@ -263,7 +263,7 @@ def test_overlap_counts_the_words_of_the_first():
 
 
 def test_common_words_are_counted_among_the_strings_kept():
-    # without the rare "big", "row" is in one string only: that one goes as well
+    # without the string with the rare "big", "row" is in only one string, which is removed too
     strings = ["open file", "open file type", "file type", "open type", "big row", "row type"]
     assert of_common_words(strings, 2) == strings[:4]
 
@@ -282,14 +282,14 @@ def test_neighbours_of_held_out_sentences_leave_training():
     assert split.train == ["save all", "file type of chart"]
 
 
-def test_demo_split_is_clean(corpus):
-    """What the demo promises: every pair's test sentences, none near any pair's training text."""
+def test_demo_split_has_no_near_duplicates(corpus):
+    """No test sentence of any pair is near a training sentence of any pair."""
     split = prepare.choose_split(corpus)
     assert len(split.test) >= 200 and len(split.train) > 7500
     assert not set(split.train) & {*split.valid, *split.test}
     for sentence in split.test:
         assert len(sentence.split()) >= 4 and len(corpus[sentence]) == len(prepare.LANGUAGES)
-    # other ways to count words than the split's own: white space, each occurrence
+    # counts words in another way than the split: by white space, each occurrence
     train_words = [set(string.lower().split()) for string in split.train]
     for sentence in split.test:
         own = sentence.lower().split()

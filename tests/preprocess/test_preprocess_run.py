@@ -384,7 +384,7 @@ def test_a_full_disk_during_fairseq_preprocess_is_reported_too(prepared, raw, co
         ({"pairs": ["en-de", "en-fr"]}, "train/en-fr: no training data"),
         (
             {"vocab_size": 100000, "sample_lines": 100000},
-            "corpus.yaml: vocab_size: 100000: SentencePiece says",
+            "corpus.yaml: vocab_size: 100000: SentencePiece reports",
         ),
     ],
 )
