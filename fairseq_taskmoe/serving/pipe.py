@@ -149,7 +149,7 @@ def output_file(path: Optional[str]) -> Iterator[TextIO]:
     if target.exists():
         refuse(f"--output {path} exists; nothing was overwritten")
     if not target.parent.is_dir():
-        refuse(f"--output {path}: {target.parent} is not a folder")
+        refuse(f"--output {path}: there is no folder {target.parent}")
     with written_together([path]) as (part,), open(
         part, "w", encoding="utf-8", newline="\n"
     ) as file:
