@@ -18,7 +18,7 @@ from preprocess.corpus import SPLITS, languages_of
 from preprocess.fetching.download import Downloads, Mirror
 from preprocess.fetching.held_out import held_out_pairs
 from preprocess.fetching.mtdata_library import logging_disabled
-from preprocess.fetching.read_pairs import BadArchive, Pair, read_pairs
+from preprocess.fetching.read_pairs import BadArchive, RawPair, read_pairs
 from preprocess.fetching.records import Records
 from preprocess.fetching.sources import Archive, Part, Sources, read_sources
 from preprocess.stages import only_run
@@ -90,7 +90,7 @@ def fetch_part(
     records.add_part(part, kept, dropped)
 
 
-def write_pairs(pairs: Iterator[Pair], raw: Path, part: Part) -> Tuple[int, int]:
+def write_pairs(pairs: Iterator[RawPair], raw: Path, part: Part) -> Tuple[int, int]:
     """Write the pairs whose sides are not empty; return their number, and that of the others.
 
     Of a validation or test set all are written: scores are compared line by line.

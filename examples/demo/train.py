@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, TextIO
+from typing import Iterable, Iterator, List, TextIO
 
 from tqdm import tqdm
 
@@ -83,10 +83,11 @@ def show_progress(lines: Iterator[str]) -> List[str]:
     printed = time.monotonic()
     for line in lines:
         last = [*last[-9:], line]
-        logged = parse_log(line)
-        if "num_updates" not in logged:
+        _, is_progress, values = line.partition("| train_inner | ")
+        if not is_progress:
             continue
-        updates, loss = int(logged["num_updates"]), logged.get("loss", "?")
+        logged = json.loads(values)
+        updates, loss = int(logged["num_updates"]), logged["loss"]
         bar.update(updates - bar.n)
         bar.set_postfix(loss=loss)
         if not on_terminal and time.monotonic() - printed > 30:
@@ -94,14 +95,3 @@ def show_progress(lines: Iterator[str]) -> List[str]:
             print(f"  update {updates} of at most {MAX_UPDATE}, loss {loss}", flush=True)
     bar.close()
     return last
-
-
-def parse_log(line: str) -> Dict[str, Any]:
-    """Return the values of a line of fairseq's training log; none for other lines."""
-    start = line.find("{")
-    if "| train_inner |" not in line or start < 0:
-        return {}
-    try:
-        return json.loads(line[start:])
-    except ValueError:
-        return {}

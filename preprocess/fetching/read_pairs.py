@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 from preprocess.fetching.sources import Archive
 
-Pair = Tuple[bytes, bytes]
+RawPair = Tuple[bytes, bytes]
 OPENERS: Dict[str, Callable[..., Any]] = {
     ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open,
 }
@@ -38,7 +38,7 @@ DAMAGE_ERRORS = (
 )
 
 
-def read_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[Pair]:
+def read_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[RawPair]:
     """Yield the sentence pairs, with the sides in the order of languages.
 
     White space at the ends is stripped, tabs and carriage returns inside become spaces; sides may
@@ -51,7 +51,7 @@ def read_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iter
         raise BadArchive(f"damaged: {error}") from error
 
 
-def open_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[Pair]:
+def open_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[RawPair]:
     parts = [archive.parts[code] for code in languages]
     if archive.kind == "text":
         members = [str(part) for part in parts]
@@ -101,7 +101,7 @@ def member_of_tar(path: Path, pattern: str) -> Path:
 
 def read_text(
     first: List[IO[bytes]], second: List[IO[bytes]], names: List[str]
-) -> Iterator[Pair]:
+) -> Iterator[RawPair]:
     if len(first) != len(second):
         raise BadArchive(f"{names[0]} matches {len(first)} files, {names[1]} {len(second)}")
     # file by file: with unequal lines in two files, the pairs between them would be shifted
@@ -119,7 +119,7 @@ def read_text(
             yield pair
 
 
-def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -> Iterator[Pair]:
+def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -> Iterator[RawPair]:
     """Yield two columns of a table; a row without one of them gives a pair of empty sides."""
     rows = broken = 0
     for line in itertools.chain.from_iterable(streams):
@@ -134,7 +134,7 @@ def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -
         raise BadArchive(f"{broken} of {rows} rows lack column {max(columns) + 1}")
 
 
-def read_tmx(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[Pair]:
+def read_tmx(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[RawPair]:
     from mtdata.tmx import read_tmx as parse
     from mtdata.utils import ZipPath
 
