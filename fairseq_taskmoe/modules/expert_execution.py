@@ -19,7 +19,7 @@ HOPPER = (9, 0)  # CUDA compute capability
 class Execution(Enum):
     """A way to compute the products of all experts."""
 
-    CPU_LOOP = "expert by expert, those with few rows on several cores at once"
+    CPU_LOOP = "expert by expert; adjacent rows are used without a copy"
     DEVICE_LOOP = "expert by expert; the host waits for their numbers of rows"
     GROUPED = "all experts in one kernel; the host never waits"
 

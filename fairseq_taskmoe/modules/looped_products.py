@@ -1,36 +1,42 @@
-"""Products of experts one by one: on CPU, and on GPUs that have nothing better.
+"""Products of experts one by one: on CPU, and on GPUs without a grouped kernel.
 
-An expert's rows are copied for its own products alone: what is kept for backward is little more
-than what a dense network of the same computation keeps. Autograd's own backward of weight[e] would
-allocate a gradient of the whole stack for each expert; here each is written once into its slice.
+The rows of an expert are copied only for its own products, so backward keeps little more than a
+dense network of the same computation would. Autograd's own backward of weight[e] would allocate a
+gradient of the whole stack for each expert; here each gradient is written once into its slice.
 
 Shapes: T rows (tokens), R assignments (a row and one of its experts), C model width, F width of an
 expert, E experts.
 """
 
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .expert_assignments import ExpertAssignments
-from .expert_threads import Block, each_expert
+
+
+class Block(NamedTuple):
+    """The assignments of one expert."""
+
+    expert: int
+    place: slice  # in the assignments sorted by expert
+    rows: Union[slice, Tensor]  # of the batch, one for each assignment
 
 
 class ExpertLoop(NamedTuple):
-    """The work of those of a layer's experts that have any."""
+    """The experts of a layer that have any rows."""
 
     blocks: List[Block]
     gates: Tensor  # (R, 1) of their assignments, without dropped choices
-    threads: int  # that may work on experts at the same time
 
 
 def make_loop(assignments: ExpertAssignments, on_cpu: bool) -> ExpertLoop:
-    """Return the work of each expert; the host waits for a GPU to give the numbers of rows.
+    """Return the blocks of the experts; on a GPU the host waits for the numbers of rows.
 
-    on_cpu: several threads may compute experts, and adjacent rows are used without a copy. On a GPU
-    finding out whether rows are adjacent would cost more than the copy.
+    on_cpu: adjacent rows are used without a copy. On a GPU, finding out whether rows are adjacent
+    would cost more than the copy.
     """
     blocks, start = [], 0
     for expert, count in enumerate(assignments.counts()):
@@ -39,14 +45,13 @@ def make_loop(assignments: ExpertAssignments, on_cpu: bool) -> ExpertLoop:
             rows = assignments.rows[place]
             blocks.append(Block(expert, place, _as_slice(rows) if on_cpu else rows))
         start += count
-    threads = torch.get_num_threads() if on_cpu else 1
-    return ExpertLoop(blocks, assignments.gates[:start], threads)
+    return ExpertLoop(blocks, assignments.gates[:start])
 
 
 def _as_slice(rows: Tensor) -> Union[slice, Tensor]:
-    """Return ascending rows as a slice where they are adjacent: no copy is made of them.
+    """Return ascending rows as a slice if they are adjacent, so that they need not be copied.
 
-    The rows of one task are adjacent where a batch is sorted by task and has no padding.
+    The rows of one task are adjacent if the batch is sorted by task and has no padding.
     """
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last - first == len(rows) - 1 else rows
@@ -55,7 +60,7 @@ def _as_slice(rows: Tensor) -> Union[slice, Tensor]:
 def up_project_looped(rows: Tensor, weight: Tensor, bias: Tensor, loop: ExpertLoop) -> Tensor:
     """Return hidden (R, F): each assigned row of rows (T, C) through its expert's first matrix.
 
-    weight (E, F, C) and bias (E, 1, F) are stacked; products are of the type of rows.
+    weight (E, F, C) and bias (E, 1, F) are stacked; products have the type of rows.
     """
     return _UpProject.apply(rows, weight, bias, loop)
 
@@ -63,14 +68,12 @@ def up_project_looped(rows: Tensor, weight: Tensor, bias: Tensor, loop: ExpertLo
 def down_project_and_combine_looped(
     hidden: Tensor, weight: Tensor, bias: Tensor, loop: ExpertLoop, num_rows: int
 ) -> Tensor:
-    """Return (T, C): hidden (R, F) through the second matrices, weighted by gates, added up.
+    """Return (T, C): hidden (R, F) through the second matrices, weighted by gates and summed.
 
-    weight (E, C, F) and bias (E, 1, C) are stacked; products are of the type of hidden, and T is
+    weight (E, C, F) and bias (E, 1, C) are stacked; products have the type of hidden; T is
     num_rows.
     """
-    return _DownProjectAndCombine.apply(
-        hidden, weight, bias, loop.gates, loop, num_rows
-    )
+    return _DownProjectAndCombine.apply(hidden, weight, bias, loop.gates, loop, num_rows)
 
 
 class _UpProject(torch.autograd.Function):
@@ -81,13 +84,8 @@ class _UpProject(torch.autograd.Function):
         ctx.save_for_backward(rows, weight)
         ctx.loop = loop
         hidden = rows.new_empty(loop.gates.size(0), weight.size(1))
-
-        def project(block: Block) -> None:
-            expert, out = block.expert, hidden[block.place]
-            matrix, constant = weight[expert].to(out.dtype), bias[expert].to(out.dtype)
-            torch.addmm(constant, rows[block.rows], matrix.t(), out=out)
-
-        _run_each(project, loop, weight)
+        for expert, place, picked in loop.blocks:
+            _linear(rows[picked], weight[expert], bias[expert], out=hidden[place])
         return hidden
 
     @staticmethod
@@ -95,24 +93,17 @@ class _UpProject(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         rows, weight = ctx.saved_tensors
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        grad_weight, grad_bias = _empty_gradients(ctx, weight)
-
-        def go_back(block: Block) -> Optional[Tensor]:
-            expert, grad_output = block.expert, grad[block.place]
-            if grad_weight is not None:
-                _multiply(grad_output.t(), rows[block.rows], into=grad_weight[expert])
-            if grad_bias is not None:
-                torch.sum(grad_output, dim=0, dtype=grad_bias.dtype, out=grad_bias[expert, 0])
-            if grad_rows is None:
-                return None
-            return grad_output @ weight[expert].to(grad_output.dtype)
-
-        _run_each(go_back, ctx.loop, weight, add_to=grad_rows)
-        return grad_rows, grad_weight, grad_bias, None
+        gradients = _empty_gradients(ctx, weight)
+        for expert, place, picked in ctx.loop.blocks:
+            grad_output = grad[place]
+            _write_gradients(gradients, expert, grad_output, rows[picked])
+            if grad_rows is not None:
+                _add(grad_rows, picked, grad_output @ weight[expert].to(grad_output.dtype))
+        return grad_rows, *gradients, None
 
 
 class _DownProjectAndCombine(torch.autograd.Function):
-    """hidden (R, F) to rows (T, C): the second matrices, weighted by gates (R, 1), added up."""
+    """hidden (R, F) to rows (T, C): the second matrices, weighted by gates (R, 1) and summed."""
 
     @staticmethod
     def forward(
@@ -122,14 +113,10 @@ class _DownProjectAndCombine(torch.autograd.Function):
         ctx.loop = loop
         rows = hidden.new_zeros(num_rows, weight.size(1))
         expert_output = hidden.new_empty(hidden.size(0), weight.size(1))
-
-        def project(block: Block) -> Tensor:
-            expert, out = block.expert, expert_output[block.place]
-            matrix, constant = weight[expert].to(out.dtype), bias[expert].to(out.dtype)
-            torch.addmm(constant, hidden[block.place], matrix.t(), out=out)
-            return out * gates[block.place]
-
-        _run_each(project, loop, weight, add_to=rows)
+        for expert, place, picked in loop.blocks:
+            out = expert_output[place]
+            _linear(hidden[place], weight[expert], bias[expert], out=out)
+            _add(rows, picked, out * gates[place])
         ctx.save_for_backward(hidden, weight, gates, expert_output)
         return rows
 
@@ -139,41 +126,37 @@ class _DownProjectAndCombine(torch.autograd.Function):
         hidden, weight, gates, expert_output = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_gates = torch.empty_like(gates) if ctx.needs_input_grad[3] else None
-        grad_weight, grad_bias = _empty_gradients(ctx, weight)
-
-        def go_back(block: Block) -> None:
-            expert, place, grad_output = block.expert, block.place, grad[block.rows]
+        gradients = _empty_gradients(ctx, weight)
+        for expert, place, picked in ctx.loop.blocks:
+            grad_output = grad[picked]
             if grad_gates is not None:
                 products = grad_output * expert_output[place]
                 torch.sum(products, dim=1, keepdim=True, out=grad_gates[place])
-            # weighted here, where rows are narrow, and not as a gradient of the hidden units
+            # apply the gates here, where rows have C columns, and not to the F hidden units
             weighted = grad_output * gates[place]
             torch.mm(weighted, weight[expert].to(weighted.dtype), out=grad_hidden[place])
-            if grad_weight is not None:
-                _multiply(weighted.t(), hidden[place], into=grad_weight[expert])
-            if grad_bias is not None:
-                torch.sum(weighted, dim=0, dtype=grad_bias.dtype, out=grad_bias[expert, 0])
-
-        _run_each(go_back, ctx.loop, weight)
-        return grad_hidden, grad_weight, grad_bias, grad_gates, None, None
+            _write_gradients(gradients, expert, weighted, hidden[place])
+        return grad_hidden, *gradients, grad_gates, None, None
 
 
-def _run_each(
-    work: Callable[[Block], Any], loop: ExpertLoop, weight: Tensor,
-    add_to: Optional[Tensor] = None,
-) -> None:
-    """Do the work of all experts; what it returns is added to their rows of add_to (T, C)."""
-    for block, result in each_expert(work, loop.blocks, loop.threads, weight[0].numel()):
-        if add_to is None:
-            continue
-        if isinstance(block.rows, slice):
-            add_to[block.rows] += result
-        else:  # a row that came twice would count once with +=
-            add_to.index_add_(0, block.rows, result)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    """Write x (n, I) through one linear map to out (n, O), in the type of out."""
+    torch.addmm(bias.to(out.dtype), x, weight.to(out.dtype).t(), out=out)
 
 
-def _empty_gradients(ctx: Any, weight: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-    """Return gradients to fill of weight and bias where wanted, zeros where no row came."""
+def _add(total: Tensor, rows: Union[slice, Tensor], values: Tensor) -> None:
+    """Add values to rows of total (T, C)."""
+    if isinstance(rows, slice):
+        total[rows] += values
+    else:  # += would count a row that occurs twice only once
+        total.index_add_(0, rows, values)
+
+
+Gradients = Tuple[Optional[Tensor], Optional[Tensor]]
+
+
+def _empty_gradients(ctx: Any, weight: Tensor) -> Gradients:
+    """Return gradients of weight and bias to fill if needed; experts without rows get zeros."""
     grad_weight = grad_bias = None
     if ctx.needs_input_grad[1]:
         grad_weight = torch.empty_like(weight)
@@ -185,9 +168,14 @@ def _empty_gradients(ctx: Any, weight: Tensor) -> Tuple[Optional[Tensor], Option
     return grad_weight, grad_bias
 
 
-def _multiply(left: Tensor, right: Tensor, into: Tensor) -> None:
-    """Write a product into a tensor, which may be of a wider type."""
-    if into.dtype == left.dtype:
-        torch.mm(left, right, out=into)
-    else:
-        into.copy_(left @ right)
+def _write_gradients(gradients: Gradients, expert: int, grad_output: Tensor, x: Tensor) -> None:
+    """Write the gradients of one expert's linear map, given grad_output (n, O) and x (n, I)."""
+    grad_weight, grad_bias = gradients
+    if grad_weight is not None:
+        into = grad_weight[expert]
+        if into.dtype == x.dtype:
+            torch.mm(grad_output.t(), x, out=into)
+        else:
+            into.copy_(grad_output.t() @ x)
+    if grad_bias is not None:
+        torch.sum(grad_output, dim=0, dtype=grad_bias.dtype, out=grad_bias[expert, 0])

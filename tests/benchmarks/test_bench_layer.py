@@ -12,7 +12,6 @@ from fairseq_taskmoe.benchmarks.layer.bench import Shape, bench_layer, make_case
 from fairseq_taskmoe.benchmarks.layer.peers import nllb_layer, nllb_topk_layer
 from fairseq_taskmoe.cli import run_verb
 from fairseq_taskmoe.errors import Refusal
-from fairseq_taskmoe.modules import expert_threads
 
 LAYER = ("--embed-dim", 16, "--ffn-dim", 32, "--tokens", 64, "--length", 4, "--tasks", 2,
          "--repeats", 2, "--threads", 1)
@@ -128,15 +127,3 @@ def test_nllb_as_it_is_runs_two_experts_on_every_row_many_times():
     assert not torch.allclose(said, top_2_mixture(layer, x), atol=1e-3)
     counted = flops(make_case("nllb", SHAPE, "cpu").step)
     assert counted - PRODUCTS * 4 // 2 == 3 * 2 * 64 * 16 * 4  # E visits a token instead of two
-
-
-def test_work_of_experts_on_several_threads_is_counted_too(monkeypatch):
-    monkeypatch.setattr(expert_threads, "LEAST_WEIGHTS", 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        case = make_case("token", SHAPE, "cpu")
-        assert flops(case.step) > PRODUCTS
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
