@@ -35,10 +35,10 @@ class MoeLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfi
     moe_gate_loss_reduction: Optional[ChoiceEnum(["sum", "mean"])] = field(  # type: ignore
         default=None,
         metadata={
-            "help": "add the gate losses of MoE layers up, as the authors' code does, or take "
-            "their mean, so that a weight means the same for any number of layers (default: what a "
-            "resumed run began with, which is the mean if it was saved before this option existed; "
-            "otherwise sum)"
+            "help": "sum the gate losses of the MoE layers, as in the authors' code, or take their "
+            "mean, so that a weight means the same for any number of layers (default: a resumed "
+            "run continues with its own, which is mean if it was saved before this option existed; "
+            "a new run uses sum)"
         },
     )
 
@@ -50,8 +50,8 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     """NLL (sum) + sample_size * (gate_loss_wt * balance + z_loss_wt * z).
 
     Both gate losses are sums, or means, over the MoE layers of both stacks. The trainer divides
-    what ranks and micro-batches add up to by the sum of sample sizes: what comes out is the mean
-    NLL plus the gate losses, averaged over micro-batches by their sample sizes.
+    the sum over ranks and micro-batches by the sum of sample sizes. The result is the mean NLL plus
+    the gate losses, averaged over micro-batches with their sample sizes as weights.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output.update(gate_logs(stack, gate_stats[stack], sample_size))
         if layers:
             passes = 1
-            if model.training:  # gradients go the same ways back; recomputing sends rows once more
+            if model.training:  # gradients take the same ways back, recomputation sends rows again
                 passes = 3 if model.decoder.checkpoint_activations else 2
             sent = sum(stats.wire_bytes for stats in layers) * passes
             logging_output["moe_wire_bytes"] = torch.tensor(sent, dtype=torch.float64)
         if self.report_accuracy:
-            real = target.ne(self.padding_idx)
-            logging_output["n_correct"] = (logits.argmax(dim=-1).eq(target) & real).sum()
-            logging_output["total"] = real.sum()
+            is_word = target.ne(self.padding_idx)
+            logging_output["n_correct"] = (logits.argmax(dim=-1).eq(target) & is_word).sum()
+            logging_output["total"] = is_word.sum()
         if not model.training and "task_ids" in sample["net_input"]:
             logging_output.update(self._logs_by_task(token_nll, target, sample))
         return loss, sample_size, logging_output
@@ -122,8 +122,8 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     ) -> Tuple[Tensor, Tensor, Dict[str, Tensor]]:
         """Return the loss and the plain NLL of each target position (B * T,), and sums to log.
 
-        logits (B, T, V) and target (B, T) are without the ignored prefix. Both losses are 0 at
-        padding, and in float32.
+        logits (B, T, V) and target (B, T) are without the ignored prefix. Both losses are float32,
+        and 0 at padding.
         """
         loss, nll = label_smoothed_nll(
             logits.flatten(0, 1), target.flatten(), self.eps, self.padding_idx
@@ -145,12 +145,12 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
-        """Log the losses per token in bits, and for each stack how its routing fares.
+        """Log the losses per token in bits, and routing statistics of each stack.
 
-        Routing facts are means over the MoE layers of the stack. `moe_*_used_experts` counts the
-        experts of a layer that anything was sent to, `moe_*_unused_experts` the others.
-        `moe_wire_mb` is what all ranks together send of tokens' rows to one another in an update,
-        in megabytes, where experts are spread over them.
+        Routing statistics are means over the MoE layers of the stack. `moe_*_used_experts` is the
+        number of experts of a layer that received any token, `moe_*_unused_experts` that of the
+        others. With expert parallelism, `moe_wire_mb` is the size of the rows that all ranks
+        together send to each other in an update, in megabytes.
         """
         super().reduce_metrics(logging_outputs)
         for stack in STACKS:
@@ -172,10 +172,10 @@ class MoeLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
 
 
 def gate_logs(stack: str, layers: List[GateStats], sample_size: int) -> Dict[str, Tensor]:
-    """Return what to log of the MoE layers of one stack: sums, so that micro-batches add up.
+    """Return what to log of the MoE layers of one stack, as sums over micro-batches.
 
-    Means over layers are multiplied by sample_size; `load` (L, E) stays apart by layer, since which
-    experts go unused shows only in the sum.
+    Means over layers are multiplied by sample_size. `load` (L, E) is kept for each layer, since
+    unused experts show only in the sum over micro-batches.
     """
     if not layers:
         return {}

@@ -1,4 +1,4 @@
-"""Word-level distillation: a student learns a teacher's word probabilities beside the references.
+"""Word-level distillation: a student learns from a teacher's word probabilities and references.
 
 Shapes: B sentences, T target positions, V words.
 """
@@ -25,11 +25,11 @@ from .teacher import Teacher
 @dataclass
 class MoeWordDistillationConfig(MoeLabelSmoothedCrossEntropyConfig):
     distill_teacher: Optional[str] = field(
-        default=None, metadata={"help": "checkpoint of the teacher, read whenever training starts"}
+        default=None, metadata={"help": "checkpoint of the teacher, loaded at each start"}
     )
     distill_weight: float = field(
         default=0.5,
-        metadata={"help": "share of the loss that comes from the teacher, from 0 to 1"},
+        metadata={"help": "weight of the teacher's part of the loss, from 0 to 1"},
     )
     distill_temperature: float = field(
         default=1.0, metadata={"help": "T: both models' word probabilities are softmax(logits / T)"}
@@ -38,15 +38,14 @@ class MoeWordDistillationConfig(MoeLabelSmoothedCrossEntropyConfig):
 
 @register_criterion("moe_word_distillation", dataclass=MoeWordDistillationConfig)
 class MoeWordDistillationCriterion(MoeLabelSmoothedCrossEntropyCriterion):
-    """(1 - weight) * NLL + weight * T^2 * KL(teacher || student), sums, and the gate losses.
+    """(1 - weight) * NLL + weight * T^2 * KL(teacher || student), summed, plus the gate losses.
 
     Word-level knowledge distillation of Kim and Rush (2016), with the temperature of Hinton et al.
-    (2015), whose T^2 keeps the teacher's share of the gradient. The paper does not state its
-    objective.
+    (2015); T^2 keeps the scale of the teacher's gradient independent of T. The paper does not state
+    its objective.
 
-    At validation `loss` is that of moe_label_smoothed_cross_entropy, so that a student's best
-    checkpoint is chosen as any other model's; `distill_loss` is the KL alone, there and in
-    training.
+    At validation `loss` is that of moe_label_smoothed_cross_entropy, so the best checkpoint is
+    chosen as for any other model. `distill_loss` is the KL in training and validation.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class MoeWordDistillationCriterion(MoeLabelSmoothedCrossEntropyCriterion):
             moe_gate_loss_reduction, ignore_prefix_size, report_accuracy,
         )
         if not 0 <= distill_weight <= 1:
-            refuse(f"--distill-weight {distill_weight}: give a share from 0 to 1")
+            refuse(f"--distill-weight {distill_weight}: give a number from 0 to 1")
         if not 0 < distill_temperature < math.inf:
             refuse(f"--distill-temperature {distill_temperature}: give more than 0")
         if not distill_teacher:
@@ -80,21 +79,22 @@ class MoeWordDistillationCriterion(MoeLabelSmoothedCrossEntropyCriterion):
     def token_losses(
         self, model: BaseFairseqModel, sample: Dict[str, Any], logits: Tensor, target: Tensor
     ) -> Tuple[Tensor, Tensor, Dict[str, Tensor]]:
-        """As in the base class; the loss has the teacher's part in training alone."""
+        """As in the base class; in training the loss includes the divergence from the teacher."""
         loss, nll, logs = super().token_losses(model, sample, logits, target)
-        taught = self.teacher.logits(sample["net_input"], model)[:, self.ignore_prefix_size :]
+        teacher_logits = self.teacher.logits(sample["net_input"], model)
+        teacher_logits = teacher_logits[:, self.ignore_prefix_size :]
         divergence = divergence_from_teacher(
-            logits.flatten(0, 1), taught.flatten(0, 1), target.flatten(), self.temperature,
-            self.padding_idx,
+            logits.flatten(0, 1), teacher_logits.flatten(0, 1), target.flatten(),
+            self.temperature, self.padding_idx,
         )
         if model.training:
-            share = self.distill_weight
-            loss = (1 - share) * loss + share * self.temperature**2 * divergence
+            weight = self.distill_weight
+            loss = (1 - weight) * loss + weight * self.temperature**2 * divergence
         return loss, nll, {**logs, "distill_loss": divergence.data.sum()}
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
-        """As in the base class, with `distill_loss`, the KL in bits per token."""
+        """As in the base class, plus `distill_loss`, the KL in bits per token."""
         super().reduce_metrics(logging_outputs)
         tokens = sum(log["ntokens"] for log in logging_outputs)
         if tokens == 0:  # only dummy batches

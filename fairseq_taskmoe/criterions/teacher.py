@@ -1,4 +1,4 @@
-"""The teacher of a student in training: a frozen model that reads the student's batches."""
+"""The teacher in word-level distillation: a frozen model that reads the student's batches."""
 
 from functools import partial
 from typing import Any, Dict
@@ -18,26 +18,26 @@ FLAG = "--distill-teacher"
 
 
 class Teacher:
-    """A checkpoint's model in evaluation mode, with all experts on every rank.
+    """The model of a checkpoint in evaluation mode, with all experts on every rank.
 
-    It is no module of the criterion that holds it, and so no part of what is trained, counted or
-    saved. It follows the student: to its device, and to its precision.
+    It is not a submodule of the criterion, so it is not trained, counted or saved. It moves to the
+    student's device and precision.
     """
 
     def __init__(self, path: str, task: MultilingualTask):
-        """Read the checkpoint, refusing one that cannot read the batches of a task."""
+        """Load the checkpoint, refusing one that does not fit the batches of a task."""
         on_first_rank(partial(_check, path, task))
         trained = read_model(path)
         pairs = task.task_table.lang_pairs
-        # a pair that the teacher was not trained on takes the route that it translates by
+        # a pair that the teacher was not trained on takes its route at inference
         table = trained.table.with_pairs(pairs)
         self.model = load_task_moe(trained, pairs).model
-        self.task_ids = torch.tensor([table.task_id(pair) for pair in pairs])  # by the student's
+        self.task_ids = torch.tensor([table.task_id(pair) for pair in pairs])
         stacks = {"source": self.model.encoder, "target": self.model.decoder}
-        for (side, stack), wanted in zip(stacks.items(), task.max_positions(), strict=True):
-            if stack.embed_positions.max_positions < wanted:
+        for (side, stack), required in zip(stacks.items(), task.max_positions(), strict=True):
+            if stack.embed_positions.max_positions < required:
                 refuse(f"{FLAG} {path}: has learned {stack.embed_positions.max_positions} "
-                       f"positions; --max-{side}-positions {wanted} are more")
+                       f"positions; --max-{side}-positions {required} are more")
 
     @torch.no_grad()
     def logits(self, net_input: Dict[str, Any], student: nn.Module) -> Tensor:

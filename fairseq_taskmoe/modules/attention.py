@@ -1,7 +1,7 @@
-"""Multi-head attention, batch first, over torch's fused kernel.
+"""Multi-head attention, batch first, with torch's fused kernel.
 
-Parameters have the names and shapes of fairseq's MultiheadAttention, so that checkpoints of one
-load into the other. Shapes: B sentences, T queries, S keys, C model width, H heads, D = C / H.
+Parameter names and shapes are those of fairseq's MultiheadAttention: checkpoints are
+interchangeable. Shapes: B sentences, T queries, S keys, C model width, H heads, D = C / H.
 """
 
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from .linear import Linear
 
 
 class MultiheadAttention(nn.Module):
-    """Attention in two steps, so that keys and values can be kept between decoding steps."""
+    """Attention in two steps: keys and values can be cached between decoding steps."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, memory_dim: int):
         super().__init__()
@@ -32,7 +32,7 @@ class MultiheadAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as fairseq does: smaller where three maps of one input are one matrix."""
+        """Initialise as fairseq: with a smaller gain if q, k and v have the same input size."""
         gain = 2**-0.5 if self.k_proj.in_features == self.q_proj.in_features else 1.0
         for projection in (self.k_proj, self.v_proj, self.q_proj):
             nn.init.xavier_uniform_(projection.weight, gain=gain)
@@ -51,17 +51,17 @@ class MultiheadAttention(nn.Module):
         mask: Optional[Tensor] = None,
         causal: bool = False,
     ) -> Tensor:
-        """Return what x (B, T, C) reads (B, T, C) from keys and values (B, H, S, D).
+        """Return the attention output (B, T, C) of x (B, T, C) over keys and values (B, H, S, D).
 
-        mask (B, 1, 1, S) is True where a key may be read; causal lets query t read keys 0..t.
+        mask (B, 1, 1, S) is True at keys to attend to; with causal, query t attends to keys 0..t.
         """
         queries = self._split(self.q_proj(x))
         with attention_kernel(x.device.type):
-            read = F.scaled_dot_product_attention(
+            attended = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask,
                 dropout_p=self.dropout if self.training else 0.0, is_causal=causal,
             )
-        return self.out_proj(read.transpose(1, 2).flatten(2))
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, keys: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         """Return the attention weights (H, B, T, S) of x (B, T, C), for alignments."""
@@ -77,10 +77,10 @@ class MultiheadAttention(nn.Module):
 
 
 def attention_mask(token_mask: Tensor, on_cpu: Optional[bool] = None) -> Optional[Tensor]:
-    """Return token_mask (B, S) as a mask (B, 1, 1, S) for attend, None where all keys are tokens.
+    """Return token_mask (B, S) as a mask (B, 1, 1, S) for attend, or None if nothing is padding.
 
-    On a GPU there is always a mask: the host would have to wait to learn whether it hides anything.
-    on_cpu is by default whether token_mask is on a CPU.
+    On a GPU there is always a mask, since the host would have to wait for the GPU to find out.
+    on_cpu defaults to whether token_mask is on a CPU.
     """
     on_cpu = token_mask.device.type == "cpu" if on_cpu is None else on_cpu
     if on_cpu and bool(token_mask.all()):
@@ -91,8 +91,8 @@ def attention_mask(token_mask: Tensor, on_cpu: Optional[bool] = None) -> Optiona
 def attention_kernel(device_type: str) -> ContextManager[None]:
     """Return the context that selects torch's attention kernel.
 
-    Its fused kernel for CPUs multiplies small tiles. With --float32-matmul-precision medium each of
-    them is converted to bfloat16 on its own, which makes the kernel up to 15 times slower.
+    The fused CPU kernel multiplies small tiles. With --float32-matmul-precision medium each tile is
+    converted to bfloat16 separately, which makes the kernel up to 15 times slower.
     """
     if device_type == "cpu" and torch.get_float32_matmul_precision() != "highest":
         return sdpa_kernel(SDPBackend.MATH)

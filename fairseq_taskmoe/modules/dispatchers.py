@@ -1,7 +1,7 @@
-"""Dispatchers: how rows get to where their experts are, and back.
+"""Dispatchers send rows to the devices of their experts, and return the results.
 
-A dispatcher plans (for several layers at once), dispatches and combines. Here is the one for a
-device that holds all experts; distributed/all_to_all_dispatcher.py has the other. Shapes: B
+A dispatcher plans (for several layers at once), dispatches and combines. This one is for a device
+that holds all experts; distributed/all_to_all_dispatcher.py has the other one. Shapes: B
 sentences, S positions, T = B S rows, C model width, K experts per token, E experts.
 """
 
@@ -14,13 +14,13 @@ from .routers import RouterOutput
 
 
 class LocalPlan(NamedTuple):
-    """One layer's plan where rows stay."""
+    """One layer's plan where all experts are on this device."""
 
-    assignments: ExpertAssignments  # of the experts here
+    assignments: ExpertAssignments
 
 
 class LocalDispatcher:
-    """All experts are on this device. Memory is linear in tokens."""
+    """The dispatcher of a device that holds all experts. Memory is linear in tokens."""
 
     def plan(self, routings: Sequence[RouterOutput], token_mask: Tensor) -> List[LocalPlan]:
         """Return a plan for each of L layers that route the same batch, token_mask (B, S).
@@ -46,9 +46,9 @@ class LocalDispatcher:
         return rows.view_as(x)
 
     def wire_rows(self, plan: LocalPlan) -> int:
-        """Return how many rows of one layer's forward pass leave this device: none."""
+        """Return the number of rows that one layer's forward pass sends to other devices: none."""
         return 0
 
     def fetch(self, weights: Tensor, expert_ids: Tensor) -> Tensor:
-        """Return some experts' (K, ...) of a layer's stacked weights (E, ...)."""
+        """Return the weights (K, ...) of some experts, given a layer's stacked weights (E, ...)."""
         return weights[expert_ids.to(weights.device)]

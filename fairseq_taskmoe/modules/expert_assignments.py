@@ -1,4 +1,4 @@
-"""Which rows go to which experts, sorted by expert.
+"""The assignment of rows to experts, sorted by expert.
 
 Shapes: T rows (tokens), K choices, R assignments (a row and one of its experts), E experts.
 """
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class ExpertAssignments(NamedTuple):
-    """The assignments of one layer, sorted by expert; choices that were dropped come last."""
+    """The assignments of one layer, sorted by expert; dropped choices come last."""
 
-    rows: Tensor  # (R,) int64, of T rows; ascending within an expert
-    gates: Tensor  # (R, 1), weight of the expert's output; 0 where a choice was dropped
-    ends: Tensor  # (E,) int32, where each expert's assignments end; the dropped ones follow
+    rows: Tensor  # (R,) int64, indices of rows (0 to T - 1), ascending within an expert
+    gates: Tensor  # (R, 1), weights of the experts' outputs; 0 for dropped choices
+    ends: Tensor  # (E,) int32, end of each expert's assignments; the dropped ones follow
 
     def counts(self) -> List[int]:
-        """Return each expert's number of assignments; the host waits for a GPU to give it."""
+        """Return the number of assignments of each expert; with a GPU, the host waits for it."""
         ends = [0, *self.ends.tolist()]
         return [end - start for start, end in zip(ends, ends[1:], strict=False)]
 
@@ -26,10 +26,10 @@ def sort_by_expert(
     experts: Sequence[Tensor], gates: Sequence[Tensor], num_experts: Sequence[int],
     leave_out: bool = False,
 ) -> List[ExpertAssignments]:
-    """Return the assignments for each layer's experts (T, K) and gates (T, K), num_experts there.
+    """Return the assignments of each layer, given its experts (T, K), gates (T, K) and num_experts.
 
-    An expert number of num_experts marks a dropped choice. With leave_out those are not part
-    of the result; without it the host need not wait for a GPU to count them.
+    The expert number num_experts marks a dropped choice. leave_out removes dropped choices from
+    the result, for which the host has to wait for a GPU to count them.
     """
     counts = [ids.numel() for ids in experts]
     if leave_out:
@@ -48,7 +48,7 @@ def sort_by_expert(
 
 
 class GatherRows(torch.autograd.Function):
-    """source[rows], whose backward adds rows instead of sorting indices once more."""
+    """source[rows], with a backward that adds rows and sorts no indices."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, rows: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class GatherRows(torch.autograd.Function):
 
 
 class AddRows(torch.autograd.Function):
-    """Rows added up at places of an otherwise zero matrix: the adjoint of GatherRows."""
+    """The adjoint of GatherRows: rows are added to a matrix of zeros."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, rows: Tensor, num_rows: int) -> Tensor:

@@ -1,7 +1,8 @@
-"""How the products of all experts are computed: chosen by device, type and size.
+"""The choice of how to compute the products of all experts, by device, data type and size.
 
-All ways give the same results but for rounding, and each of them runs on CPU too, so that tests
-reach every one. Shapes: T rows (tokens), E experts, I inputs and O outputs of an expert's matrix.
+All methods give the same results except for rounding, and all run on CPU too, for tests.
+
+Shapes: T rows (tokens), E experts, I inputs and O outputs of an expert's matrix.
 """
 
 from enum import Enum
@@ -11,21 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ALIGNED = 8  # rows must be multiples of 16 bytes, which hold 8 bfloat16 numbers
-MOST_GROUPS = 1023  # of torch's grouped_mm
+ALIGNED = 8  # rows must be multiples of 16 bytes, or 8 bfloat16 numbers
+MAX_GROUPS = 1023  # of torch's grouped_mm
 HOPPER = (9, 0)  # CUDA compute capability
 
 
 class Execution(Enum):
-    """A way to compute the products of all experts."""
+    """A method to compute the products of all experts."""
 
     CPU_LOOP = "expert by expert; adjacent rows are used without a copy"
-    DEVICE_LOOP = "expert by expert; the host waits for their numbers of rows"
+    DEVICE_LOOP = "expert by expert; the host waits for the numbers of rows"
     GROUPED = "all experts in one kernel; the host never waits"
 
 
 def choose_execution(weight: Tensor, dtype: torch.dtype, num_rows: int) -> Execution:
-    """Return how to multiply T = num_rows rows of a type with a stacked weight (E, O, I)."""
+    """Return how to multiply T = num_rows rows of type dtype by a stacked weight (E, O, I)."""
     if weight.device.type == "cpu":
         return Execution.CPU_LOOP
     shape = (weight.size(0), weight.size(1), weight.size(2))
@@ -40,15 +41,15 @@ def supports_grouped_mm(
 ) -> bool:
     """Return whether torch's grouped_mm multiplies stacked weights (E, O, I) in one kernel.
 
-    It is one kernel for bfloat16 from compute capability 9.0 on, and elsewhere a loop that first
-    fetches the sizes from the device.
+    For bfloat16 from compute capability 9.0 on it does. Otherwise it is a loop that first fetches
+    the sizes from the device.
     """
     num_experts, out_features, in_features = shape
     return (
         has_grouped_mm
         and dtype == torch.bfloat16
         and capability >= HOPPER
-        and num_experts <= MOST_GROUPS
+        and num_experts <= MAX_GROUPS
         and num_rows > 0
         and out_features % ALIGNED == 0
         and in_features % ALIGNED == 0

@@ -1,7 +1,7 @@
 """Experts: E feed-forward networks of equal shape, stacked into 3-D parameters.
 
-Stacked on the first dimension, experts are gathered by concatenation and spread over devices by
-slicing. Shapes: T rows (tokens), C model width, F width of an expert, E experts.
+Since experts are stacked on the first dimension, they are gathered by concatenation and distributed
+over devices by slicing. Shapes: T rows (tokens), C model width, F width of an expert, E experts.
 """
 
 import math
@@ -35,9 +35,9 @@ class Experts(nn.Module):
         first_expert: int = 0,
         execution: Optional[Execution] = None,
     ):
-        """Make the experts first_expert, first_expert + 1, ... of a layer, num_experts of them.
+        """Make num_experts experts of a layer: first_expert, first_expert + 1, ...
 
-        execution is how they are computed (default: what is best on the device of the weights).
+        execution defaults to the best method on the device of the weights.
         """
         super().__init__()
         self.num_experts = num_experts
@@ -48,7 +48,7 @@ class Experts(nn.Module):
         self.execution = execution
 
     def forward(self, rows: Tensor, assignments: ExpertAssignments) -> Tensor:
-        """Return for rows (T, C) the outputs of their experts, weighted and added up (T, C)."""
+        """Return the weighted sum (T, C) of the outputs of the experts of each of rows (T, C)."""
         dtype = out_dtype = rows.dtype
         if torch.is_autocast_enabled(rows.device.type):
             dtype = out_dtype = torch.get_autocast_dtype(rows.device.type)
@@ -72,8 +72,8 @@ class Experts(nn.Module):
 class StackedLinear(nn.Module):
     """E linear maps with weight (E, O, I) and bias (E, 1, O).
 
-    The bias has a row dimension of its own, so that an optimizer that factors the last two
-    dimensions (Adafactor) keeps one expert's state apart from another's.
+    The bias has a dimension of size 1, so that an optimizer that factors the last two dimensions
+    (Adafactor) keeps the states of experts separate.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class StackedLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise every expert as nn.Linear would, each from a random stream of its own.
+        """Initialise every expert as nn.Linear would, each with its own random generator.
 
-        Then an expert's first weights depend on its number, and not on which others are here.
+        An expert's initial weights thus depend on its number, not on which experts a rank holds.
         """
         seed = int(torch.randint(2**31, ()))
         bound = 1 / math.sqrt(self.weight.size(2))
-        for here, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+        for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
             generator = torch.Generator(weight.device)
-            generator.manual_seed(seed + self.first_expert + here)
+            generator.manual_seed(seed + self.first_expert + i)
             weight.uniform_(-bound, bound, generator=generator)
             bias.uniform_(-bound, bound, generator=generator)

@@ -1,4 +1,4 @@
-"""Routers without a gate: baselines that say what learning to route is worth, and learned routes.
+"""Routers without a gate: baselines for learned routing, and stored routes.
 
 Shapes as in routers.py.
 """
@@ -16,11 +16,11 @@ _GOLDEN = -0x61C8864680B583EB
 
 
 class StaticRouter(nn.Module):
-    """Every task takes experts, with gates, that a table gives.
+    """Each task has fixed experts and gates, given by a table.
 
-    Task n takes the experts K n, ..., K n + K - 1 (modulo E) in equal parts; nothing is learned.
-    With from_checkpoint that is only how a table begins that checkpoints hold: extraction writes
-    what the tasks of a sub-network have learned.
+    Task n has the experts K n, ..., K n + K - 1 (modulo E) with equal gates; nothing is learned.
+    With from_checkpoint these are only initial values of a table that is stored in checkpoints:
+    extraction writes into it the learned routes of the tasks of a sub-network.
     """
 
     task_experts: Tensor  # (N, K) int64
@@ -33,13 +33,13 @@ class StaticRouter(nn.Module):
         first = task_groups.unsqueeze(1) * top_k
         experts = (first + torch.arange(top_k, device=first.device)) % num_experts
         gates = torch.full(experts.shape, 1 / top_k, device=first.device)
-        # otherwise not saved: it follows from the task table
+        # without from_checkpoint not saved: it follows from the task table
         self.register_buffer("task_experts", experts, persistent=from_checkpoint)
         self.register_buffer("task_gates", gates, persistent=from_checkpoint)
         self.num_experts = num_experts
 
     def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
-        """Route x (B, S, C) by its sentences' tasks."""
+        """Route x (B, S, C) by the tasks of its sentences."""
         task_ids = inputs.task_ids
         assert task_ids is not None, "the task puts task_ids into every batch"
         expert_ids, gates = self.task_experts[task_ids], self.task_gates[task_ids]
@@ -50,10 +50,11 @@ class StaticRouter(nn.Module):
 
 
 class RandomRouter(nn.Module):
-    """Every sentence takes K experts at random.
+    """Each sentence has K random experts.
 
-    Drawn anew in training. At evaluation the draw is a hash of the sentence's own source tokens and
-    of the layer: a translation depends neither on its neighbours in the batch nor on the run.
+    In training they are drawn for each batch. At evaluation they follow from a hash of the
+    sentence's source tokens and the layer, so a translation depends neither on the other sentences
+    of its batch nor on the run.
     """
 
     def __init__(self, num_experts: int, top_k: int, layer_seed: int):
@@ -63,7 +64,7 @@ class RandomRouter(nn.Module):
         self.layer_seed = layer_seed
 
     def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
-        """Route x (B, S, C) by chance."""
+        """Route x (B, S, C) at random."""
         if self.training:
             scores = torch.rand(x.size(0), self.num_experts, device=x.device)
         else:
@@ -87,7 +88,7 @@ def fixed_route(expert_ids: Tensor, gates: Tensor, num_experts: int, x: Tensor) 
 
 
 def hash_sentences(tokens: Tensor, token_mask: Tensor) -> Tensor:
-    """Return a hash (B,) of each sentence in tokens (B, S), wherever its padding lies."""
+    """Return a hash (B,) of each sentence in tokens (B, S), independent of padding."""
     position = token_mask.long().cumsum(dim=1)
     mixed = mix_bits(tokens * _GOLDEN + position * _MIX_1)
     return (mixed * token_mask).sum(dim=1)
@@ -101,5 +102,5 @@ def mix_bits(x: Tensor) -> Tensor:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    # torch's >> on int64 copies the sign bit: mask what it brings in
+    # torch's >> on int64 copies the sign bit: mask the copies
     return (x >> bits) & ((1 << (64 - bits)) - 1)

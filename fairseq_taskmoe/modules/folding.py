@@ -1,8 +1,8 @@
-"""Folding: a task's experts and gates are constants, so its K experts are one dense network.
+"""Folding the experts of a task, whose routing is constant, into one dense network.
 
-Two networks of width F whose outputs are weighted with g1 and g2 and added are one of width 2 F:
-stack the first matrices, and put g1 and g2 into the second ones (paper section 3.2). The result
-needs no router and no other expert.
+The sum of two networks of width F, weighted with g1 and g2, is one network of width 2 F: stack the
+first matrices, and multiply the second ones by g1 and g2 (paper section 3.2). The result needs no
+router and no other expert.
 """
 
 from typing import Dict, NamedTuple, Optional
@@ -20,14 +20,14 @@ FOLDABLE = (TaskRouter, StaticRouter)
 
 
 class TaskRoute(NamedTuple):
-    """The way of one task through one MoE layer."""
+    """The experts and gates of one task in one MoE layer."""
 
     expert_ids: Tensor  # (K,) int64
     gates: Tensor  # (K,) float32
 
 
 def task_route(router: nn.Module, task_id: int) -> Optional[TaskRoute]:
-    """Return the route of a task, or None where routing depends on the text."""
+    """Return the route of a task, or None if routing depends on the text."""
     if not isinstance(router, FOLDABLE):
         return None
     was_training = router.training
@@ -43,9 +43,9 @@ def task_route(router: nn.Module, task_id: int) -> Optional[TaskRoute]:
 def fold_experts(chosen: Dict[str, Tensor], gates: Tensor) -> Dict[str, Tensor]:
     """Merge the experts of a route, weighted by its gates (K,), into one network.
 
-    K experts of width F over C channels come in stacked: fc1.weight (K, F, C), fc1.bias (K, 1, F),
-    fc2.weight (K, C, F), fc2.bias (K, 1, C). One network of width K F comes out: fc1.weight
-    (K F, C), fc1.bias (K F,), fc2.weight (C, K F), fc2.bias (C,). Gates enter in float32.
+    The K experts of width F over C channels are stacked: fc1.weight (K, F, C), fc1.bias (K, 1, F),
+    fc2.weight (K, C, F), fc2.bias (K, 1, C). The result has width K F: fc1.weight
+    (K F, C), fc1.bias (K F,), fc2.weight (C, K F), fc2.bias (C,). It is computed in float32.
     """
     fc1_weight, fc1_bias, fc2_weight, fc2_bias = (
         chosen[name] for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
@@ -61,9 +61,9 @@ def fold_experts(chosen: Dict[str, Tensor], gates: Tensor) -> Dict[str, Tensor]:
 
 
 def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, Linear]]:
-    """Return a task's dense network of an MoE layer as fc1 and fc2, or None, as task_route does.
+    """Return the folded network of a task as fc1 and fc2, or None if routing depends on the text.
 
-    A collective call where experts are spread over ranks.
+    A collective call with expert parallelism.
     """
     route = task_route(moe.router, task_id)
     if route is None:
@@ -76,7 +76,7 @@ def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, Linear]]:
     linears = {}
     for name in ("fc1", "fc2"):
         weight, bias = folded[f"{name}.weight"], folded[f"{name}.bias"]
-        with torch.device("meta"):  # the parameters come next
+        with torch.device("meta"):  # the parameters are set below
             linear = Linear(weight.size(1), weight.size(0), keep_bf16_output=name == "fc1")
         linear.weight, linear.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
         linears[name] = linear

@@ -1,7 +1,7 @@
-"""Products of all experts at once, in one kernel: for bfloat16 on GPUs that have one.
+"""Products of all experts in one kernel, for bfloat16 on GPUs that support it.
 
-Nothing here asks the device for a number: sizes are those of the batch, and where one expert's rows
-end is known to the device alone. So the host never waits.
+The host never waits for the device: sizes are those of the batch, and only the device knows where
+the rows of an expert end.
 
 Shapes: T rows (tokens), R assignments (a row and one of its experts), C model width, F width of an
 expert, E experts, I inputs and O outputs of a matrix.
@@ -19,9 +19,9 @@ from .expert_execution import ALIGNED
 
 
 def with_dropped(assignments: ExpertAssignments) -> ExpertAssignments:
-    """Return the assignments with dropped choices given to the last expert, at a gate of 0.
+    """Return the assignments with dropped choices given to the last expert, with a gate of 0.
 
-    How many there are is not known to the host, so that they cannot be left out.
+    They cannot be left out, since the host does not know their number.
     """
     ends = assignments.ends.clone()
     ends[-1] = assignments.rows.numel()
@@ -33,8 +33,8 @@ def up_project_grouped(
 ) -> Tensor:
     """Return hidden (R, F): each assigned row of rows (T, C) through its expert's first matrix.
 
-    weight (E, F, C) and bias (E, 1, F) are stacked. Dropped choices are computed with zeros in
-    place of their rows, which may hold anything where there is padding.
+    weight (E, F, C) and bias (E, 1, F) are stacked. The inputs of dropped choices are
+    zeros, since rows of padding may hold anything.
     """
     places = torch.arange(assignments.rows.numel(), device=rows.device)
     dropped = (places >= assignments.ends[-1]).unsqueeze(1)
@@ -45,7 +45,7 @@ def up_project_grouped(
 def down_project_and_combine_grouped(
     hidden: Tensor, weight: Tensor, bias: Tensor, assignments: ExpertAssignments, num_rows: int
 ) -> Tensor:
-    """Return (T, C): hidden (R, F) through the second matrices, weighted by gates, added up.
+    """Return (T, C): hidden (R, F) through the second matrices, weighted by gates and summed.
 
     weight (E, C, F) and bias (E, 1, C) are stacked; T is num_rows.
     """
@@ -74,15 +74,15 @@ class _GroupedLinear(torch.autograd.Function):
         x, weight, ends = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = grad_weight = grad_bias = None
-        # of groups without rows a kernel may leave anything (PyTorch issue 172439)
+        # a kernel may write anything for groups without rows (PyTorch issue 172439)
         empty = (ends.diff(prepend=ends.new_zeros(1)) == 0).view(-1, 1, 1)
         if ctx.needs_input_grad[0]:
             grad_x = F.grouped_mm(grad, weight, offs=ends)
         if ctx.needs_input_grad[1]:
             grad_weight = F.grouped_mm(grad.t(), x, offs=ends).masked_fill_(empty, 0)
         if ctx.needs_input_grad[2]:
-            # each expert's sum over its rows, as a product: adding them up by index would be slow,
-            # with all rows waiting for a few places, and would round each sum to bfloat16
+            # each expert's sum over its rows as a product: index_add would be slow, with many rows
+            # added to a few places, and would round intermediate sums to bfloat16
             ones = grad.new_ones(grad.size(0), ALIGNED)
             grad_bias = F.grouped_mm(ones.t(), grad, offs=ends)[:, :1].masked_fill(empty, 0)
         return grad_x, grad_weight, grad_bias, None

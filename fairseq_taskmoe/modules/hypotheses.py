@@ -1,9 +1,9 @@
-"""Hypotheses of one sentence: they share what belongs to the sentence, and stand side by side.
+"""Encoder outputs that are shared by the hypotheses of a sentence in beam search.
 
-A beam search has H hypotheses for each of B sentences. It asks for rows to be repeated, so that
-there are R = H B, and then to be put in the order of its beams; a sentence that is finished leaves
-with all of its hypotheses. What is the same for all H is kept once: less memory, less copying, and
-attention of H queries at once.
+A beam search has H hypotheses for each of B sentences. fairseq first repeats each row H times,
+to R = H B rows, then reorders rows by beam, and removes all hypotheses of a finished sentence.
+What is the same for all hypotheses of a sentence is stored once, which saves memory and copies, and
+attention computes H queries at once.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def begins_search(new_order: Tensor, num_sentences: int) -> bool:
-    """Say whether new_order (R,) repeats each sentence in its place, as a beam search begins."""
+    """Return whether new_order (R,) repeats each sentence, as at the start of a beam search."""
     num_hypotheses, rest = divmod(new_order.numel(), max(1, num_sentences))
     if num_hypotheses < 2 or rest:
         return False
@@ -22,9 +22,9 @@ def begins_search(new_order: Tensor, num_sentences: int) -> bool:
 def reorder_sentences(
     value: Tensor, new_order: Tensor, num_hypotheses: int = 1, dim: int = 0
 ) -> Tensor:
-    """Return value for the rows new_order (R',), where it has one place for num_hypotheses rows.
+    """Return value for the rows new_order (R',); it has one entry for num_hypotheses rows.
 
-    Places are along dim. Rows keep to their sentence's side where there are several.
+    Entries are along dim. With several hypotheses, those of a sentence are adjacent rows.
     """
     if num_hypotheses > 1:
         if new_order.numel() == value.size(dim) * num_hypotheses:

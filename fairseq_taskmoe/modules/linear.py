@@ -1,8 +1,8 @@
-"""Linear maps that follow --float32-matmul-precision medium on every CPU.
+"""Linear maps that respect --float32-matmul-precision medium on CPUs without AMX, too.
 
-torch's setting makes oneDNN compute float32 products in bfloat16 where the CPU has AMX; elsewhere
-it does nothing, though products of bfloat16 matrices are twice as fast with AVX512_BF16 alone. Here
-the operands are cast once each, and what comes out stays narrow where the next map reads it.
+torch's setting makes oneDNN compute float32 products in bfloat16 only if the CPU has AMX, although
+with AVX512_BF16 alone bfloat16 products are twice as fast, too. Here each operand is converted
+once, and the result can stay in bfloat16 for the next map.
 """
 
 from typing import Any, Optional, Tuple
@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 
 
 class Linear(nn.Linear):
-    """nn.Linear, with products in bfloat16 on CPU where the process asks for medium precision.
+    """nn.Linear, with products in bfloat16 on CPU if the process asks for medium precision.
 
-    The result has the type of the weight, or with keep_bf16_output it stays bfloat16 then.
+    Then the result is converted to the type of the weight, except with keep_bf16_output.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class Linear(nn.Linear):
         if not use_bf16_matmul(self.weight):
             return F.linear(x, self.weight, self.bias)
         out_type = torch.bfloat16 if self.keep_bf16_output else self.weight.dtype
-        return _NarrowLinear.apply(x, self.weight, self.bias, out_type)
+        return _Bf16Linear.apply(x, self.weight, self.bias, out_type)
 
 
 def use_bf16_matmul(weight: Tensor, has_avx512_bf16: Optional[bool] = None) -> bool:
-    """Return whether products with a float32 weight are to be computed in bfloat16 here.
+    """Return whether to compute products with a float32 weight in bfloat16 on this CPU.
 
-    A CPU without instructions for it would be slower than in float32. has_avx512_bf16 is by default
-    whether this CPU has them.
+    A CPU without AVX512_BF16 would be slower than in float32. has_avx512_bf16 defaults to whether
+    this CPU has it.
     """
     if (
         weight.device.type != "cpu"
@@ -51,18 +51,18 @@ def use_bf16_matmul(weight: Tensor, has_avx512_bf16: Optional[bool] = None) -> b
     return has_avx512_bf16
 
 
-class _NarrowLinear(torch.autograd.Function):
-    """x (..., I) to (..., O) by products of bfloat16 matrices; x and the result may be wider."""
+class _Bf16Linear(torch.autograd.Function):
+    """x (..., I) to (..., O) by bfloat16 products; x and the result may have other types."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Optional[Tensor], out_type: torch.dtype
     ) -> Tensor:
-        narrow_x, narrow_weight = x.bfloat16().contiguous(), weight.bfloat16()
-        ctx.save_for_backward(narrow_x, narrow_weight)
+        bf16_x, bf16_weight = x.bfloat16().contiguous(), weight.bfloat16()
+        ctx.save_for_backward(bf16_x, bf16_weight)
         ctx.types = x.dtype, weight.dtype
-        narrow_bias = None if bias is None else bias.bfloat16()
-        return F.linear(narrow_x, narrow_weight, narrow_bias).to(out_type)
+        bf16_bias = None if bias is None else bias.bfloat16()
+        return F.linear(bf16_x, bf16_weight, bf16_bias).to(out_type)
 
     @staticmethod
     @once_differentiable

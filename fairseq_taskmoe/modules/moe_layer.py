@@ -19,13 +19,12 @@ class Route(NamedTuple):
 
 
 class MoELayer(nn.Module):
-    """Takes the place of a feed-forward network: each token is computed by K of E experts.
+    """Replaces a feed-forward network: each token is processed by K of E experts.
 
     Args:
         router: module from (x, RoutingInputs) to RouterOutput
-        experts: module from (rows, ExpertAssignments) to the outputs of the rows' experts, weighted
-            and added up
-        dispatcher: moves rows to the experts and back (default: all experts are here)
+        experts: module from (rows, ExpertAssignments) to the weighted sums of expert outputs
+        dispatcher: sends rows to the experts and back (default: all experts are on this device)
     """
 
     def __init__(self, router: nn.Module, experts: Experts, dispatcher: Any = None):
@@ -40,8 +39,8 @@ class MoELayer(nn.Module):
     ) -> Tuple[Tensor, Optional[GateStats]]:
         """Return the weighted sum of each token's experts (B, S, C), and the routing's statistics.
 
-        Routes x unless that was done ahead. Padding comes back as zeros, and so does a token whose
-        choices were all dropped: the residual connection carries it on.
+        Routes x unless a route is given. The output is zero for padding and for tokens whose
+        choices were all dropped, which the residual connection passes on unchanged.
         """
         if route is None:
             routing = self.router(x, inputs)
@@ -62,12 +61,11 @@ class MoELayer(nn.Module):
 def route_ahead(
     layers: Iterable[nn.Module], x: Tensor, inputs: RoutingInputs
 ) -> List[Optional[Route]]:
-    """Route the transformer layers that need not see their own input, all at once.
+    """Route the layers whose routers do not depend on the layer's own input, all at once.
 
-    Returns a route for each layer, None for one that is dense or must see its input first.
-
-    A task's route, say, is known when the batch arrives: the plans of all layers then take one
-    exchange between ranks, and one wait for the device. x (B, S, C) is the first layer's input.
+    The routes of tasks, for example, are known before the first layer: planning all layers together
+    takes one exchange between ranks and one wait for the device. x (B, S, C) is the input of the
+    first layer. Returns a route for each layer, None if it is dense or depends on its input.
     """
     moes: List[Any] = [layer.moe for layer in layers]
     chosen = [moe for moe in moes if moe is not None and not moe.router.reads_input(inputs)]

@@ -1,8 +1,8 @@
-"""Routers: who decides which experts a token visits.
+"""Routers choose the experts of each token.
 
 Shapes, batch first: B sentences, S positions, C model width, G groups of tasks, E experts,
-K experts per token. A router that decides for whole sentences answers with one position (B, 1, ..)
-where a token router answers with S.
+K experts per token. The output of a router that decides for whole sentences has one position
+(B, 1, ..), that of a token router has S.
 """
 
 from typing import NamedTuple, Optional
@@ -12,41 +12,40 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .capacity import within_capacity
-
 
 class RoutingInputs(NamedTuple):
-    """What a router may look at besides its layer's input; the same for every layer of a stack."""
+    """Inputs of a router besides its layer's input, the same for all layers of a stack."""
 
     task_ids: Optional[Tensor]  # (B,) int64, rows of the task table
     token_mask: Tensor  # (B, S) bool, True at real tokens, False at padding
-    sentence_hashes: Tensor  # (B,) int64, of the source sentence's own tokens
+    sentence_hashes: Tensor  # (B,) int64, of the source tokens
     source_means: Optional[Tensor]  # (B, C) mean encoder output; None inside the encoder
-    task_tokens: Optional[Tensor] = None  # (N,) int64, of an epoch; where batches hold one task
+    # (N,) int64, number of tokens of each task in an epoch, if each batch holds one task
+    task_tokens: Optional[Tensor] = None
 
 
 class RouterOutput(NamedTuple):
-    """Who goes where: per token (B, S, ..), or per sentence (B, 1, ..)."""
+    """The routing of each token (B, S, ..) or sentence (B, 1, ..)."""
 
     expert_ids: Tensor  # (B, S or 1, K) int64, best first
-    gates: Tensor  # (B, S or 1, K), summing to 1 over K >= 2 choices; 0 where a choice is dropped
+    gates: Tensor  # (B, S or 1, K), sum to 1 over K >= 2 choices; 0 for dropped choices
     probs: Tensor  # (B, S or 1, E) float32, for the balance loss and the statistics
     log_partition: Tensor  # (B, S or 1) float32, log-sum-exp of the logits, for the z-loss
-    overflow: Optional[Tensor] = None  # (B, S or 1, K) True where an expert had no room
+    overflow: Optional[Tensor] = None  # (B, S or 1, K) True where the capacity was exceeded
 
 
 class RouterOptions(NamedTuple):
-    """How routers choose, whatever they look at."""
+    """Options of all routers with a gate."""
 
     top_k: int = 2
     second_expert_policy: str = "all"  # all | random | sampling; training only
-    jitter: float = 0.0  # in training the routing key is multiplied by U(1 - jitter, 1 + jitter)
+    jitter: float = 0.0  # in training, the routing key is multiplied by U(1 - jitter, 1 + jitter)
     capacity_factor: float = 0.0  # <= 0: nothing is ever dropped
     eval_capacity_factor: float = 0.0
 
 
 class Router(nn.Module):
-    """Top-K gating over a routing key (paper section 3.1); subclasses choose the key."""
+    """Top-K gating over a routing key (paper section 3.1), which subclasses define."""
 
     def __init__(self, embed_dim: int, num_experts: int, options: RouterOptions):
         super().__init__()
@@ -55,15 +54,15 @@ class Router(nn.Module):
         self.options = options
 
     def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
-        """Return what the gate reads: (B, S, C), or (B, 1, C) to route sentences whole."""
+        """Return the input of the gate: (B, S, C), or (B, 1, C) to route whole sentences."""
         raise NotImplementedError
 
     def reads_input(self, inputs: RoutingInputs) -> bool:
-        """Say whether the decision waits for the layer's own input x."""
+        """Return whether the decision depends on the layer's own input x."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, inputs: RoutingInputs) -> RouterOutput:
-        """Route x (B, S, C): score the key, choose K experts, drop what exceeds the capacity."""
+        """Route x (B, S, C): score the key, choose K experts, drop choices beyond the capacity."""
         # float32: in half precision small differences between experts vanish
         with torch.autocast(x.device.type, enabled=False):
             key = self.routing_key(x, inputs).float()
@@ -74,7 +73,7 @@ class Router(nn.Module):
         probs = logits.softmax(dim=-1)
         expert_ids = self.choose_experts(logits)
         gates = probs.gather(-1, expert_ids)
-        if self.options.top_k > 1:  # a lone gate normalised to 1 would get no gradient
+        if self.options.top_k > 1:  # a single gate normalised to 1 would get no gradient
             gates = gates / gates.sum(dim=-1, keepdim=True)
         if self.training and self.options.second_expert_policy == "random":
             gates = self.draw_later_choices(gates)
@@ -88,8 +87,8 @@ class Router(nn.Module):
     def choose_experts(self, logits: Tensor) -> Tensor:
         """Return the experts (B, S or 1, K) for logits (B, S or 1, E), best first.
 
-        Policy `sampling` draws all but the first from the softmax of the rest (Gumbel noise), as
-        in Lingvo's Top2GatingOnLogits; at evaluation a translation must not depend on a draw.
+        In training, policy `sampling` draws all but the first from the softmax of the rest (with
+        Gumbel noise), as in Lingvo's Top2GatingOnLogits.
         """
         k = self.options.top_k
         if k == 1 or not self.training or self.options.second_expert_policy != "sampling":
@@ -100,7 +99,7 @@ class Router(nn.Module):
         return torch.cat([first, others.topk(k - 1, dim=-1).indices], dim=-1)
 
     def draw_later_choices(self, gates: Tensor) -> Tensor:
-        """Return gates (B, S or 1, K), with zeros for later choices that are not dispatched.
+        """Return gates (B, S or 1, K) with zeros for later choices that are not dispatched.
 
         Policy `random`: a later choice is dispatched with probability 2 g (GShard section 2.2).
         """
@@ -111,10 +110,9 @@ class Router(nn.Module):
     def find_overflow(
         self, expert_ids: Tensor, gates: Tensor, token_mask: Tensor
     ) -> Optional[Tensor]:
-        """Return which choices (B, S or 1, K) exceed an expert's capacity, None without capacity.
+        """Return which choices (B, S or 1, K) exceed the capacity, None if there is no capacity.
 
-        Gates stay as they were normalised before, as in GShard: who loses an expert keeps the
-        weight of the other.
+        As in GShard, the gates of the other choices are not normalised again.
         """
         options = self.options
         factor = options.capacity_factor if self.training else options.eval_capacity_factor
@@ -130,7 +128,7 @@ class Router(nn.Module):
 
 
 class TokenRouter(Router):
-    """Every token chooses by its own representation."""
+    """Routes each token by its own representation."""
 
     def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
         return x
@@ -140,10 +138,10 @@ class TokenRouter(Router):
 
 
 class SentenceRouter(Router):
-    """Every sentence chooses once, by the mean of its tokens.
+    """Routes each sentence by the mean of its token representations.
 
-    In the decoder that is the mean encoder output: the mean of the target would look into the
-    future, and would change from step to step.
+    The decoder uses the mean encoder output, since the mean over the target would depend on future
+    tokens and change at each decoding step.
     """
 
     def routing_key(self, x: Tensor, inputs: RoutingInputs) -> Tensor:
@@ -156,11 +154,11 @@ class SentenceRouter(Router):
 
 
 class TaskRouter(Router):
-    """Every task chooses once: its experts are known before any text is seen.
+    """Routes each task, independently of the text.
 
-    task_groups (N,) says which tasks route together: each pair for itself, or by its source or
-    target language, or by a group of the user's. The gate reads a learned embedding of the group,
-    with a linear map of each layer's own (Lingvo's TaskTop2Gating).
+    Tasks of the same group have the same route; task_groups (N,) is the group of each task, such as
+    its pair, its source or target language, or a group that the user defines. The input of the gate
+    is a learned embedding of the group, one in each layer (Lingvo's TaskTop2Gating).
     """
 
     task_groups: Tensor
@@ -170,7 +168,7 @@ class TaskRouter(Router):
         num_groups: int,
     ):
         super().__init__(embed_dim, num_experts, options)
-        # not saved: it follows from the task table, which grows by pairs that are only served
+        # not saved: it follows from the task table, which may have more pairs at inference
         self.register_buffer("task_groups", task_groups, persistent=False)
         self.embed_tasks = nn.Embedding(num_groups, embed_dim)
 
@@ -182,10 +180,11 @@ class TaskRouter(Router):
         return False
 
     def balance_over_tasks(self, task_tokens: Tensor) -> Tensor:
-        """Return the balance loss () of a batch that held every task by its task_tokens (N,).
+        """Return the balance loss () over all tasks, weighted by their task_tokens (N,).
 
-        Where batches hold one task each, their own balance loss does not compare tasks: it only
-        flattens the task's gate. This one needs no batch, since the gate depends on the task alone.
+        If a batch holds one task, the balance loss over the batch would not compare tasks, and only
+        make the gate of the task uniform. Since the gate depends only on the task, the loss over
+        all tasks needs no batch.
         """
         with torch.autocast(task_tokens.device.type, enabled=False):
             logits = F.linear(self.embed_tasks.weight.float(), self.gate.weight.float())
@@ -198,8 +197,8 @@ class TaskRouter(Router):
 def balance_loss(weights: Tensor, probs: Tensor, first: Tensor) -> Tensor:
     """Return GShard's balance loss () over first choices, with Lingvo's factor E^2.
 
-    weights (D,) says for how many tokens each of D decisions counts, probs (D, E) the softmax
-    probabilities and first (D,) the first choice; all float32 but the last.
+    For each of D decisions, weights (D,) is the number of its tokens, probs (D, E) are the softmax
+    probabilities, and first (D,) is the first choice; the former two are float32.
     """
     num_tokens = weights.sum().clamp(min=1)
     mean_probs = weights @ probs / num_tokens
@@ -211,3 +210,29 @@ def masked_mean(x: Tensor, token_mask: Tensor) -> Tensor:
     """Return the mean (B, C) of the real tokens of x (B, S, C)."""
     total = torch.bmm(token_mask.type_as(x).unsqueeze(1), x).squeeze(1)
     return total / token_mask.sum(dim=1, keepdim=True).clamp(min=1).type_as(x)
+
+
+def within_capacity(
+    expert_ids: Tensor, dispatched: Tensor, sizes: Tensor, num_experts: int, factor: float
+) -> Tensor:
+    """Return which choices (U, K) are within capacity, for U units: tokens or whole sentences.
+
+    expert_ids (U, K) are the choices, dispatched (U, K) is False for choices that are not made, and
+    sizes (U,) are the units' numbers of tokens (0 for padding). Each expert accepts factor * tokens
+    / num_experts tokens, rounded up: first all first choices in the order of the batch, then all
+    second ones (GShard algorithm 1; Lingvo does the same). A choice that exceeds the capacity still
+    counts for those behind it. Sorting needs memory linear in U; one-hot cumulative sums would need
+    U x num_experts.
+    """
+    num_units, top_k = expert_ids.shape
+    capacity = (sizes.sum().double() * factor / num_experts).ceil()
+    experts = expert_ids.t().flatten()
+    loads = sizes.repeat(top_k) * dispatched.t().flatten()
+    order = experts.argsort(stable=True)
+    filled = loads[order].cumsum(0)
+    totals = torch.zeros(num_experts, dtype=loads.dtype, device=loads.device)
+    totals.index_add_(0, experts, loads)
+    before = totals.cumsum(0) - totals
+    room = torch.empty_like(experts, dtype=torch.bool)
+    room[order] = filled - before[experts[order]] <= capacity
+    return room.view(top_k, num_units).t() & dispatched

@@ -25,7 +25,7 @@ IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
 
 
 class LayerShape(NamedTuple):
-    """What layers of one stack have in common."""
+    """The settings that the layers of one stack share."""
 
     embed_dim: int
     num_heads: int
@@ -37,9 +37,9 @@ class LayerShape(NamedTuple):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a feed-forward network, dense of width ffn_dim or the given MoE layer.
+    """Self-attention, and a dense feed-forward network of width ffn_dim or the given MoE layer.
 
-    Each is a residual block, normalised before (pre-norm) or after (post-norm).
+    Each is a residual block with layer normalisation before (pre-norm) or after it (post-norm).
     """
 
     def __init__(self, shape: LayerShape, ffn_dim: int, moe: Optional[MoELayer]):
@@ -59,11 +59,11 @@ class TransformerLayer(nn.Module):
             self.fc2 = Linear(ffn_dim, shape.embed_dim)
 
     def before(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """Return what a residual block reads."""
+        """Return the input of a residual block, normalised with pre-norm."""
         return norm(x) if self.normalize_before else x
 
     def after(self, norm: nn.Module, residual: Tensor, x: Tensor) -> Tensor:
-        """Return a residual block's output, given what it added."""
+        """Add x to the residual, normalised with post-norm."""
         x = residual + self.dropout(x)
         return x if self.normalize_before else norm(x)
 
@@ -71,7 +71,7 @@ class TransformerLayer(nn.Module):
         self, x: Tensor, routing: Optional[RoutingInputs], route: Optional[Route],
         with_stats: bool = True,
     ) -> Tuple[Tensor, Optional[GateStats]]:
-        """Run the feed-forward block on x (B, S, C), along a route where one is known."""
+        """Run the feed-forward block on x (B, S, C), with a precomputed route if there is one."""
         inner = self.before(self.final_layer_norm, x)
         stats = None
         if self.moe is not None:
@@ -83,7 +83,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerEncoderLayer(TransformerLayer):
-    """One layer of the encoder."""
+    """A layer of the encoder."""
 
     def forward(
         self,
@@ -92,7 +92,7 @@ class TransformerEncoderLayer(TransformerLayer):
         routing: Optional[RoutingInputs],
         route: Optional[Route] = None,
     ) -> Tuple[Tensor, Optional[GateStats]]:
-        """Encode x (B, S, C); key_mask (B, 1, 1, S) is True at tokens, None without padding."""
+        """Encode x (B, S, C); key_mask (B, 1, 1, S) is True at tokens, or None without padding."""
         inner = self.before(self.self_attn_layer_norm, x)
         keys, values = self.self_attn.keys_values(inner)
         inner = self.self_attn.attend(inner, keys, values, key_mask)
@@ -101,9 +101,9 @@ class TransformerEncoderLayer(TransformerLayer):
 
 
 class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
-    """One layer of the decoder: reads the past of the target, and the encoder's output."""
+    """A layer of the decoder, with attention to earlier target tokens and to the encoder output."""
 
-    get_incremental_state: Callable[..., Any]  # fairseq's; it has no types of its own
+    get_incremental_state: Callable[..., Any]  # fairseq's, which has no type hints
     set_incremental_state: Callable[..., Any]
 
     def __init__(
@@ -127,10 +127,10 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
     ) -> Tuple[Tensor, Optional[GateStats], Optional[Tensor]]:
         """Decode x (B, T, C), or with incremental_state its last position (B, 1, C).
 
-        memory (B, S, C) is the encoder's output, memory_mask (B, 1, 1, S) True at its real tokens;
-        in a beam search x has a row for each hypothesis, those of a sentence side by side. Returns
-        the output, the routing's statistics and, when asked, the weights (H, B, T, S) of attention
-        to the memory.
+        memory (B, S, C) is the encoder output, and memory_mask (B, 1, 1, S) is True at its tokens;
+        in a beam search x has a row for each hypothesis, and those of a sentence are adjacent.
+        Returns the output, the routing statistics and, with need_weights, the weights (H, B, T, S)
+        of attention to the memory.
         """
         inner = self.before(self.self_attn_layer_norm, x)
         keys, values = self._past_keys_values(inner, incremental_state)
@@ -139,7 +139,7 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
 
         inner = self.before(self.encoder_attn_layer_norm, x)
         keys, values = self._memory_keys_values(memory, incremental_state)
-        queries = inner.view(keys.size(0), -1, inner.size(2))  # of all hypotheses of a sentence
+        queries = inner.view(keys.size(0), -1, inner.size(2))  # all hypotheses of a sentence
         weights = None
         if need_weights:
             weights = self.encoder_attn.weights(queries, keys, memory_mask)
@@ -147,44 +147,40 @@ class TransformerDecoderLayer(FairseqIncrementalState, TransformerLayer):
         inner = self.encoder_attn.attend(queries, keys, values, memory_mask).view_as(x)
         x = self.after(self.encoder_attn_layer_norm, x, inner)
 
-        # nobody asks for the statistics of a single decoding step
+        # the statistics of single decoding steps are not used
         x, stats = self.feed_forward(x, routing, route, with_stats=incremental_state is None)
         return x, stats, weights
 
     def _past_keys_values(
         self, x: Tensor, incremental_state: Optional[IncrementalState]
     ) -> Tuple[Tensor, Tensor]:
-        """Return self-attention's keys and values, those of earlier steps in front."""
+        """Return the keys and values of self-attention, those of earlier steps first."""
         keys, values = self.self_attn.keys_values(x)
         if incremental_state is not None:
             past = self.get_incremental_state(incremental_state, "past")
             if past is not None:
                 keys = torch.cat([past["keys"], keys], dim=2)
                 values = torch.cat([past["values"], values], dim=2)
-            self.set_incremental_state(
-                incremental_state, "past", {"keys": keys, "values": values}
-            )
+            self.set_incremental_state(incremental_state, "past", {"keys": keys, "values": values})
         return keys, values
 
     def _memory_keys_values(
         self, memory: Tensor, incremental_state: Optional[IncrementalState]
     ) -> Tuple[Tensor, Tensor]:
-        """Return the memory's keys and values, projected once for all decoding steps."""
+        """Return the keys and values of the memory, projected once for all decoding steps."""
         if incremental_state is None:
             return self.encoder_attn.keys_values(memory)
-        kept = self.get_incremental_state(incremental_state, "memory")
-        if kept is None:
+        cached = self.get_incremental_state(incremental_state, "memory")
+        if cached is None:
             keys, values = self.encoder_attn.keys_values(memory)
-            kept = {"keys": keys, "values": values}
-            self.set_incremental_state(
-                incremental_state, "memory", kept
-            )
-        return kept["keys"], kept["values"]
+            cached = {"keys": keys, "values": values}
+            self.set_incremental_state(incremental_state, "memory", cached)
+        return cached["keys"], cached["values"]
 
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
     ) -> IncrementalState:
-        """Let hypotheses take their places in the beam: new_order (R',) are rows of before."""
+        """Reorder the cached keys and values: row i becomes the former row new_order[i] (R',)."""
         past, memory = (
             self.get_incremental_state(incremental_state, name) for name in ("past", "memory")
         )

@@ -280,7 +280,7 @@ def edited(path, change):
 def test_what_cannot_teach_is_refused(teacher, tmp_path):
     _, path = teacher()
     for settings, complaint in (
-        ({"distill_weight": 1.5}, "--distill-weight 1.5: give a share from 0 to 1"),
+        ({"distill_weight": 1.5}, "--distill-weight 1.5: give a number from 0 to 1"),
         ({"distill_weight": math.nan}, "--distill-weight nan"),
         ({"distill_temperature": 0.0}, "--distill-temperature 0.0: give more than 0"),
         ({"distill_teacher": None}, "needs --distill-teacher CKPT"),
@@ -337,7 +337,7 @@ def test_student_starts_from_its_teachers_shared_weights(shared, freq, tmp_path,
                      for i in range(freq - 1, 2, freq) for linear in ("fc1", "fc2")}
     (line,) = [record.message for record in caplog.records]
     assert f"{len(common)} of {len(own)} tensors" in line and path in line
-    assert f"drawn at random: {', '.join(sorted(drawn))}" in line
+    assert f"initialised at random: {', '.join(sorted(drawn))}" in line
     total = sum(p.numel() for p in own.values())
     assert f"({sum(own[name].numel() for name in common):,} of {total:,} parameters)" in line
 

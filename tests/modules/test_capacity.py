@@ -9,8 +9,7 @@ from helpers import ragged_mask, routing_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_taskmoe.modules.capacity import within_capacity
-from fairseq_taskmoe.modules.routers import RouterOptions, SentenceRouter
+from fairseq_taskmoe.modules.routers import RouterOptions, SentenceRouter, within_capacity
 
 FACTORS = (0.25, 0.5, 1.0, 1.25, 2.0, 100.0)
 
