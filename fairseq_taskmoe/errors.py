@@ -1,7 +1,7 @@
-"""How a user's mistake is reported: by an exception, which a command turns into one line.
+"""Reporting a user's mistake: an exception, which commands turn into one line.
 
-A command that ends with a refusal prints `taskmoe: error: MESSAGE` to stderr and has status 2.
-A program that uses the package as a library can catch the exception.
+A command prints `taskmoe: error: MESSAGE` to stderr and ends with status 2. A program that uses the
+package as a library can catch the exception.
 """
 
 import os
@@ -15,14 +15,14 @@ from types import FrameType, TracebackType
 from typing import Iterator, NoReturn, Optional, Tuple, Type
 
 STATUS = 2
-# Time for rank 0 to print its message: a launcher may end all ranks as soon as one has ended
+# time for rank 0 to print its message, since a launcher may end all ranks as soon as one ends
 RANK_0_FIRST_SECONDS = 3.0
 
 
 class Refusal(Exception):
     """A user's mistake, in one line that names the flag, file or language.
 
-    reported_by_rank_0 is true where all ranks of a run have found it and rank 0 prints it.
+    reported_by_rank_0: all ranks raise it, and rank 0 prints it.
     """
 
     def __init__(self, message: str, reported_by_rank_0: bool = False):
@@ -38,7 +38,7 @@ def refuse(message: str) -> NoReturn:
 
 @contextmanager
 def command() -> Iterator[None]:
-    """On a refusal end the process with one line and status 2: for a command's main function."""
+    """End the process on a refusal with one line and status 2; for main functions of commands."""
     try:
         yield
     except Refusal as refusal:
@@ -46,7 +46,7 @@ def command() -> Iterator[None]:
 
 
 def end_command(refusal: Refusal) -> NoReturn:
-    """Print a refusal and end the process; among several ranks rank 0 prints first."""
+    """Print a refusal and end the process; rank 0 prints before other ranks."""
     if not refusal.reported_by_rank_0:
         if _rank() > 0:
             time.sleep(RANK_0_FIRST_SECONDS)
@@ -55,40 +55,40 @@ def end_command(refusal: Refusal) -> NoReturn:
 
 
 def end_fairseq_commands() -> None:
-    """Let fairseq's own commands end with one line, too, where this package refuses something.
+    """Make fairseq's own commands, too, end with one line on a refusal.
 
-    Called when the plugin is imported. In other programs Python handles an uncaught refusal.
+    Called when the plugin is imported. Other programs handle an uncaught refusal as usual.
     """
     if any(map(_is_command, walk_stack(None))):
-        # or fairseq-hydra-train would print a traceback of its own and end with status 1
+        # otherwise fairseq-hydra-train would print a traceback and end with status 1
         os.environ["HYDRA_FULL_ERROR"] = "1"
-    otherwise = sys.excepthook
+    previous_hook = sys.excepthook
 
     def end(
         kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
     ) -> None:
         refusal = find_refusal(error)
         if refusal is not None and any(map(_is_command, walk_tb(trace))):
-            # torch.distributed has a hook of its own, which collects what other hooks print and
-            # loses it where one of them ends the process
+            # torch.distributed's hook collects what other hooks print, and loses it if one of them
+            # ends the process
             with redirect_stderr(sys.__stderr__):
                 end_command(refusal)
-        otherwise(kind, error, trace)
+        previous_hook(kind, error, trace)
 
     sys.excepthook = end
 
 
-def _is_command(place: Tuple[FrameType, int]) -> bool:
-    """Return whether a frame is of the function that one of fairseq's commands consists of."""
-    code = place[0].f_code
+def _is_command(frame_and_line: Tuple[FrameType, int]) -> bool:
+    """Return whether a frame is of the main function of one of fairseq's commands."""
+    code = frame_and_line[0].f_code
     return code.co_name == "cli_main" and Path(code.co_filename).parent.name == "fairseq_cli"
 
 
 def find_refusal(error: BaseException) -> Optional[Refusal]:
-    """Return the refusal that an uncaught exception stems from, if any.
+    """Return the refusal that caused an uncaught exception, if any.
 
-    fairseq replaces what is raised while it loads a checkpoint by an Exception of its own, and
-    torch repeats in text what is raised in another process: a data loader's, or a spawned rank's.
+    fairseq replaces exceptions while loading a checkpoint by an Exception, and torch includes as
+    text what is raised in another process (of a data loader, or a spawned rank).
     """
     while type(error) is Exception and error.__context__ is not None:
         error = error.__context__
@@ -101,9 +101,9 @@ def find_refusal(error: BaseException) -> Optional[Refusal]:
 
 
 def _rank() -> int:
-    """Return this process's rank; torch is not imported for that alone."""
+    """Return this process's rank, without importing torch."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
         return distributed.get_rank()
-    started_as = os.environ.get("RANK", "")  # by torchrun
-    return int(started_as) if started_as.isdigit() else 0
+    from_torchrun = os.environ.get("RANK", "")
+    return int(from_torchrun) if from_torchrun.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Writing results so that nobody ever finds half of them."""
+"""Writing files and folders atomically."""
 
 import fcntl
 import glob
@@ -17,10 +17,10 @@ from .errors import refuse
 
 @contextmanager
 def new_folder(out: str) -> Iterator[Path]:
-    """Give a folder to fill, which becomes the new folder out when all went well.
+    """Yield a temporary folder, which is renamed to out if there was no exception.
 
-    An out that exists is refused before anything is done, unless it is an empty folder. What
-    killed processes have left of the same out is removed.
+    An existing out is refused at the start, unless it is an empty folder. Temporary folders of
+    killed processes for the same out are removed.
     """
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         refuse(f"--out {out} exists; nothing was overwritten")
@@ -29,7 +29,7 @@ def new_folder(out: str) -> Iterator[Path]:
         _remove_abandoned(target)
         part = Path(tempfile.mkdtemp(prefix=f"{_prefix(target)}{os.getpid()}.", dir=target.parent))
         try:
-            with _held(part):
+            with _locked(part):
                 yield part
                 part.chmod(0o755)
                 part.rename(target)
@@ -40,30 +40,30 @@ def new_folder(out: str) -> Iterator[Path]:
 
 @contextmanager
 def _folders(folder: Path) -> Iterator[None]:
-    """Make a folder with its parents; those that were made go again when anything goes wrong."""
-    made = missing_folders(folder)
+    """Create a folder and its parents; on an exception, remove those that were created."""
+    created = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        remove_empty(made)
+        remove_empty(created)
         raise
 
 
 def missing_folders(folder: Path) -> List[Path]:
-    """Return a folder and those above it that are not there, the innermost first."""
+    """Return those of a folder and its parents that do not exist, innermost first."""
     return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 def remove_empty(folders: List[Path]) -> None:
-    """Remove folders, each inside the next, until one is not empty."""
+    """Remove nested folders, innermost first, until one is not empty."""
     with suppress(OSError):
         for each in folders:
             each.rmdir()
 
 
 def remove_unless_translated(output: Path) -> None:
-    """Remove what fairseq-generate writes for --results-path where that holds nothing but a log."""
+    """Remove fairseq-generate's output of --results-path if it has no translations, only a log."""
     with suppress(OSError):
         with output.open(encoding="utf-8", errors="replace") as file:
             if any(line.startswith(("H-", "Generate ")) for line in file):
@@ -73,16 +73,16 @@ def remove_unless_translated(output: Path) -> None:
 
 
 def _prefix(target: Path) -> str:
-    """Return how the names of this machine's unfinished folders begin; a process id follows."""
+    """Return the prefix of the names of this machine's temporary folders; a process id follows."""
     return f".{target.name}.{zlib.crc32(os.uname().nodename.encode()):08x}."
 
 
 @contextmanager
-def _held(part: Path) -> Iterator[None]:
-    """Hold a lock on a folder, which ends with this process however that ends."""
+def _locked(part: Path) -> Iterator[None]:
+    """Lock a folder; the lock ends with this process in any case."""
     descriptor = os.open(part, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some file systems have no locks; nothing is removed there
+        with suppress(OSError):  # some file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
@@ -90,10 +90,10 @@ def _held(part: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove the unfinished folders of processes that were killed: models are large.
+    """Remove the temporary folders of killed processes.
 
-    A process is gone if no process of this machine has its id, and nobody holds its folder: those
-    of another container have ids of their own.
+    A process has ended if its id does not exist on this machine and its folder is not locked:
+    processes in another container have other ids.
     """
     for part in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
         pid = part.name.removeprefix(_prefix(target)).partition(".")[0]
@@ -112,13 +112,13 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's, or no id at all
+    except (OSError, OverflowError):  # of another user, or not an id
         return True
     return True
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write text as UTF-8 to path, whole or not at all; raises OSError."""
+    """Write text as UTF-8 to path atomically; raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", newline="")
@@ -129,7 +129,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def written_together(files: List[str]) -> Iterator[List[str]]:
-    """Give a temporary name beside each of the new files, renamed to them when all went well."""
+    """Yield temporary files in the folders of new files, renamed to them without an exception."""
     with ExitStack() as folders:
         parts = []
         for file in files:
@@ -147,5 +147,5 @@ def written_together(files: List[str]) -> Iterator[List[str]]:
 
 
 def clean_up_when_terminated() -> None:
-    """Let a SIGTERM end this process as an exception does, which leaves nothing half-written."""
+    """Make SIGTERM end this process with an exception, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

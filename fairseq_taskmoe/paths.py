@@ -1,4 +1,4 @@
-"""Check that every part of the software can handle the names of files."""
+"""Check that all libraries can handle the names of files."""
 
 import argparse
 import os
@@ -8,10 +8,10 @@ from .errors import refuse
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Refuse arguments that are not UTF-8, or that lead to a file whose name is not.
+    """Refuse file names that are not UTF-8 in arguments.
 
-    Python opens such files, but torch, SentencePiece and CTranslate2 do not, and no report can
-    name them: the failure would come only when the work is done.
+    Python opens such files, but torch, SentencePiece and CTranslate2 do not, and results files
+    cannot contain their names, so the command would fail late.
     """
     for value in vars(args).values():
         for each in value if isinstance(value, (list, tuple)) else [value]:
@@ -20,11 +20,11 @@ def check_paths(args: argparse.Namespace) -> None:
 
 
 def check_path(path: Any) -> None:
-    """Refuse a file name that is not UTF-8, or that of a folder above the file."""
-    place = os.path.realpath(path)
+    """Refuse a file whose name, or that of a folder above it, is not UTF-8."""
+    real_path = os.path.realpath(path)
     try:
-        place.encode()
+        real_path.encode()
     except UnicodeEncodeError:
-        name = os.fsencode(place).decode(errors="backslashreplace")
+        name = os.fsencode(real_path).decode(errors="backslashreplace")
         refuse(f"{name}: its name, or that of a folder above it, has bytes that are not UTF-8; "
                "rename it")

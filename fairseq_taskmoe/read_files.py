@@ -1,10 +1,10 @@
-"""Reading text, JSON and YAML that anyone may have written: what cannot be read is refused.
+"""Reading text, JSON and YAML files of users; refuses unreadable ones.
 
 Only a line feed ends a line, as in `wc -l`: str.splitlines and text mode also split at carriage
-returns, form feeds, U+0085 and U+2028, which may stand in a sentence. A carriage return before the
-line feed and a byte order mark at the start, both of Windows, are not part of the text.
+returns, form feeds, U+0085 and U+2028, which can be in a sentence. A carriage return before the
+line feed and a byte order mark at the start, as on Windows, are removed.
 
-Where a flag names the file, messages can name the flag.
+`flag` is the flag that gives the path, for messages.
 """
 
 import json
@@ -19,7 +19,7 @@ BOM = b"\xef\xbb\xbf"  # the byte order mark in UTF-8
 
 
 def read_bytes(path: File, flag: str = "") -> bytes:
-    """Return what a file holds."""
+    """Return the content of a file."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -37,7 +37,7 @@ def read_text(path: File, flag: str = "") -> str:
 
 
 def iterate_lines(path: File, flag: str = "") -> Iterator[str]:
-    """Yield the lines of a text file, which may be large; the last need not have a line end."""
+    """Yield the lines of a text file without reading all of it."""
     number = 0
     try:
         with open(path, "rb") as file:
@@ -57,7 +57,7 @@ def read_lines(path: File) -> List[str]:
 
 
 def read_json(path: File, kind: str = "") -> Any:
-    """Return what a JSON file holds; kind can say what it should be."""
+    """Return the content of a JSON file; kind is what it should be, for the message."""
     try:
         return json.loads(read_bytes(path).decode())
     except (ValueError, RecursionError) as error:  # ValueError also where it is not UTF-8
@@ -66,8 +66,8 @@ def read_json(path: File, kind: str = "") -> Any:
 
 
 def read_yaml(path: File, loader: Type[Any], flag: str = "") -> Any:
-    """Return what a YAML file holds, read by one of PyYAML's loaders that execute nothing."""
-    import yaml  # not above: most commands read none
+    """Return the content of a YAML file, read with one of PyYAML's safe loaders."""
+    import yaml  # here, since most commands do not need it
 
     try:
         return yaml.load(read_text(path, flag), loader)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..errors import refuse
 from ..files import written_together
-from ..host_memory import release_pages
+from ..host import release_pages
 from .contents import Checkpoint, TrainedModel
 from .convert_shards import write
 from .reading import read_model

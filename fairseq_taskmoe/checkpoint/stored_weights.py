@@ -7,7 +7,7 @@ import torch
 from fairseq.models import BaseFairseqModel
 from torch import Tensor
 
-from ..host_memory import release_pages
+from ..host import release_pages
 from ..modules.experts import Experts
 from .reading import Unreadable
 

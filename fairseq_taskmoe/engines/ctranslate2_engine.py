@@ -5,7 +5,7 @@ import sys
 from typing import Dict, List, NamedTuple, Sequence
 
 from ..errors import refuse
-from ..host_memory import keep_freed_memory
+from ..host import keep_freed_memory
 from .ctranslate2_cpu import LOADED_BEFORE, ORIGINAL_ENVIRONMENT, ctranslate2, is_inexact
 from .ctranslate2_file import PAD, check_vocabulary, num_positions, read_shapes
 from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags

@@ -6,7 +6,7 @@ How a format is written, and what its README says, is in subnet/formats.py.
 from typing import Callable, Dict, NamedTuple, Sequence, Tuple
 
 from ..errors import refuse
-from ..host_cores import default_threads
+from ..host import default_threads
 from .engine import Engine, Tags
 
 

@@ -15,7 +15,7 @@ from typing import Any, Optional, Union
 
 from ..errors import refuse
 from ..files import write_atomically
-from ..host_cores import available_cores
+from ..host import available_cores
 from ..metrics.scoring import SCORE_FIELDS, Average, DirectionScore, averages
 from ..read_files import read_json
 

@@ -9,7 +9,7 @@ from typing import Dict, Iterable, List, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..host_memory import release_pages
+from ..host import release_pages
 from ..modules.experts import EXPERTS
 from ..modules.folding import TaskRoute, fold_experts
 

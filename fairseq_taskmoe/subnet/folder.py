@@ -10,7 +10,7 @@ from ..engines.manifest import README, Check, Manifest, describe_files, sha256, 
 from ..engines.open_model import open_engine
 from ..errors import refuse
 from ..files import new_folder
-from ..host_memory import return_freed_memory
+from ..host import return_freed_memory
 from ..models.config import STACKS
 from .extract import (
     KeptExperts,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..data.languages import make_dictionary
 from ..engines.ctranslate2_cpu import ctranslate2, specs
 from ..errors import refuse
-from ..host_memory import release_pages
+from ..host import release_pages
 from .extract import Subnet
 from .to_fairseq import refuse_routed
 

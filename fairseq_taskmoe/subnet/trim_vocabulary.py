@@ -25,7 +25,7 @@ from ..data.languages import (
     make_dictionary,
 )
 from ..errors import refuse
-from ..host_cores import available_cores
+from ..host import available_cores
 from ..read_files import iterate_lines
 from .extract import Subnet
 

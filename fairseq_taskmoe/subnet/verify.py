@@ -13,7 +13,7 @@ from ..data.languages import LanguageTags, real_words
 from ..engines.engine import Engine, SearchOptions, Tags
 from ..engines.fairseq_engine import task_moe_engine
 from ..engines.manifest import Check
-from ..host_memory import release_pages, return_freed_memory
+from ..host import release_pages, return_freed_memory
 
 NUM_SENTENCES = 8
 MIN_PIECES, MAX_PIECES = 3, 12

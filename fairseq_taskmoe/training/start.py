@@ -15,7 +15,7 @@ from ..distributed.expert_groups import ExpertGroups
 from ..distributed.launch import check_launch
 from ..distributed.layout import ExpertLayout, expert_layout
 from ..distributed.lost_ranks import watch_ranks
-from ..host_memory import keep_freed_memory
+from ..host import keep_freed_memory
 from .checks import check_saving, check_spread, run_settings
 from .first_save import note_finished_save
 from .resume import recover_latest_checkpoint

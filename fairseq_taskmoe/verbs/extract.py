@@ -9,7 +9,7 @@ from typing import List
 
 from ..errors import refuse
 from ..files import clean_up_when_terminated
-from ..host_cores import share_cores
+from ..host import use_passive_waiting
 from .flags import refuse_empty
 
 PRUNING = ("keep", "scope", "balance")
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     _check_flags(args)
     clean_up_when_terminated()
-    share_cores()
+    use_passive_waiting()
 
     from .. import register  # noqa: F401
     from ..subnet.folder import Extraction, extract

@@ -12,7 +12,7 @@ encryption: to serve other machines, use a proxy that has both.
 import argparse
 from dataclasses import fields
 
-from ..host_cores import share_cores
+from ..host import use_passive_waiting
 from ..serving.limits import Limits, flag
 from .flags import refuse_empty
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     refuse_empty(args)
-    share_cores()
+    use_passive_waiting()
 
     from ..errors import refuse
     from ..serving.service import serve

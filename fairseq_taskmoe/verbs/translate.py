@@ -8,7 +8,7 @@ import math
 
 from ..errors import refuse
 from ..files import clean_up_when_terminated
-from ..host_cores import share_cores
+from ..host import use_passive_waiting
 from .flags import refuse_empty
 
 DEFAULT_MAX_TOKENS = 4000
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     if args.threads < 0:
         refuse(f"--threads {args.threads}: give 1 or more, or 0 for one thread for each core")
     clean_up_when_terminated()
-    share_cores()
+    use_passive_waiting()
 
     from ..engines.engine import SearchOptions
     from ..engines.open_model import open_model

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ...distributed.expert_groups import ExpertGroups
 from ...distributed.layout import ExpertLayout, expert_layout
-from ...host_memory import keep_freed_memory
+from ...host import keep_freed_memory
 from ..memory_limit import attempt, limited_memory
 from .bench import warm_up
 from .gates import even_out

@@ -69,7 +69,7 @@ def prepare(args: argparse.Namespace) -> None:
     """Set threads and memory of this process, as training would."""
     import torch
 
-    from ...host_memory import keep_freed_memory
+    from ...host import keep_freed_memory
 
     if args.threads:
         torch.set_num_threads(args.threads)

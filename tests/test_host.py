@@ -11,7 +11,7 @@ from console import ROOT
 MEGABYTES = 256
 PROGRAM = f"""
 import resource, sys, torch
-from fairseq_taskmoe.host_memory import keep_freed_memory
+from fairseq_taskmoe.host import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for _ in range(3):
