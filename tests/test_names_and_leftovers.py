@@ -20,7 +20,7 @@ from fairseq_taskmoe.models.transformer_task_moe import TransformerTaskMoeModel
 from fairseq_taskmoe.tasks.config import TranslationTaskMoeConfig
 from preprocess.config import load_config
 
-UNDERSCORE = "holds no hyphen.* underscore, "
+UNDERSCORE = "hyphen separates.* underscore, "
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +84,12 @@ def test_lists_are_taken_as_people_write_them(text, files, monkeypatch):
         ("en-pt-BR", f"--lang-pairs en-pt-BR: .*{UNDERSCORE}en-pt_BR"),
         ("zh-Hans-en", f"{UNDERSCORE}zh_Hans-en"),
         ("en-pt-br", f"{UNDERSCORE}pt_BR"),
-        ("en-de,ende", "'ende' is no language pair; write it as en-de"),
-        ("en-de,en-", "'en-' is no language pair"),
-        ("en-de de-en", "'en-de de-en' is no language pair"),
-        ("en-../de", "is no language pair"),
-        (",", "--lang-pairs: names no language pair"),
-        ("no-pairs", "--lang-pairs: names no language pair"),
+        ("en-de,ende", "'ende' is not a language pair; write it as en-de"),
+        ("en-de,en-", "'en-' is not a language pair"),
+        ("en-de de-en", "'en-de de-en' is not a language pair"),
+        ("en-../de", "is not a language pair"),
+        (",", "--lang-pairs: has no language pair"),
+        ("no-pairs", "--lang-pairs: has no language pair"),
         ("latin-1", "--lang-pairs latin-1: .* UTF-8"),
         ("", "--lang-pairs is required"),
     ],
@@ -107,9 +107,9 @@ def test_what_is_no_list_of_pairs(text, words, files, monkeypatch):
     "flags, words",
     [
         ("--langs de,en,pt-BR", f"--langs pt-BR: .*{UNDERSCORE}pt_BR"),
-        ("--langs d/e", "--langs 'd/e': no code of a language"),
+        ("--langs d/e", "--langs 'd/e': not a language code"),
         ("-s en -t pt-BR", f"-t pt-BR: .*{UNDERSCORE}pt_BR"),
-        ("-s en", "-s/--source-lang and -t/--target-lang go together"),
+        ("-s en", "give both -s/--source-lang and -t/--target-lang"),
     ],
 )
 def test_flags_of_fairseqs_commands(flags, words, files, commands):
@@ -159,8 +159,8 @@ COMMANDS = {
         for verb in ("evaluate", "distill", "routing")
         for pairs, words in (
             ("en-pt-BR", f"--lang-pairs en-pt-BR: .*{UNDERSCORE}en-pt_BR"),
-            ("ende", "'ende' is no language pair"), ("", "--lang-pairs: give a value"),
-            (",", "--lang-pairs: names no language pair"),
+            ("ende", "'ende' is not a language pair"), ("", "--lang-pairs: give a value"),
+            (",", "--lang-pairs: has no language pair"),
         )
     },
     **{
@@ -172,12 +172,12 @@ COMMANDS = {
         for verb in ("evaluate", "distill", "routing")
     },
     **{
-        f"{verb} empty --path model.pt --out OUT": "empty has no dict.de.txt|empty holds no test"
+        f"{verb} empty --path model.pt --out OUT": "empty has no dict.de.txt|empty has no test"
         for verb in ("evaluate", "distill", "routing")
     },
     "evaluate data --path model.pt --out OUT --zero-shot-pairs de-pt-BR":
         f"--zero-shot-pairs de-pt-BR: .*{UNDERSCORE}de-pt_BR",
-    "evaluate data --path model.pt --out OUT --gen-subset none": "data holds no none data",
+    "evaluate data --path model.pt --out OUT --gen-subset none": "data has no none data",
     "evaluate data --path model.pt --out OUT --max-tokens 4": "--max-tokens 4: the test set of",
     "evaluate data --path model.pt --out OUT --languages nowhere": "nowhere",
     "evaluate data --path model.pt --out OUT --references nowhere": "nowhere",

@@ -1,1 +1,1 @@
-"""Task table, and datasets whose examples carry task ids."""
+"""Languages, task table, and datasets whose examples have task ids."""

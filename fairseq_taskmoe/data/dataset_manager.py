@@ -1,4 +1,4 @@
-"""Loading binarized pairs: fairseq's multilingual data manager, with task ids in its examples."""
+"""Loading binarized data: fairseq's multilingual data manager, with task ids in examples."""
 
 import argparse
 import logging
@@ -20,26 +20,26 @@ from .task_table import TaskTable
 logger = logging.getLogger(__name__)
 
 
-class ChosenRows(NamedTuple):
-    """Some sentences of a set."""
+class RowSelection(NamedTuple):
+    """A selection of sentences of a set."""
 
     rows: List[int]
-    total: int  # sentences that the set has
+    total: int  # number of sentences of the set
 
     def of(self, dataset: FairseqDataset) -> ListDataset:
         return ListDataset([dataset[row] for row in self.rows], dataset.sizes[self.rows])
 
 
 class PivotedPair(NamedTuple):
-    """Where the two sides of a pair are that no file holds: sentence i is row i of both."""
+    """A pair without files of its own, aligned through a third language (pivot)."""
 
-    pivot: str  # a language that has data with both of the pair's
-    source: ChosenRows  # of the data of source and pivot
-    target: ChosenRows  # of the data of pivot and target
+    pivot: str  # a language with data for both languages of the pair
+    source: RowSelection  # rows of the data of source and pivot
+    target: RowSelection  # rows of the data of pivot and target, in the same order
 
 
 class TaskDatasetManager(MultilingualDatasetManager):
-    """Makes datasets of the pairs of a task table, sampled as fairseq samples them."""
+    """Loads datasets of the pairs of a task table, with fairseq's sampling."""
 
     def __init__(
         self, args: argparse.Namespace, lang_pairs: List[str], langs: List[str],
@@ -51,7 +51,7 @@ class TaskDatasetManager(MultilingualDatasetManager):
         self.pivoted: Dict[Tuple[str, str], PivotedPair] = {}  # by split and pair
 
     def load_split(self, split: str, training: bool, epoch: int, combine: bool) -> FairseqDataset:
-        """Return the dataset of all pairs for a split, sampled anew each epoch where trained on."""
+        """Return the dataset of a split with all pairs, in training with new samples each epoch."""
         for pair in self.lang_pairs:
             self.check_pair(split, pair)
         dataset = self.load_dataset(
@@ -69,30 +69,30 @@ class TaskDatasetManager(MultilingualDatasetManager):
         return self.load_a_dataset(combine=False, **param)
 
     def check_pair(self, split: str, lang_pair: str) -> None:
-        """Refuse a pair that the data folder does not hold, in either order of its languages."""
+        """Refuse a pair without data in the folder, in either order of its languages."""
         if not self.has_pair(split, lang_pair):
             refuse_missing_pair(split_paths(self.args.data)[0], split, lang_pair)
 
     def has_pair(self, split: str, lang_pair: str) -> bool:
-        """Say whether a pair can be loaded: from its files, or from those of two others."""
+        """Return whether a pair can be loaded, from its own files or through a pivot."""
         folder = split_paths(self.args.data)[0]
         return (split, lang_pair) in self.pivoted or holds_pair(folder, split, lang_pair)
 
     @classmethod
     def load_data(cls, path: str, vdict: Dictionary, impl: Optional[str]) -> IndexedSentences:
-        """As in fairseq, with checks; a file states its own format, and impl is not used."""
+        """As in fairseq, with checks; impl is not used, since files contain their format."""
         sentences = IndexedSentences(path, len(vdict))
         logger.info("loaded %s examples from: %s", f"{len(sentences):,}", path)
         return sentences
 
     def get_data_paths_and_lang_pairs(self, split: str) -> Tuple[Any, Dict[str, List[str]]]:
-        """As in fairseq, without the pairs that are not there: of others it lists the shards."""
+        """As in fairseq, without missing pairs, for which fairseq has no shards."""
         paths, lang_pairs = super().get_data_paths_and_lang_pairs(split)
-        here = [pair for pair in lang_pairs["main"] if self.has_pair(split, pair)]
-        return paths, {**lang_pairs, "main": here}
+        existing = [pair for pair in lang_pairs["main"] if self.has_pair(split, pair)]
+        return paths, {**lang_pairs, "main": existing}
 
     def get_split_num_data_shards(self, split: str) -> Dict[str, int]:
-        """As in fairseq, with the pivoted pairs."""
+        """As in fairseq, plus pivoted pairs."""
         shards = dict(super().get_split_num_data_shards(split))
         for pivoted_split, lang_pair in self.pivoted:
             if pivoted_split == split:
@@ -108,14 +108,14 @@ class TaskDatasetManager(MultilingualDatasetManager):
         self, data_path: str, split: str, src: str, src_dict: Dictionary, tgt: str, *args: Any,
         **kwargs: Any,
     ) -> Tuple[Any, Any, Any]:
-        """As in fairseq, refusing two sides of different length; or the rows of a pivoted pair."""
-        made = self.pivoted.get((split, f"{src}-{tgt}"))
-        if made is not None:
+        """As in fairseq, plus pivoted pairs; refuses two sides of different length."""
+        pivoted = self.pivoted.get((split, f"{src}-{tgt}"))
+        if pivoted is not None:
             (source, *_), (_, target, _) = (
                 self.load_lang_dataset(data_path, split, left, src_dict, right, *args, **kwargs)
-                for left, right in ((src, made.pivot), (made.pivot, tgt))
+                for left, right in ((src, pivoted.pivot), (pivoted.pivot, tgt))
             )
-            return made.source.of(source), made.target.of(target), None
+            return pivoted.source.of(source), pivoted.target.of(target), None
         source, target, alignments = super().load_lang_dataset(
             data_path, split, src, src_dict, tgt, *args, **kwargs
         )
@@ -128,12 +128,12 @@ class TaskDatasetManager(MultilingualDatasetManager):
 
 
 def holds_pair(folder: str, split: str, lang_pair: str) -> bool:
-    """Say whether a folder holds both sides of a pair, in either order of its languages."""
+    """Return whether a folder has both sides of a pair, in either order of its languages."""
     return pair_prefix(folder, split, lang_pair) is not None
 
 
 def pair_prefix(folder: str, split: str, lang_pair: str) -> Optional[str]:
-    """Return the path of a pair's files up to the dot before the language, None without them."""
+    """Return the path of a pair's files up to the dot before the language, or None."""
     for prefix in _prefixes(folder, split, lang_pair):
         if all(map(os.path.exists, _files(prefix, lang_pair))):
             return prefix
@@ -141,20 +141,20 @@ def pair_prefix(folder: str, split: str, lang_pair: str) -> Optional[str]:
 
 
 def refuse_missing_pair(folder: str, split: str, lang_pair: str) -> NoReturn:
-    """Refuse a folder that does not hold a pair."""
+    """Refuse a folder without data of a pair."""
     refuse_part_of_pair(folder, split, lang_pair)
     source, target = lang_pair.split("-")
-    refuse(f"{folder} holds no {split} data for {lang_pair} (nor for {target}-{source})")
+    refuse(f"{folder} has no {split} data for {lang_pair} (nor for {target}-{source})")
 
 
 def refuse_part_of_pair(folder: str, split: str, lang_pair: str) -> None:
-    """Refuse a folder that holds some of a pair's files, or its text, but not the pair."""
+    """Refuse a folder with only some of a pair's files, or with its unprocessed text."""
     for prefix in _prefixes(folder, split, lang_pair):
         files = _files(prefix, lang_pair)
         missing = [file for file in files if not os.path.exists(file)]
         if len(missing) < len(files):
-            refuse(f"{missing[0]}: no such file, though others of the {split} data of "
-                   f"{lang_pair} are there")
+            refuse(f"{missing[0]}: no such file, although other files of the {split} "
+                   f"data of {lang_pair} exist")
         raw = [f"{prefix}.{lang}" for lang in lang_pair.split("-")]
         if all(map(os.path.exists, raw)):
             refuse(f"{raw[0]}: {split} data of {lang_pair} as text; {BINARIZE}")
@@ -171,7 +171,7 @@ def _files(prefix: str, lang_pair: str) -> List[str]:
 
 
 def manager_namespace(settings: Dict[str, Any]) -> argparse.Namespace:
-    """Return the namespace that fairseq's manager wants: its own defaults, and our settings."""
+    """Return the namespace for fairseq's manager: its defaults, updated with settings."""
     parser = argparse.ArgumentParser()
     MultilingualDatasetManager.add_args(parser)
     SamplingMethod.add_arguments(parser)

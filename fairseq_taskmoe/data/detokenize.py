@@ -1,4 +1,4 @@
-"""Token ids as the text that is scored."""
+"""Converting token ids to the text that is scored."""
 
 from typing import Optional
 
@@ -10,10 +10,10 @@ from .languages import LanguageTags
 
 
 class TextOf:
-    """Turns token ids into text: without tags, padding and the marks of subword pieces.
+    """Converts token ids to text, without tags, padding and markers of subwords.
 
-    Those are SentencePiece's where the dictionary has its pieces, or what post_process names, a
-    word of fairseq's --remove-bpe.
+    The markers are those of post_process (as fairseq's --remove-bpe), by default SentencePiece's if
+    the dictionary has SentencePiece pieces.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""fairseq's files of binarized sentences, one .bin and one .idx, written and put together."""
+"""Writing and joining fairseq's files of binarized sentences, .bin and .idx."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ SUFFIXES = (".bin", ".idx")
 
 
 def write_sentences(prefix: Path, sentences: Iterable[List[int]], num_words: int) -> None:
-    """Write sentences of token ids below num_words to prefix.bin and prefix.idx, whole or not."""
+    """Write sentences of token ids below num_words to prefix.bin and prefix.idx atomically."""
     with written_together([f"{prefix}{suffix}" for suffix in SUFFIXES]) as (data, index):
         builder = _builder(data, num_words)
         for sentence in sentences:
@@ -23,7 +23,7 @@ def write_sentences(prefix: Path, sentences: Iterable[List[int]], num_words: int
 
 
 def join_sentences(prefix: Path, parts: Sequence[Path], num_words: int) -> None:
-    """Write the sentences of parts, prefixes too, one part after the other, whole or not at all."""
+    """Write the concatenation of the files with prefixes `parts` atomically."""
     with written_together([f"{prefix}{suffix}" for suffix in SUFFIXES]) as (data, index):
         builder = _builder(data, num_words)
         for part in parts:
@@ -32,16 +32,16 @@ def join_sentences(prefix: Path, parts: Sequence[Path], num_words: int) -> None:
 
 
 def link_sentences(source: str, target: str) -> None:
-    """Give the files of source the name target, too."""
+    """Link the files with prefix source to prefix target."""
     for suffix in SUFFIXES:
         link_or_copy(f"{source}{suffix}", f"{target}{suffix}")
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """Give a file another name, or copy it where there can be no link."""
+    """Make a hard link to a file, or copy it if that is not possible."""
     try:
         os.link(os.path.realpath(source), target)
-    except OSError:  # another disk, or one that knows no links
+    except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
 
 

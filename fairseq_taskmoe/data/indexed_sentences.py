@@ -1,10 +1,9 @@
-"""Sentences of token ids in fairseq's .bin and .idx files, checked where they are opened.
+"""Sentences of token ids in fairseq's .bin and .idx files, which are checked when opened.
 
 The index has a header, then for N sentences
-    --dataset-impl mmap:           sizes (N,) int32, and places in the .bin (N,) int64, in bytes
-    --dataset-impl lazy, cached:   running sum of the numbers of dimensions (N + 1,), places
-                                   (N + 1,) in tokens, and sizes (N,), all int64; ids are stored
-                                   plus one
+    --dataset-impl mmap:           sizes (N,) int32, and offsets in the .bin (N,) int64, in bytes
+    --dataset-impl lazy, cached:   cumulative numbers of dimensions (N + 1,), offsets (N + 1,) in
+                                   tokens, and sizes (N,), all int64; stored ids are one larger
 """
 
 import os
@@ -20,38 +19,38 @@ from torch import Tensor
 from ..errors import refuse
 
 MMAP, LAZY = b"MMIDIDX\0\0", b"TNTIDX\0\0"
-TYPES = {  # of token ids, by their number in a header
+TYPES = {  # types of token ids, by their code in the header
     1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64,
     8: np.uint16, 9: np.uint32, 10: np.uint64,
 }
-READ = ("mmap", "lazy", "cached")  # by --dataset-impl; a file states its own format
+READ = ("mmap", "lazy", "cached")  # formats of --dataset-impl; files contain their format
 LONGEST_HEADER = 48  # bytes
-AT_ONCE = 2**22  # numbers that are checked together
+CHUNK = 2**22  # numbers that are checked at once
 BINARIZE = "binarize the text with fairseq-preprocess --dataset-impl mmap"
 
 
 class Index(NamedTuple):
-    """The content of an index: arrays that stay on the disk."""
+    """The content of an index, as memory-mapped arrays."""
 
     type: Any  # of the token ids
     sizes: NDArray[Any]  # (N,) tokens of each sentence
-    places: NDArray[Any]  # (N,) where it starts in the .bin
-    unit: int  # of the places, in bytes
-    first_id: int  # how token 0 is stored
+    offsets: NDArray[Any]  # (N,) start of each sentence in the .bin
+    unit: int  # of the offsets, in bytes
+    first_id: int  # stored value of token 0
 
 
 class Damaged(Exception):
-    """A file does not agree with its header or with the other file; the message says why."""
+    """A file does not match its header or the other file; the message says why."""
 
 
 class IndexedSentences(FairseqDataset):
     """Memory-mapped sentences, (size,) int64 each, of ids below num_words."""
 
     def __init__(self, prefix: str, num_words: int):
-        """Open prefix.bin and prefix.idx, refusing what is damaged.
+        """Open prefix.bin and prefix.idx, refusing damaged files.
 
-        All ids are checked, in one pass over the file: one beyond the dictionary would stop a
-        training half-way. fairseq, too, reads the whole file when it opens it.
+        All ids are checked in one pass over the file, since one beyond the dictionary would stop
+        training later. fairseq also reads the whole file when opening it.
         """
         super().__init__()
         self.prefix, self.num_words = prefix, num_words
@@ -60,7 +59,7 @@ class IndexedSentences(FairseqDataset):
             index = _read_index(file)
             file = f"{prefix}.bin"
             size = _size(file)
-            _check_places(index, size)
+            _check_offsets(index, size)
             self._tokens = _mapped(file).view(index.type)
             _check_ids(self._tokens, index.first_id, num_words)
         except Damaged as problem:
@@ -68,8 +67,8 @@ class IndexedSentences(FairseqDataset):
         except OSError as problem:
             refuse(f"{file}: {problem.strerror or problem}")
         self.sizes = index.sizes
-        self._places, self._first_id = index.places, index.first_id
-        self._places_per_token = np.dtype(index.type).itemsize // index.unit
+        self._offsets, self._first_id = index.offsets, index.first_id
+        self._units_per_token = np.dtype(index.type).itemsize // index.unit
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return IndexedSentences, (self.prefix, self.num_words)
@@ -80,7 +79,7 @@ class IndexedSentences(FairseqDataset):
     def __getitem__(self, index: int) -> Tensor:
         if not 0 <= index < len(self.sizes):
             raise IndexError(f"{self.prefix} has no sentence {index}")
-        start = int(self._places[index]) // self._places_per_token
+        start = int(self._offsets[index]) // self._units_per_token
         ids = self._tokens[start : start + int(self.sizes[index])].astype(np.int64)
         if self._first_id:
             ids -= self._first_id
@@ -94,9 +93,9 @@ class IndexedSentences(FairseqDataset):
 
 
 def refuse_unread_format(dataset_impl: Optional[Any]) -> None:
-    """Refuse a --dataset-impl whose files are not read here."""
+    """Refuse a --dataset-impl whose files cannot be read here."""
     if dataset_impl is not None and str(dataset_impl) not in READ:
-        refuse(f"--dataset-impl {dataset_impl}: not read by this plugin; {BINARIZE}")
+        refuse(f"--dataset-impl {dataset_impl} is not supported; {BINARIZE}")
 
 
 def _size(path: str) -> int:
@@ -110,8 +109,8 @@ def _size(path: str) -> int:
 
 
 def _mapped(path: str) -> NDArray[np.uint8]:
-    """Return the bytes of a file, mapped once: a mapping keeps a file descriptor."""
-    # as a plain array: slices of a memmap are ten times as slow
+    """Return the bytes of a file as one memory map, which needs a file descriptor."""
+    # as a plain array, since slices of a memmap are ten times slower
     return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
 
@@ -127,7 +126,7 @@ def _read_index(path: str) -> Index:
         elif header.startswith(LAZY):
             version, code, _, number, num_sizes = struct.unpack_from("<QQQQQ", header, len(LAZY))
             if num_sizes != number:
-                raise Damaged("holds other data than sentences")
+                raise Damaged("contains other data than sentences")
             parts = [(np.int64, number + 1), (np.int64, number + 1), (np.int64, number)]
             start = LONGEST_HEADER
         else:
@@ -148,39 +147,39 @@ def _read_index(path: str) -> Index:
         start = end
     if len(parts) == 2:
         return Index(TYPES[code], arrays[0], arrays[1], 1, 0)
-    dimensions, places, sizes = arrays
-    for begin, end in _pieces(number + 1):
+    dimensions, offsets, sizes = arrays
+    for begin, end in _chunks(number + 1):
         if not np.array_equal(dimensions[begin:end], np.arange(begin, end)):
-            raise Damaged("holds other data than sentences, or is damaged")
-    return Index(TYPES[code], sizes, places, np.dtype(TYPES[code]).itemsize, 1)
+            raise Damaged("contains other data than sentences, or is damaged")
+    return Index(TYPES[code], sizes, offsets, np.dtype(TYPES[code]).itemsize, 1)
 
 
-def _check_places(index: Index, bin_size: int) -> None:
-    """Refuse sentences that do not follow one another through the whole .bin."""
-    width, place = np.dtype(index.type).itemsize, 0
-    for begin, end in _pieces(len(index.sizes)):
+def _check_offsets(index: Index, bin_size: int) -> None:
+    """Refuse an index whose sentences do not exactly fill the .bin."""
+    width, offset = np.dtype(index.type).itemsize, 0
+    for begin, end in _chunks(len(index.sizes)):
         sizes = index.sizes[begin:end].astype(np.int64)
-        ends = place + np.cumsum(sizes) * (width // index.unit)
+        ends = offset + np.cumsum(sizes) * (width // index.unit)
         starts = ends - sizes * (width // index.unit)
-        if (sizes < 0).any() or not np.array_equal(index.places[begin:end], starts):
-            raise Damaged("its index is damaged: the places of sentences do not follow from their "
+        if (sizes < 0).any() or not np.array_equal(index.offsets[begin:end], starts):
+            raise Damaged("its index is damaged: the offsets of sentences do not match their "
                           f"sizes; {BINARIZE}")
-        place = int(ends[-1])
-    if place * index.unit != bin_size:
-        raise Damaged(f"has {bin_size} bytes, but {place * index.unit} by its index: truncated, "
+        offset = int(ends[-1])
+    if offset * index.unit != bin_size:
+        raise Damaged(f"has {bin_size} bytes, but {offset * index.unit} by its index: truncated, "
                       "or it belongs to another index")
 
 
 def _check_ids(tokens: NDArray[Any], first_id: int, num_words: int) -> None:
-    for begin, end in _pieces(len(tokens)):
-        piece = tokens[begin:end]
-        lowest, highest = int(piece.min()) - first_id, int(piece.max()) - first_id
+    for begin, end in _chunks(len(tokens)):
+        chunk = tokens[begin:end]
+        lowest, highest = int(chunk.min()) - first_id, int(chunk.max()) - first_id
         if lowest < 0 or highest >= num_words:
             raise Damaged(f"has the token id {lowest if lowest < 0 else highest}, and the "
                           f"dictionary {num_words} words: damaged, or made with another dictionary")
 
 
-def _pieces(number: int) -> Any:
-    """Yield begin and end of pieces of a long array."""
-    for begin in range(0, number, AT_ONCE):
-        yield begin, min(begin + AT_ONCE, number)
+def _chunks(number: int) -> Any:
+    """Yield begin and end of chunks of an array of length `number`."""
+    for begin in range(0, number, CHUNK):
+        yield begin, min(begin + CHUNK, number)

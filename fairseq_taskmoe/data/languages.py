@@ -1,4 +1,4 @@
-"""The languages of a model: their joined dictionary, and how they are tagged in the text."""
+"""The languages of a model: their tags, and their joined dictionary."""
 
 import os
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -13,35 +13,35 @@ from .dictionary_file import read_dictionary
 from .named_pairs import named_languages, named_pairs
 from .task_table import TaskTable
 
-NUM_SPECIAL = 4  # words that fairseq's dictionaries begin with: <s> <pad> </s> <unk>
+NUM_SPECIAL = 4  # the first words of fairseq's dictionaries: <s> <pad> </s> <unk>
 
 
 class LanguageTags(NamedTuple):
-    """Which languages have tags in the dictionary, and where in the text tags stand."""
+    """The languages with tags in the dictionary, and the use of tags in the text."""
 
     langs: Tuple[str, ...]  # in the order of the tags' ids
-    encoder_langtok: Optional[str]  # tag in front of the source: of its language `src`, or `tgt`
-    decoder_langtok: bool  # target language's tag in front of the target
+    encoder_langtok: Optional[str]  # language of the tag before the source: `src` or `tgt`
+    decoder_langtok: bool  # whether the target's language tag is before the target
     style: str  # multilingual: __de__, mbart: [de]
 
     @classmethod
     def from_config(cls, cfg: Any, lang_pairs: Sequence[str]) -> "LanguageTags":
-        """Return the tags that the task's flags ask for."""
-        spoken = languages_of(lang_pairs)
-        langs = named_languages(cfg.langs) or spoken
+        """Return the tags according to the task's flags."""
+        used = languages_of(lang_pairs)
+        langs = named_languages(cfg.langs) or used
         if cfg.encoder_langtok not in (None, "src", "tgt"):
             refuse(f"--encoder-langtok {cfg.encoder_langtok}: choose src or tgt")
-        for lang in spoken:
+        for lang in used:
             if lang not in langs:
-                refuse(f"--lang-pairs has the language {lang}, which --langs does not name")
+                refuse(f"--lang-pairs has the language {lang}, which is not in --langs")
         return cls(tuple(langs), cfg.encoder_langtok, cfg.decoder_langtok, str(cfg.lang_tok_style))
 
     def add_to(self, dictionary: Dictionary) -> None:
-        """Append the tags to a dictionary that does not have them."""
+        """Append the tags to a dictionary if they are missing."""
         augment_dictionary(dictionary, list(self.langs), self.style)
 
     def check_flags(self, cfg: Any) -> None:
-        """Refuse flags that contradict these tags, a checkpoint's."""
+        """Refuse flags that contradict these tags, which are of a checkpoint."""
         given = {
             "langs": tuple(named_languages(cfg.langs)) or None,
             "encoder_langtok": cfg.encoder_langtok,
@@ -55,42 +55,42 @@ class LanguageTags(NamedTuple):
                 refuse(f"{flag} {value} contradicts the checkpoint, trained with {stored}")
 
     def tag(self, lang: str) -> str:
-        """Return a language's tag, as the dictionary holds it."""
+        """Return a language's tag, as in the dictionary."""
         return {"multilingual": "__{}__", "mbart": "[{}]"}[self.style].format(lang)
 
     def of_pair(self, lang_pair: str) -> Tuple[List[str], List[str]]:
-        """Return the tags in front of a pair's sources, and in front of its targets."""
+        """Return the tags before a pair's sources and before its targets."""
         langs = dict(zip(("src", "tgt"), lang_pair.split("-"), strict=True))
         in_source = [self.tag(langs[self.encoder_langtok])] if self.encoder_langtok else []
         return in_source, [self.tag(langs["tgt"])] if self.decoder_langtok else []
 
     def state(self) -> Dict[str, Any]:
-        """Return the tags in types that any checkpoint may hold."""
+        """Return the tags in plain types for checkpoints."""
         return {**self._asdict(), "langs": list(self.langs)}
 
     @classmethod
     def from_state(cls, state: Dict[str, Any]) -> "LanguageTags":
-        """Return the tags that state() was taken of."""
+        """Return the tags of a state()."""
         return cls(**{**state, "langs": tuple(state["langs"])})
 
 
 def languages_from_config(cfg: Any) -> Tuple[TaskTable, LanguageTags]:
-    """Return the task table and the tags that the task's flags ask for in training."""
+    """Return the task table and the tags according to the flags, for training."""
     if not cfg.lang_pairs:
-        refuse("--lang-pairs is required: name all pairs to train on, as en-de,de-en")
+        refuse("--lang-pairs is required: give all pairs to train on, as en-de,de-en")
     table = TaskTable.from_pairs(named_pairs(cfg.lang_pairs))
     return table, LanguageTags.from_config(cfg, table.trained)
 
 
 def check_folders(data: str) -> None:
-    """Refuse a folder of binarized data that is not there; several are joined by colons."""
+    """Refuse missing folders of binarized data; several are joined by colons."""
     for folder in split_paths(data):
         if not os.path.isdir(folder):
             refuse(f"{folder}: no such folder of data")
 
 
 def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
-    """Return the one dictionary that all langs have in folder, refusing different ones."""
+    """Return the joined dictionary of langs in folder, refusing different dictionaries."""
     check_folders(folder)
     contents: Dict[str, bytes] = {}
     for lang in langs:
@@ -102,7 +102,7 @@ def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
     for path, content in contents.items():
         if content != contents[first]:
             refuse(
-                f"{path} differs from {first}: all languages share one dictionary; binarize with "
+                f"{path} differs from {first}: all languages must have the same; binarize with "
                 "fairseq-preprocess --joined-dictionary, or --srcdict and --tgtdict of one file"
             )
     return read_dictionary(first)
@@ -114,7 +114,7 @@ def languages_of(lang_pairs: Iterable[str]) -> List[str]:
 
 
 def make_dictionary(words: Sequence[str], tags: LanguageTags) -> Dictionary:
-    """Return the dictionary of a model: its words, of which NUM_SPECIAL come first, then tags."""
+    """Return the dictionary of a model: its words, starting with NUM_SPECIAL, then tags."""
     dictionary = Dictionary()
     for word in words[NUM_SPECIAL:]:
         dictionary.add_symbol(word)
@@ -123,12 +123,12 @@ def make_dictionary(words: Sequence[str], tags: LanguageTags) -> Dictionary:
 
 
 def real_words(words: Sequence[str]) -> List[str]:
-    """Return words without the special ones, and without those that only fill up a dictionary."""
+    """Return words without special words and fairseq's padding words (madeupword...)."""
     return [word for word in words[NUM_SPECIAL:] if not word.startswith("madeupword")]
 
 
 def numbered_dictionary(num_words: int) -> Dictionary:
-    """Return a dictionary of a size, its symbols counted in, for models that read no text."""
+    """Return a dictionary of num_words words in all, for models without text."""
     dictionary = Dictionary()
     for word in range(num_words - len(dictionary)):
         dictionary.add_symbol(f"word{word}")
@@ -136,7 +136,7 @@ def numbered_dictionary(num_words: int) -> Dictionary:
 
 
 def check_words(own: List[str], trained: List[str]) -> None:
-    """Refuse a dictionary whose words are not those of a checkpoint, in the same order."""
+    """Refuse a dictionary with other words than a checkpoint, or in another order."""
     for i, (word, trained_word) in enumerate(zip(own, trained, strict=False)):
         if word != trained_word:
             refuse(

@@ -1,11 +1,11 @@
 """Batches of one task each, for ranks that hold the task's experts (--moe-task-local-batches).
 
-Every sentence of an epoch is still in exactly one batch, and every step still trains on the next W
-batches of the shuffled list: only which rank computes which of them is chosen, so that fewer tokens
-travel to experts on other ranks.
+Each sentence of an epoch is in exactly one batch, and each step trains on the next W batches of the
+shuffled list. Only the assignment of these batches to ranks is chosen, to send fewer tokens to
+experts on other ranks.
 
-A batch of one task does not show how tasks share the experts: each batch therefore carries the
-number of tokens that every task has in the epoch, for the balance loss of routers by task.
+The balance loss of task routers needs all tasks, so each batch contains the number of tokens of
+each task in the epoch.
 
 Shapes: N batches, W ranks, P places of an expert-parallel group (rank r has place r % P).
 """
@@ -46,16 +46,16 @@ def sentence_tasks(dataset: FairseqDataset, indices: np.ndarray) -> np.ndarray:
 
 
 def sentence_lengths(dataset: FairseqDataset, indices: np.ndarray) -> np.ndarray:
-    """Return the tokens (S,) that sentences with these indices (S,) have on both sides."""
+    """Return the numbers of source and target tokens (S,) of sentences with these indices (S,)."""
     return dataset.sizes[indices].reshape(len(indices), -1).sum(axis=1)
 
 
 class OneTaskBatches(BaseWrapperDataset):
-    """A dataset of task pairs whose batches hold sentences of one task each."""
+    """A dataset of task pairs whose batches contain sentences of one task each."""
 
     def __init__(self, dataset: FairseqDataset):
         super().__init__(dataset)
-        self.task_tokens = torch.zeros(0, dtype=torch.long)  # (N,), once there are batches
+        self.task_tokens = torch.zeros(0, dtype=torch.long)  # (N,), set with the batches
 
     def batch_by_size(
         self,
@@ -64,11 +64,11 @@ class OneTaskBatches(BaseWrapperDataset):
         max_sentences: Optional[int] = None,
         required_batch_size_multiple: int = 1,
     ) -> List[Batch]:
-        """As in fairseq, for the sentences of each task by themselves."""
+        """As in fairseq, separately for the sentences of each task."""
         tasks = sentence_tasks(self.dataset, indices)
         lengths = sentence_lengths(self.dataset, indices)
         self.task_tokens = torch.from_numpy(np.bincount(tasks, lengths).astype(np.int64))
-        by_task = np.argsort(tasks, kind="stable")  # within a task the order by length stays
+        by_task = np.argsort(tasks, kind="stable")  # keeps the order by length within a task
         first_of_task = np.flatnonzero(np.diff(tasks[by_task])) + 1
         return [
             batch
@@ -79,7 +79,7 @@ class OneTaskBatches(BaseWrapperDataset):
         ]
 
     def collater(self, samples: List[Any], **options: Any) -> Dict[str, Any]:
-        """As in fairseq, with the tokens (N,) that each task has in all batches, in net_input."""
+        """As in fairseq, plus the number of tokens (N,) of each task in the epoch in net_input."""
         batch = self.dataset.collater(samples, **options)
         if batch:
             batch["net_input"]["task_tokens"] = self.task_tokens
@@ -87,25 +87,25 @@ class OneTaskBatches(BaseWrapperDataset):
 
 
 class AffinityAssignment:
-    """Deals the batches of each step so that most routed tokens stay on their rank."""
+    """Assigns the batches of each step so that most tokens stay on their rank."""
 
     def __init__(self, dataset: FairseqDataset, affinity: Callable[[], Tensor]):
-        """Make the dealer of a training dataset.
+        """Create the assignment for a training dataset.
 
         Args:
-            dataset: the dataset that batches are of, with OneTaskBatches around it or not.
-            affinity: called once whenever batches are assigned, by all ranks; returns the share of
-                each task's routed gates whose experts live on each place (number of tasks, P). It
-                must be the same on all ranks to the last bit: else they assign differently, and a
-                batch is computed twice or by nobody.
+            dataset: the dataset of the batches, possibly in OneTaskBatches.
+            affinity: called once for each assignment, by all ranks; returns the fraction of each
+                task's gates whose experts each place holds (number of tasks, P). It must be
+                bitwise equal on all ranks; otherwise their assignments differ.
         """
         self.dataset = dataset
         self.affinity = affinity
 
     def __call__(self, batches: Sequence[Batch], num_ranks: int) -> np.ndarray:
-        """Return what each rank trains on in each step (ceil(N / W), W), as assign_in_turn does.
+        """Return the batch of each rank in each step (ceil(N / W), W), as assign_in_turn does.
 
-        Each step's assignment maximises the tokens that stay, sum of tokens * affinity.
+        The assignment of each step maximises the number of tokens that stay on their rank, the sum
+        of tokens * affinity.
         """
         kept = self.tokens_kept(batches)
         places = np.arange(num_ranks) % kept.shape[1]
@@ -118,7 +118,7 @@ class AffinityAssignment:
         return assigned
 
     def tokens_kept(self, batches: Sequence[Batch]) -> np.ndarray:
-        """Return how many tokens of each batch meet their experts on each place (N, P)."""
+        """Return the number of tokens of each batch whose experts each place holds (N, P)."""
         affinity = self.affinity().detach().double().cpu().numpy()
         sentences = np.concatenate(batches)
         first_of_batch = np.cumsum([0, *map(len, batches)])[:-1]

@@ -1,4 +1,4 @@
-"""One language pair's dataset, every example of which carries its task id."""
+"""The dataset of one language pair, with the task id in each example."""
 
 import copy
 from typing import Any, Dict, List, Optional
@@ -9,17 +9,15 @@ from fairseq.data import BaseWrapperDataset, LanguagePairDataset
 from torch import Tensor
 
 Example = Dict[str, Any]
-# what a batch has a row of for each sentence
+# entries of a batch with a row for each sentence
 PER_SENTENCE = {"id", "src_tokens", "src_lengths", "prev_output_tokens", "target", "task_ids"}
 
 
 class TaskPairDataset(BaseWrapperDataset):
-    """A LanguagePairDataset whose batches tell each sentence's task.
+    """A LanguagePairDataset whose batches contain the task id of each sentence.
 
-    The id is in the example, not in the dataset: fairseq collates a batch of several pairs with
-    the collater of the first, which would give its own id to every row.
-
-    first is the number of the first sentence in the input, for messages.
+    The id is in each example, since fairseq collates a batch of several pairs with the collater of
+    the first. `first` is the number of the first sentence in the input, for messages.
     """
 
     def __init__(self, dataset: LanguagePairDataset, task_id: int, first: int = 0):
@@ -33,12 +31,12 @@ class TaskPairDataset(BaseWrapperDataset):
     def collater(
         self, samples: List[Example], pad_to_length: Optional[Dict[str, int]] = None
     ) -> Dict[str, Any]:
-        """Return the base class's batch, with task_ids (B,) in net_input, sorted by them.
+        """Return the base class's batch, with task_ids (B,) in net_input, sorted by task.
 
-        So an expert of a task's has its rows side by side in every layer, without sorting there.
-        Sentences of a task stay in the base class's order, by length.
+        The rows of a task's experts are then adjacent in every layer. Sentences of a task stay in
+        the base class's order, by length.
         """
-        # the base collater sorts by length: send positions through as ids to learn the order
+        # the base collater sorts by length: pass positions as ids to get its order
         numbered = [{**sample, "id": i} for i, sample in enumerate(samples)]
         batch = self.dataset.collater(numbered, pad_to_length)
         if batch:
@@ -53,7 +51,7 @@ class TaskPairDataset(BaseWrapperDataset):
         return batch
 
     def with_empty_sources(self, indices: np.ndarray) -> "TaskPairDataset":
-        """Return the dataset with the source text of some examples taken out."""
+        """Return the dataset with empty sources for the examples at indices."""
         pair = copy.copy(self.dataset)
         pair.src = _EmptiedDataset(pair.src, indices)
         pair.src_sizes = pair.src_sizes.copy()
@@ -63,14 +61,14 @@ class TaskPairDataset(BaseWrapperDataset):
             pair.sizes = np.stack([pair.src_sizes, pair.tgt_sizes], axis=1)
         return TaskPairDataset(pair, self.task_id, self.first)
 
-    # fairseq's commands look for the two sides of a pair to print original text
+    # fairseq's commands read the two sides of a pair to print original text
     @property
     def src(self) -> Any:
         return self.dataset.src
 
     @property
     def src_sizes(self) -> np.ndarray:
-        """Source lengths in tokens, with tag and end of sentence."""
+        """Source lengths in tokens, including tag and end of sentence."""
         return self.dataset.src_sizes
 
     @property
@@ -79,7 +77,7 @@ class TaskPairDataset(BaseWrapperDataset):
 
 
 class _EmptiedDataset(BaseWrapperDataset):
-    """Sentences of which some have nothing left but their end."""
+    """Sentences of which some consist only of the end of sentence."""
 
     def __init__(self, dataset: Any, emptied: np.ndarray):
         super().__init__(dataset)

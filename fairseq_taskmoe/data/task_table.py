@@ -1,7 +1,7 @@
-"""The task table: language pairs, their ids, and the groups that route together.
+"""The task table: language pairs, their ids, and groups with a common route.
 
 A task is a language pair; its id is its row in the table. Ids depend on the set of trained pairs,
-not on the order in which they were given. The table is stored with the model.
+not on their order in flags. The table is stored in checkpoints.
 """
 
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
@@ -14,7 +14,7 @@ from .named_pairs import check_pairs
 
 
 class TaskTable(NamedTuple):
-    """N trained pairs, sorted, then the pairs that are served without having been trained."""
+    """The trained pairs, sorted, then untrained pairs that are translated."""
 
     trained: Tuple[str, ...]
     unseen: Tuple[str, ...] = ()
@@ -22,10 +22,10 @@ class TaskTable(NamedTuple):
 
     @classmethod
     def from_pairs(cls, lang_pairs: Sequence[str]) -> "TaskTable":
-        """Return the table of pairs like "en-de", refusing what is none."""
+        """Return the table of pairs such as "en-de", refusing invalid ones."""
         check_pairs(lang_pairs)
         if not lang_pairs:
-            refuse("--lang-pairs: name at least one language pair, as en-de,de-en")
+            refuse("--lang-pairs: give at least one language pair, as en-de,de-en")
         return cls(tuple(sorted(set(lang_pairs))))
 
     @property
@@ -38,7 +38,7 @@ class TaskTable(NamedTuple):
         return self.lang_pairs.index(lang_pair)
 
     def with_pairs(self, lang_pairs: Sequence[str]) -> "TaskTable":
-        """Return the table with more pairs to serve; ids of its own pairs stay as they are."""
+        """Return the table with additional untrained pairs; existing ids do not change."""
         new = tuple(sorted(set(lang_pairs) - set(self.lang_pairs)))
         return self._replace(unseen=self.unseen + new)
 
@@ -49,13 +49,13 @@ class TaskTable(NamedTuple):
             names = [name for name, members in table.groups if table._is_member(pair, members)]
             if len(names) != 1:
                 found = "no group" if not names else "more than one group: " + ", ".join(names)
-                refuse(f"--moe-task-groups: {pair} is in {found}; every pair needs exactly one")
+                refuse(f"--moe-task-groups: {pair} is in {found}; each pair must be in exactly one")
         return table
 
     def group_names(self, kind: str) -> List[str]:
-        """Return the groups that a router of this kind tells apart, in the order of their ids.
+        """Return the groups of a task router of this kind, in the order of their ids.
 
-        kind is `source`, `target`, `pair` or `group`. Only trained pairs make groups.
+        kind is `source`, `target`, `pair` or `group`. Untrained pairs add no groups.
         """
         return sorted({self._group_of(pair, kind) for pair in self.trained})
 
@@ -66,11 +66,11 @@ class TaskTable(NamedTuple):
                 for pair in self.lang_pairs]
 
     def routed_as(self, lang_pair: str, kind: str) -> str:
-        """Return the trained pair whose route a pair takes, itself where it was trained.
+        """Return the trained pair whose route a pair takes; a trained pair takes its own.
 
-        A pair that was never trained takes the route of a trained pair with its source language
-        (router `source`) or with its target language (the others): of several, that whose other
-        language is in most trained pairs, the hub of the data. The paper does not say what it did.
+        An untrained pair takes the route of a trained pair with its source language (router
+        `source`) or with its target language (other routers). Of several, it is the one whose other
+        language is in most trained pairs. The paper does not specify this.
         """
         if lang_pair in self.trained:
             return lang_pair
@@ -84,18 +84,18 @@ class TaskTable(NamedTuple):
             refuse(
                 f"{lang_pair} was never trained, and no trained pair has the "
                 f"{'source' if side == 0 else 'target'} language {language}: routing by {kind} "
-                f"has no experts for it (trained: {', '.join(self.trained)})"
+                f"gives it no experts (trained: {', '.join(self.trained)})"
             )
         return max(candidates, key=lambda pair: self._degree(pair.split("-")[1 - side]))
 
     def state(self) -> Dict[str, Any]:
-        """Return the trained part of the table, in types that any checkpoint may hold."""
+        """Return the trained part of the table in plain types for checkpoints."""
         groups = {name: list(members) for name, members in self.groups}
         return {"lang_pairs": list(self.trained), "groups": groups}
 
     @classmethod
     def from_state(cls, state: Dict[str, Any]) -> "TaskTable":
-        """Return the table that state() was taken of."""
+        """Return the table of a state()."""
         groups = tuple((name, tuple(members)) for name, members in state["groups"].items())
         return cls(tuple(state["lang_pairs"]), (), groups)
 
@@ -103,7 +103,7 @@ class TaskTable(NamedTuple):
         source, target = trained_pair.split("-")
         if kind == "group":
             if not self.groups:
-                refuse("router `group`: --moe-task-groups names no groups")
+                refuse("router `group` needs --moe-task-groups")
             return next(n for n, members in self.groups if self._is_member(trained_pair, members))
         return {"source": source, "target": target, "pair": trained_pair}[kind]
 
@@ -116,7 +116,7 @@ class TaskTable(NamedTuple):
 
 
 def load_task_groups(path: str) -> Dict[str, List[str]]:
-    """Return the groups of a YAML file: name -> language pairs, or languages."""
+    """Return the groups in a YAML file: name -> language pairs or languages."""
     groups = read_yaml(path, yaml.SafeLoader, "--moe-task-groups")
     valid = isinstance(groups, dict) and all(
         isinstance(name, str)
@@ -126,7 +126,7 @@ def load_task_groups(path: str) -> Dict[str, List[str]]:
     )
     if not valid:
         refuse(
-            f"--moe-task-groups {path}: write `name: [en-de, en-nl]`, one group a line, with "
-            'quotes around what YAML takes for a truth value, as "no"'
+            f"--moe-task-groups {path}: write `name: [en-de, en-nl]`, one group per line, with "
+            'quotes around words that YAML takes for truth values, as "no"'
         )
     return groups

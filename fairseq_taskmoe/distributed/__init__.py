@@ -1,1 +1,1 @@
-"""Experts spread over ranks: groups, exchange of rows, correct gradients, start-up checks."""
+"""Expert parallelism: process groups, exchange of rows, gradients, launching and saving."""

@@ -1,4 +1,4 @@
-"""Which tasks belong to which ranks: where the experts live that their gates choose."""
+"""The affinity of tasks to ranks, by which ranks hold the experts of a task."""
 
 import torch
 import torch.nn as nn
@@ -11,22 +11,21 @@ from .layout import ExpertLayout
 
 
 def task_affinity(model: nn.Module, num_tasks: int, layout: ExpertLayout) -> Tensor:
-    """Return the share of each task's gates whose experts live on each place (N, P), float64.
+    """Return the fraction of each task's gates whose experts each rank holds (N, P), float64.
 
-    N tasks, P places of an expert group. The mean over layers that route by task; refuses a model
-    that has none.
+    N tasks, P ranks of an expert-parallel group. It is the mean over the layers that route by task;
+    refuses a model without such layers.
     """
     routers = [module.router for module in model.modules() if isinstance(module, MoELayer)]
-    shares = torch.zeros(num_tasks, layout.size, dtype=torch.float64)
+    fractions = torch.zeros(num_tasks, layout.size, dtype=torch.float64)
     for task_id in range(num_tasks):
         for route in (task_route(router, task_id) for router in routers):
             if route is not None:
                 places = route.expert_ids.cpu() // layout.experts_per_rank
-                shares[task_id].index_add_(0, places, route.gates.double().cpu())
-    total = shares.sum(dim=1, keepdim=True)
+                fractions[task_id].index_add_(0, places, route.gates.double().cpu())
+    total = fractions.sum(dim=1, keepdim=True)
     if not (total > 0).all():
         refuse(
-            "--moe-task-local-batches: no layer routes by task, so that no rank is nearer to a "
-            "task than another"
+            "--moe-task-local-batches: no layer routes by task, so no rank holds a task's experts"
         )
-    return shares / total
+    return fractions / total

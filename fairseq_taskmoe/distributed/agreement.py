@@ -1,4 +1,4 @@
-"""Ranks that decide together, so that none goes on alone."""
+"""Decisions and refusals that all ranks make together."""
 
 from typing import Any, Callable, List, Optional
 
@@ -16,29 +16,29 @@ def rank() -> int:
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
-    """Do work on rank 0 and return its result on all ranks: a collective call.
+    """Call work on rank 0 and return its result on all ranks: a collective call.
 
-    A refusal on rank 0 is raised on all of them, and reported once.
+    A refusal on rank 0 is raised on all ranks and reported once.
     """
     if num_ranks() == 1:
         return work()
-    told: List[Any] = [None, None]
+    answer: List[Any] = [None, None]  # result, message of a refusal
     if rank() == 0:
         try:
-            told = [work(), None]
+            answer = [work(), None]
         except Refusal as refusal:
             dist.broadcast_object_list([None, refusal.message], 0)
             raise
-    dist.broadcast_object_list(told, 0)
-    if told[1] is not None:
-        raise Refusal(told[1], reported_by_rank_0=True)
-    return told[0]
+    dist.broadcast_object_list(answer, 0)
+    if answer[1] is not None:
+        raise Refusal(answer[1], reported_by_rank_0=True)
+    return answer[0]
 
 
 def refuse_together(problem: Optional[str]) -> None:
     """Refuse on all ranks if there is a problem on any: a collective call.
 
-    Rank 0 reports the first one that is not None.
+    Rank 0 reports the problem of the first rank that has one.
     """
     if num_ranks() == 1:
         if problem is not None:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 class ExchangeRows(torch.autograd.Function):
-    """Send rows to the other ranks of a group and receive theirs; what stays here is not sent.
+    """Send rows to the other ranks of a group and receive theirs.
 
-    forward(rows (R, C), send, receive, group): the rows for each other rank in order of rank,
-    send[p] of them for place p, then the rows that stay. Returns those received, receive[p] from
-    place p, then those that stayed. Sizes differ, and may be 0. The gradient goes the same way
-    back. Every rank of the group must call it, in the same order.
+    forward(rows (R, C), send, receive, group): rows are those for the other ranks by place, send[p]
+    for place p, then those that stay on this rank. Returns the received rows, receive[p] from place
+    p, then those that stayed. Numbers may be 0. The backward pass sends gradients back. A
+    collective call.
     """
 
     @staticmethod
@@ -31,9 +31,9 @@ class ExchangeRows(torch.autograd.Function):
 
 
 def _exchange(rows: Tensor, send: List[int], receive: List[int], group: Any) -> Tensor:
-    leaving, arriving = sum(send), sum(receive)
-    staying = rows.size(0) - leaving
-    out = rows.new_empty(arriving + staying, rows.size(1))
-    dist.all_to_all_single(out[:arriving], rows[:leaving], receive, send, group=group)
-    out[arriving:] = rows[leaving:]
+    num_sent, num_received = sum(send), sum(receive)
+    num_staying = rows.size(0) - num_sent
+    out = rows.new_empty(num_received + num_staying, rows.size(1))
+    dist.all_to_all_single(out[:num_received], rows[:num_sent], receive, send, group=group)
+    out[num_received:] = rows[num_sent:]
     return out

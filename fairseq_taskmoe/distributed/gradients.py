@@ -1,7 +1,7 @@
-"""Gradients of experts that are spread over ranks: their scale, their replicas, their norm.
+"""Gradients of experts with expert parallelism: their scale, reduction over replicas, and norm.
 
-fairseq leaves parameters that carry the mark `expert` out of its data parallelism and out of the
-clip norm. What is missing is done here.
+fairseq excludes parameters with the attribute `expert` from its data parallelism and from gradient
+clipping, which this module does instead.
 """
 
 from typing import Any, Iterable, List, Optional
@@ -15,26 +15,26 @@ from torch.nn import Parameter
 from .expert_groups import ExpertGroups
 
 
-def mark_spread(parameter: Parameter) -> None:
-    """Mark a parameter that holds this rank's experts alone."""
+def mark_expert_parallel(parameter: Parameter) -> None:
+    """Mark a parameter that holds only the experts of this rank."""
     parameter.expert = True  # type: ignore[attr-defined]
 
 
-def is_spread(parameter: Tensor) -> bool:
-    """Say whether a parameter is marked so: what counts is that there is a mark."""
+def is_expert_parallel(parameter: Tensor) -> bool:
+    """Return whether a parameter holds only the experts of this rank."""
     return hasattr(parameter, "expert")
 
 
 @torch.no_grad()
 def reduce_expert_gradients(parameters: Iterable[Parameter], groups: ExpertGroups) -> None:
-    """Give experts the gradient that fairseq's data parallelism gives shared parameters.
+    """Average the gradients of experts over ranks, as fairseq does for shared parameters.
 
-    That is the sum over all ranks, divided by their number. The rows of its own group's ranks have
-    come to an expert already; what is missing is the sum over replicas. Called once an update, when
-    the gradients of all micro-batches are there.
+    That is the sum over all ranks, divided by their number. An expert's gradient already includes
+    the rows of its group; this adds those of the replicas. To be called once in an update, after
+    the backward pass of the last micro-batch.
     """
     for parameter in parameters:
-        if not is_spread(parameter):
+        if not is_expert_parallel(parameter):
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -48,17 +48,17 @@ def clip_grad_norm(
     parameters: List[Parameter], groups: ExpertGroups, max_norm: float,
     aggregate_norm_fn: Optional[Any] = None,
 ) -> Tensor:
-    """Clip as fairseq's optimizers do, with every expert counted once; return the norm ().
+    """Clip gradients as fairseq's optimizers do, counting each expert once; return the norm ().
 
-    The norm is the same on all ranks, and what one rank would find that holds all experts. So an
-    overflow in one rank's experts is seen by all. max_norm 0 measures without clipping.
+    The norm is the same on all ranks, that of one rank with all experts, so all ranks detect an
+    overflow in the experts of one. max_norm 0 computes the norm without clipping.
     """
     shared = utils.clip_grad_norm_(parameters, 0, aggregate_norm_fn)
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     experts = [
         parameter.grad
         for parameter in parameters
-        if is_spread(parameter) and parameter.grad is not None
+        if is_expert_parallel(parameter) and parameter.grad is not None
     ]
     square = torch.zeros((), dtype=torch.float64, device=shared.device)
     for grad in experts:

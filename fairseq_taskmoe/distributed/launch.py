@@ -1,7 +1,7 @@
-"""Starting many ranks: they form one group, or the run ends with one line before it trains.
+"""Joining the processes that a launcher started into one process group, or refusing to train.
 
-fairseq looks at a launcher's variables only where it sees several GPUs. Elsewhere, on CPU and on
-nodes of one GPU, every process that torchrun starts would train a model of its own.
+fairseq reads a launcher's variables only if it finds several GPUs. On CPU and on nodes with one
+GPU, each process that torchrun starts would otherwise train a separate model.
 """
 
 import argparse
@@ -14,15 +14,15 @@ import torch
 from ..errors import refuse
 
 REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torch's env:// rendezvous
-# numbers of processes that launchers started; SLURM_NTASKS is no such number: sbatch sets it for
-# its script as well, which is one process
+# variables with the number of started processes; not SLURM_NTASKS, which sbatch sets for its script
+# too, a single process
 STARTED_BY = {
     "WORLD_SIZE": "torchrun",
     "SLURM_STEP_NUM_TASKS": "srun",
     "OMPI_COMM_WORLD_SIZE": "mpirun",
     "PMI_SIZE": "mpirun",
 }
-AS_TORCHRUN = {  # what the launchers call the numbers that torchrun calls RANK and LOCAL_RANK
+AS_TORCHRUN = {  # the launchers' names of torchrun's RANK and LOCAL_RANK
     "SLURM_STEP_NUM_TASKS": ("SLURM_PROCID", "SLURM_LOCALID"),
     "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
     "PMI_SIZE": ("PMI_RANK", "MPI_LOCALRANKID"),
@@ -30,7 +30,7 @@ AS_TORCHRUN = {  # what the launchers call the numbers that torchrun calls RANK 
 
 
 class Launcher(NamedTuple):
-    """What torchrun, or a script that sets the same variables, says about this process."""
+    """This process's variables of torchrun, or of a script that sets the same ones."""
 
     rank: int
     world_size: int
@@ -38,7 +38,7 @@ class Launcher(NamedTuple):
 
 
 def from_environment() -> Optional[Launcher]:
-    """Return the launcher's word, or None where there is none or it started one process alone."""
+    """Return the launcher's variables, or None without a launcher or with a single process."""
     if not all(os.environ.get(name) for name in REQUIRED):
         return None
     rank, world_size = number("RANK"), number("WORLD_SIZE")
@@ -47,7 +47,7 @@ def from_environment() -> Optional[Launcher]:
 
 
 def number(name: str) -> int:
-    """Return a variable of the environment as a number."""
+    """Return the number in an environment variable."""
     try:
         return int(os.environ[name])
     except ValueError:
@@ -55,44 +55,43 @@ def number(name: str) -> int:
 
 
 def join_launcher(args: argparse.Namespace) -> None:
-    """Make the flags of fairseq-train those of one rank, where a launcher started many.
+    """Set the distributed flags of fairseq-train from the launcher's variables.
 
-    Nothing is changed without a launcher, or where --distributed-init-method is given. Architecture
-    functions call this: fairseq runs them after it has parsed the flags and before it uses them.
+    Nothing is changed without a launcher or with --distributed-init-method. Architecture functions
+    call this, since fairseq runs them after parsing the flags and before using them.
     """
     launcher = from_environment()
     if launcher is None or getattr(args, "distributed_init_method", None) is not None:
         return
-    asked, gpus = args.distributed_world_size, torch.cuda.device_count()
-    if asked != launcher.world_size and (asked != max(1, gpus) or flag_given()):
+    given, gpus = args.distributed_world_size, torch.cuda.device_count()
+    if given != launcher.world_size and (given != max(1, gpus) or flag_given()):
         refuse(
-            f"--distributed-world-size {asked} contradicts WORLD_SIZE={launcher.world_size} of the "
+            f"--distributed-world-size {given} contradicts WORLD_SIZE={launcher.world_size} of the "
             "launcher; leave the flag out"
         )
-    check_restarts()  # now: in a restart the ranks may wait for each other for ever
+    check_restarts()  # here, since restarted ranks could wait for each other forever
     args.distributed_init_method = "env://"
     args.distributed_world_size = launcher.world_size
     args.distributed_rank = launcher.rank
     args.distributed_no_spawn = True
     on_cpu = args.cpu or gpus == 0
     local_rank = launcher.rank if launcher.local_rank is None else launcher.local_rank
-    # modulo, as in fairseq: each process may have been given sight of its own GPU alone
+    # modulo, as in fairseq: each process may see only its own GPU
     args.device_id = 0 if on_cpu else local_rank % gpus
     if on_cpu and args.distributed_backend == "nccl":
         args.distributed_backend = "gloo"
 
 
 def flag_given() -> bool:
-    """Return whether the command line has the flag: its default is the number of GPUs."""
+    """Return whether --distributed-world-size is given; its default is the number of GPUs."""
     return any(word.split("=")[0] == "--distributed-world-size" for word in sys.argv)
 
 
 def check_launch(world_size: int) -> None:
-    """Refuse to train where more processes were started than belong together.
+    """Refuse to train if the launcher started more processes than the run has ranks.
 
-    world_size is the number of ranks that fairseq trains on; the process group's own number counts
-    once there is one. To be called before training, with flags and hydra alike. Restarts that
-    could not connect are refused as well.
+    world_size is the number of ranks that fairseq trains on, unless there is a process group. Also
+    refuses restarts that could not connect.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         world_size = torch.distributed.get_world_size()
@@ -106,9 +105,9 @@ def check_launch(world_size: int) -> None:
 
 
 def check_restarts() -> None:
-    """Refuse a torchrun whose restarted ranks would look for each other where the dead ones were.
+    """Refuse a torchrun whose restarted ranks would connect to addresses of the previous ranks.
 
-    They read the addresses in a store that outlives them (PyTorch's issue 135712).
+    The addresses are in a store that is kept over restarts (PyTorch issue 135712).
     """
     if not os.environ.get("TORCHELASTIC_MAX_RESTARTS") or number("TORCHELASTIC_MAX_RESTARTS") == 0:
         return
@@ -120,7 +119,7 @@ def check_restarts() -> None:
 
 
 def remedy(name: str) -> str:
-    """Return what to change where too many processes were started, as the variable name says."""
+    """Return how to fix a launch with too many processes, according to the variable `name`."""
     separate = f"where separate trainings are meant, start them with `env -u {name}`"
     if name in AS_TORCHRUN:
         rank, local_rank = AS_TORCHRUN[name]

@@ -1,4 +1,4 @@
-"""Which rank holds which experts: arithmetic alone, no processes."""
+"""The distribution of experts over ranks, without processes."""
 
 import math
 from typing import List, NamedTuple, Optional
@@ -7,10 +7,10 @@ from ..errors import refuse
 
 
 class ExpertLayout(NamedTuple):
-    """E experts spread over the ranks of expert-parallel groups.
+    """The distribution of E experts over the ranks of expert-parallel groups.
 
-    Consecutive ranks form a group, which holds one copy of all experts; groups hold replicas of one
-    another. Rank r holds the consecutive experts of its place r % size in its group.
+    Consecutive ranks form a group, which holds one copy of all experts; the groups are replicas.
+    Rank r has place r % size in its group, and holds consecutive experts by its place.
     """
 
     num_experts: int  # E
@@ -46,9 +46,9 @@ class ExpertLayout(NamedTuple):
 
 
 def expert_layout(num_experts: int, world_size: int, size: Optional[int] = None) -> ExpertLayout:
-    """Return the layout for a number of ranks, refusing what does not divide.
+    """Return the layout for a number of ranks, refusing sizes that do not divide it.
 
-    The default size is the largest that divides both: every rank then holds as few as possible.
+    The default size is the greatest common divisor of num_experts and world_size.
     """
     if num_experts == 0:
         return ExpertLayout(0, world_size, 1)

@@ -36,14 +36,14 @@ def check_lengths(
 
 def admitted(
     model: BaseFairseqModel, task: TranslationTaskMoeTask, dataset: TaskPairDataset,
-    batching: Batching, name: str, told: bool = False,
+    batching: Batching, name: str, warned: bool = False,
 ) -> TaskPairDataset:
     """Return a dataset that the model can read and that fits batches, or refuse it.
 
-    told is true where check_lengths has already warned of what translates to an empty line.
+    warned is true where check_lengths has already warned of what translates to an empty line.
     """
     limit, _ = resolve_max_positions(task.max_positions(), model.max_positions())
-    dataset = admit_sources(dataset, limit, batching.skip_long, told)
+    dataset = admit_sources(dataset, limit, batching.skip_long, warned)
     check_fits_batch(dataset, batching.max_tokens, name)
     return dataset
 

@@ -10,8 +10,8 @@ from fairseq.data import Dictionary, FairseqDataset
 from fairseq.utils import split_paths
 
 from ..data.dataset_manager import (
-    ChosenRows,
     PivotedPair,
+    RowSelection,
     TaskDatasetManager,
     holds_pair,
     pair_prefix,
@@ -66,8 +66,8 @@ def pivot_pair(
         )
     return PivotedPair(
         pivot,
-        ChosenRows([of_source[sentence] for sentence in shared], len(source_set)),
-        ChosenRows([of_target[sentence] for sentence in shared], len(target_set)),
+        RowSelection([of_source[sentence] for sentence in shared], len(source_set)),
+        RowSelection([of_target[sentence] for sentence in shared], len(target_set)),
     )
 
 

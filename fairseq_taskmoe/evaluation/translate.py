@@ -154,7 +154,7 @@ def batch_iterator(
 
     Among several ranks each takes its share, as many batches as the others; some may be empty.
     """
-    dataset = admitted(model, task, dataset, batching, name, told=True)
+    dataset = admitted(model, task, dataset, batching, name, warned=True)
     max_tokens = batching.max_tokens
     if max_tokens is None and batching.batch_size is None:
         longest = int(dataset.sizes.max()) if len(dataset) else 0

@@ -1,4 +1,4 @@
-"""From the flat configuration to the parts of one stack of the model, `encoder` or `decoder`."""
+"""Building the layers of a stack of the model, `encoder` or `decoder`, from the configuration."""
 
 from typing import Any, Optional
 
@@ -8,7 +8,7 @@ import torch.nn as nn
 from ..data.task_table import TaskTable
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
 from ..distributed.expert_groups import ExpertGroups
-from ..distributed.gradients import mark_spread
+from ..distributed.gradients import mark_expert_parallel
 from ..errors import refuse
 from ..modules.experts import Experts
 from ..modules.fixed_routers import RandomRouter, StaticRouter
@@ -19,7 +19,7 @@ from .config import TASK_ROUTERS, TEXT_ROUTERS
 
 
 def check_config(cfg: Any) -> None:
-    """Refuse a configuration that no model can be built from, naming the flag."""
+    """Refuse an invalid configuration, naming the flag."""
     for stack in ("encoder", "decoder"):
         for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads"):
             value = getattr(cfg, f"{stack}_{name}")
@@ -34,8 +34,8 @@ def check_config(cfg: Any) -> None:
         refuse(f"--moe-expert-count {cfg.moe_expert_count}: give 0 for a dense model, or more")
     if not 1 <= cfg.moe_top_k <= cfg.moe_expert_count:
         refuse(
-            f"--moe-top-k {cfg.moe_top_k}: each token visits at least 1 and at most all of "
-            f"--moe-expert-count {cfg.moe_expert_count} experts"
+            f"--moe-top-k {cfg.moe_top_k}: give at least 1 and at most "
+            f"--moe-expert-count {cfg.moe_expert_count}"
         )
     for stack in ("encoder", "decoder"):
         router = getattr(cfg, f"{stack}_moe_router")
@@ -49,8 +49,8 @@ def check_config(cfg: Any) -> None:
                 why = "only token and sentence routers have a capacity"
                 if router in (*TASK_ROUTERS, "static"):
                     why = (
-                        "a whole task goes to the same experts, a capacity would drop most of its "
-                        "tokens in training and none at inference"
+                        "all tokens of a task have the same experts, so a capacity would drop most "
+                        "of them in training and none at inference"
                     )
                 refuse(
                     f"--{flag.replace('_', '-')} {getattr(cfg, flag)} with --{stack}-moe-router "
@@ -75,18 +75,18 @@ def _check_layer_experts(cfg: Any, stack: str) -> None:
 
 
 def moe_freq(cfg: Any, stack: str) -> int:
-    """Return N where every N-th layer of a stack is an MoE layer."""
+    """Return N, if every N-th layer of a stack is an MoE layer."""
     own = getattr(cfg, f"{stack}_moe_freq")
     return cfg.moe_freq if own is None else own
 
 
 def is_moe_position(cfg: Any, stack: str, layer: int) -> bool:
-    """Say whether layer i = 0, 1, ... is an MoE layer, or with router `dense` stands for one."""
+    """Return whether layer i = 0, 1, ... is an MoE layer, or its replacement (router `dense`)."""
     return cfg.moe_expert_count > 0 and (layer + 1) % moe_freq(cfg, stack) == 0
 
 
 def has_moe_layer(cfg: Any) -> bool:
-    """Say whether the model of a configuration has any MoE layer."""
+    """Return whether the model of a configuration has any MoE layer."""
     return any(
         is_moe_position(cfg, stack, layer)
         for stack in ("encoder", "decoder") if getattr(cfg, f"{stack}_moe_router") != "dense"
@@ -95,7 +95,7 @@ def has_moe_layer(cfg: Any) -> bool:
 
 
 def num_experts(cfg: Any, stack: str, layer: int) -> int:
-    """Return the number of experts at the position of an MoE layer, 0 where it is dense."""
+    """Return the number of experts at the position of an MoE layer, 0 if it is dense."""
     counts = getattr(cfg, f"{stack}_moe_layer_experts")
     if getattr(cfg, f"{stack}_moe_router") == "dense":
         return 0
@@ -136,7 +136,7 @@ def build_router(cfg: Any, stack: str, layer: int, table: TaskTable) -> nn.Modul
     if kind == "token":
         return TokenRouter(embed_dim, experts, options)
     if kind == "sentence":
-        # a sentence in the decoder is known by its source
+        # the decoder, too, routes sentences by the encoder output
         return SentenceRouter(cfg.encoder_embed_dim, experts, options)
     assert kind in TASK_ROUTERS, kind
     groups = torch.tensor(table.group_ids(kind), device="cpu")
@@ -146,27 +146,27 @@ def build_router(cfg: Any, stack: str, layer: int, table: TaskTable) -> nn.Modul
 def build_moe_layer(
     cfg: Any, stack: str, layer: int, table: TaskTable, groups: Optional[ExpertGroups] = None
 ) -> Optional[MoELayer]:
-    """Build the MoE layer at a position, or None where the layer is dense.
+    """Build the MoE layer at a position, or None if the layer is dense.
 
-    With groups this rank holds its share of the experts, and rows are exchanged.
+    With groups, this rank holds a part of the experts, and rows are exchanged.
     """
     if not is_moe_position(cfg, stack, layer) or not num_experts(cfg, stack, layer):
         return None
     router = build_router(cfg, stack, layer, table)
-    here = groups.experts if groups else slice(0, num_experts(cfg, stack, layer))
+    local = groups.experts if groups else slice(0, num_experts(cfg, stack, layer))
     experts = Experts(
-        here.stop - here.start, getattr(cfg, f"{stack}_embed_dim"), expert_dim(cfg, stack),
-        str(cfg.activation_fn), cfg.activation_dropout, here.start,
+        local.stop - local.start, getattr(cfg, f"{stack}_embed_dim"), expert_dim(cfg, stack),
+        str(cfg.activation_fn), cfg.activation_dropout, local.start,
     )
     if groups is None:
         return MoELayer(router, experts)
     for parameter in experts.parameters():
-        mark_spread(parameter)
+        mark_expert_parallel(parameter)
     return MoELayer(router, experts, AllToAllDispatcher(groups))
 
 
 def layer_shape(cfg: Any, stack: str) -> LayerShape:
-    """Return what the layers of a stack have in common."""
+    """Return the settings that the layers of a stack share."""
     return LayerShape(
         embed_dim=getattr(cfg, f"{stack}_embed_dim"),
         num_heads=getattr(cfg, f"{stack}_attention_heads"),

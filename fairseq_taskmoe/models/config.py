@@ -1,4 +1,4 @@
-"""Configuration of transformer_task_moe, from flags and from hydra YAML alike, and its sizes."""
+"""Configuration of transformer_task_moe, for flags and hydra YAML, and its named sizes."""
 
 from argparse import SUPPRESS, Namespace
 from dataclasses import dataclass, field
@@ -11,28 +11,27 @@ from omegaconf import II
 TEXT_ROUTERS = ("token", "sentence")
 STACKS = ("encoder", "decoder")
 TASK_ROUTERS = ("source", "target", "pair", "group")
-# `dense` is no routing: one feed-forward network of the width of K experts, with the same cost.
-# An extracted sub-network is made of those, and so is the dense baseline of equal computation.
-# So does `table`, where a sub-network serves several tasks with different experts.
+# `dense`: no routing, one feed-forward network as wide as K experts, with the same computation, for
+# extracted sub-networks and the dense baseline. `table`: for sub-networks of several tasks.
 ROUTER_CHOICES = ChoiceEnum(
     [*TEXT_ROUTERS, *TASK_ROUTERS, "static", "random", "dense", "table"]
 )
 ROUTER_HELP = (
     "what the {}'s MoE layers route by: each token, the sentence, the task (source or target "
     "language, language pair, or a group of --moe-task-groups), static or random experts; dense: "
-    "one network as wide as the chosen experts; table: as static, but in the checkpoint, where "
-    "extraction has put what was learned"
+    "one network as wide as the chosen experts; table: fixed experts that are stored in the "
+    "checkpoint, for extracted models"
 )
 
 LAYER_EXPERTS_HELP = (
-    "experts of each of the {}'s MoE layers where they differ, as 8,0,16 (extraction makes such "
+    "number of experts of each of the {}'s MoE layers, if they differ, as 8,0,16 (for extracted "
     "models); 0: one dense network as wide as --moe-top-k experts"
 )
 
 
 @dataclass
 class TransformerTaskMoeConfig(FairseqDataclass):
-    # Flat, as in transformer_lm: fields of a nested config never reach the command line
+    # flat, as in transformer_lm: fields of nested configurations are not available as flags
     activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore
         default="relu", metadata={"help": "activation function of the feed-forward networks"}
     )
@@ -87,10 +86,10 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     max_target_positions: int = II("task.max_target_positions")
     moe_freq: int = field(default=2, metadata={"help": "every N-th layer is an MoE layer"})
     encoder_moe_freq: Optional[int] = field(
-        default=None, metadata={"help": "--moe-freq of the encoder, where it differs"}
+        default=None, metadata={"help": "--moe-freq of the encoder, if it differs"}
     )
     decoder_moe_freq: Optional[int] = field(
-        default=None, metadata={"help": "--moe-freq of the decoder, where it differs"}
+        default=None, metadata={"help": "--moe-freq of the decoder, if it differs"}
     )
     moe_expert_count: int = field(
         default=32, metadata={"help": "experts per MoE layer; 0 for a dense model"}
@@ -101,7 +100,7 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     decoder_moe_layer_experts: Optional[str] = field(
         default=None, metadata={"help": LAYER_EXPERTS_HELP.format("decoder")}
     )
-    moe_top_k: int = field(default=2, metadata={"help": "experts that each token visits"})
+    moe_top_k: int = field(default=2, metadata={"help": "number of experts per token (K)"})
     moe_expert_ffn_dim: Optional[int] = field(
         default=None, metadata={"help": "width of an expert (default: the layer's ffn-embed-dim)"}
     )
@@ -114,29 +113,30 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     moe_task_groups: Optional[str] = field(
         default=None,
         metadata={
-            "help": "YAML file for the router `group`: group name -> list of language pairs, or of "
-            "languages, which stand for all pairs into them"
+            "help": "YAML file for the router `group`: group name -> list of language pairs or "
+            "target languages"
         },
     )
     moe_capacity_factor: float = field(
         default=0.0,
         metadata={
-            "help": "token and sentence routing: an expert takes at most this factor times tokens "
-            "/ experts in training; <= 0: nothing is dropped"
+            "help": "token and sentence routing: in training an expert accepts at most this factor "
+            "times tokens / experts; <= 0: no limit"
         },
     )
     moe_eval_capacity_factor: float = field(
         default=0.0,
         metadata={
-            "help": "--moe-capacity-factor at evaluation; unless <= 0, a translation depends on "
-            "its neighbours in the batch"
+            "help": "--moe-capacity-factor at evaluation; if > 0, a translation depends on the "
+            "other sentences of its batch"
         },
     )
     moe_second_expert_policy: ChoiceEnum(["all", "random", "sampling"]) = field(  # type: ignore
         default="all",
         metadata={
-            "help": "in training, dispatch to all K experts, to the later ones at random by their "
-            "gate (GShard), or to later ones sampled from the gate's distribution"
+            "help": "in training: all: dispatch to the best K experts; random: to each but the "
+            "first with a probability by its gate (GShard); sampling: draw all but the first "
+            "from the gate's distribution"
         },
     )
     moe_router_jitter: float = field(
@@ -146,8 +146,9 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     moe_expert_parallel_size: Optional[int] = field(
         default=None,
         metadata={
-            "help": "ranks that share one copy of the experts (default: the greatest common "
-            "divisor of --moe-expert-count and the number of ranks); 1: each holds all experts"
+            "help": "number of ranks that share one copy of the experts (default: the greatest "
+            "common divisor of --moe-expert-count and the number of ranks); 1: each rank holds "
+            "all experts"
         },
     )
     moe_sharded_checkpoints: bool = field(
@@ -160,29 +161,28 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     moe_task_local_batches: bool = field(
         default=False,
         metadata={
-            "help": "make batches of one task each, and give each to a rank that holds most of the "
-            "task's experts, to send less between ranks; the balance loss of routers by task is "
-            "then taken over all tasks of the epoch"
+            "help": "make batches of one task each, and assign them to ranks that hold most of "
+            "the task's experts, to reduce communication; the balance loss of task routers is "
+            "then computed over all tasks of the epoch"
         },
     )
     base_layers: int = field(
         default=0,
-        # --moe-sharded-checkpoints sets it: fairseq's trainer looks for it, users need not
+        # internal: --moe-sharded-checkpoints sets it for fairseq's trainer
         metadata={"help": SUPPRESS},
     )
     init_shared_from: Optional[str] = field(
         default=None,
         metadata={
-            "help": "checkpoint whose weights a new model starts from where it has them under the "
-            "same name and in the same shape, experts and routers excepted; not read when training "
-            "resumes, nor at inference"
+            "help": "checkpoint to initialise a new model from: weights of the same name and shape "
+            "except experts and routers; not read when training resumes or at inference"
         },
     )
     moe_routed_inference: bool = field(
         default=False,
         metadata={
-            "help": "translate through the routers, where one direction's experts could be folded "
-            "into dense layers beforehand: slower, for checks (with --model-overrides)"
+            "help": "translate with the routers instead of folding the experts of the direction "
+            "into dense layers: slower, for checks (with --model-overrides)"
         },
     )
 
@@ -219,7 +219,7 @@ ARCHITECTURES = {"tiny": TINY, "base": BASE, "big": BIG}
 
 
 def apply_architecture(args: Namespace, sizes: Dict[str, Any]) -> None:
-    """Set in args what the command line left open."""
+    """Set the options in args that the command line does not give."""
     for name, value in sizes.items():
         if not hasattr(args, name):
             setattr(args, name, value)

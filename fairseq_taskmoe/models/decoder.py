@@ -1,4 +1,4 @@
-"""The decoder: target tokens so far, and the encoder's output, to the next tokens.
+"""The decoder, which predicts the next tokens from previous ones and the encoder output.
 
 Shapes: B sentences (hypotheses), S source and T target positions, C model width, V words.
 """
@@ -72,14 +72,14 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         alignment_heads: Optional[int] = None,
         **unused: Any,
     ) -> Tuple[Tensor, Dict[str, List[Any]]]:
-        """Return logits (B, T, V), or features (B, T, C), and what came with them.
+        """Return logits (B, T, V) or features (B, T, C), and a dictionary.
 
         With incremental_state only the last of prev_output_tokens (B, T) is computed. The
-        dictionary holds `attn`, the mean weights (B, T, S) of one layer's attention to the source
-        where alignments are wanted, `inner_states`, and `gate_stats` of the MoE layers.
+        dictionary contains `attn`, the mean weights (B, T, S) of one layer's attention to the
+        source if alignments are requested, `inner_states`, and `gate_stats` of the MoE layers.
         """
         if full_context_alignment:
-            raise NotImplementedError("the decoder has no full-context alignment")
+            raise NotImplementedError("full-context alignment is not supported")
         x, extra = self.extract_features(
             prev_output_tokens, encoder_out, incremental_state, alignment_layer, alignment_heads
         )
@@ -133,11 +133,11 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         return self.output_projection(features)
 
     def max_positions(self) -> int:
-        """Return the number of tokens that a target may have."""
+        """Return the maximum number of target tokens."""
         return min(self.max_target_positions, self.embed_positions.max_positions)
 
     def make_generation_fast_(self, need_attn: bool = False, **unused: Any) -> None:
-        """Compute attention weights at generation where alignments are printed."""
+        """Compute attention weights at generation if alignments are printed."""
         self.need_attn = need_attn
 
     def _aligned_layer(self, alignment_layer: Optional[int]) -> Optional[int]:

@@ -1,4 +1,4 @@
-"""The encoder: source tokens and task ids to representations, and the routing facts of the source.
+"""The encoder, whose output includes the inputs of the decoder's routers.
 
 Shapes: B sentences, S source positions, C model width.
 """
@@ -25,8 +25,8 @@ from ..modules.transformer_layers import TransformerEncoderLayer
 from .build_layers import build_moe_layer, dense_dim, layer_shape
 
 EncoderOut = Dict[str, List[Any]]
-# keys of an EncoderOut: with a row for each hypothesis; with time as the first dimension
-ROUTING_FACTS = ("task_ids", "source_means", "sentence_hashes")
+# keys of an EncoderOut with a row for each hypothesis, and with time as the first dimension
+ROUTER_INPUTS = ("task_ids", "source_means", "sentence_hashes")
 TIME_FIRST = ("encoder_out", "encoder_states")
 
 
@@ -69,11 +69,11 @@ class TaskMoeEncoder(FairseqEncoder):
     ) -> EncoderOut:
         """Encode src_tokens (B, S) of the tasks task_ids (B,); src_lengths follows from padding.
 
-        task_tokens (N,) comes with batches of one task: data/task_local_batches.py.
+        task_tokens (N,) is given with batches of one task: data/task_local_batches.py.
 
-        Returns fairseq's dictionary of lists. Beyond fairseq's keys: `task_ids`, `source_means`
-        and `sentence_hashes`, the facts that the decoder's routers read, one row a sentence, and
-        `gate_stats`, one GateStats for each MoE layer.
+        Returns fairseq's dictionary of lists. Additional keys are `task_ids`, `source_means` and
+        `sentence_hashes`, inputs of the decoder's routers with a row for each sentence, and
+        `gate_stats` with one GateStats for each MoE layer.
         """
         token_mask = src_tokens.ne(self.padding_idx)
         key_mask = attention_mask(token_mask)
@@ -106,7 +106,7 @@ class TaskMoeEncoder(FairseqEncoder):
         }
 
     def embed(self, src_tokens: Tensor) -> Any:
-        """Return the layers' input (B, S, C), and the scaled token embeddings alone."""
+        """Return the layers' input (B, S, C), and the scaled token embeddings."""
         embedding = self.embed_scale * self.embed_tokens(src_tokens)
         x = embedding + self.embed_positions(src_tokens)
         if self.layernorm_embedding is not None:
@@ -128,7 +128,7 @@ class TaskMoeEncoder(FairseqEncoder):
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
         """Return encoder_out for the rows new_order (R',): sentences, or hypotheses of a search.
 
-        Where a beam search begins, only the facts that routers read are repeated for hypotheses
+        At the start of a beam search, only the inputs of routers are repeated for hypotheses
         (modules/hypotheses.py): attention needs each sentence once.
         """
         num_sentences = encoder_out["encoder_padding_mask"][0].size(0)
@@ -136,9 +136,9 @@ class TaskMoeEncoder(FairseqEncoder):
         begins = num_hypotheses == 1 and begins_search(new_order, num_sentences)
         reordered: EncoderOut = {}
         for key, values in encoder_out.items():
-            if key in ("gate_stats", "task_tokens"):  # not of the batch's sentences
+            if key in ("gate_stats", "task_tokens"):  # not rows of sentences
                 reordered[key] = values
-            elif key in ROUTING_FACTS:
+            elif key in ROUTER_INPUTS:
                 reordered[key] = [value.index_select(0, new_order) for value in values]
             elif begins:
                 reordered[key] = values
@@ -150,7 +150,7 @@ class TaskMoeEncoder(FairseqEncoder):
         return reordered
 
     def max_positions(self) -> int:
-        """Return the number of tokens that a source may have."""
+        """Return the maximum number of source tokens."""
         return min(self.max_source_positions, self.embed_positions.max_positions)
 
 

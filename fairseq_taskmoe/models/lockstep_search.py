@@ -1,7 +1,7 @@
-"""Translating on many ranks: each its own sentences, with experts that may be spread over them.
+"""Translating on several ranks, each with its own sentences, with expert parallelism.
 
-Where a layer exchanges rows, every step of one rank's search is a step of all: who has no more to
-translate goes along with a batch of padding, which is never routed.
+If a layer exchanges rows between ranks, all ranks must run each step of the search together. A rank
+that has finished takes part with a batch of padding, which is never routed.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
 from ..distributed.launch import check_launch, from_environment
 from ..distributed.lost_ranks import RankMonitor, watch_ranks
 from ..modules.moe_layer import MoELayer
-from .folded_model import share
+from .folded_model import shallow_copy
 from .transformer_task_moe import TransformerTaskMoeModel
 
 Hypothesis = TypeVar("Hypothesis")
@@ -41,47 +41,48 @@ def join_ranks(cpu: bool) -> Optional[RankMonitor]:
 
 
 def exchanges_rows(stack: nn.Module) -> bool:
-    """Say whether a stack of a model has a layer whose experts are on other ranks."""
+    """Return whether a stack of a model has a layer with experts on other ranks."""
     moes = [module for module in stack.modules() if isinstance(module, MoELayer)]
     return any(isinstance(moe.dispatcher, AllToAllDispatcher) for moe in moes)
 
 
 class LockstepDecoder:
-    """Keeps the ranks' searches in step, batch by batch. All ranks translate as many batches."""
+    """Synchronises the steps of the ranks' searches; all ranks need as many batches."""
 
     def __init__(self, model: TransformerTaskMoeModel):
-        self.alone = model
+        self.original = model
         self.in_encoder = exchanges_rows(model.encoder)
         self.in_decoder = exchanges_rows(model.decoder)
-        self.model = share(model)
+        self.model = shallow_copy(model)
         if self.in_decoder:
-            decoder: Any = share(model.decoder)
+            decoder: Any = shallow_copy(model.decoder)
             decoder.forward = partial(self._step, model.decoder)
             self.model._modules["decoder"] = decoder
 
     def finish_batch(self, had_one: bool) -> None:
-        """Go along until every rank has finished its batch, or from its start if there was none."""
-        values = next(self.alone.parameters())
-        padding = values.new_full((1, 1), self.alone.encoder.padding_idx, dtype=torch.long)
+        """Take part until all ranks have finished their batches; had_one: this rank had a batch."""
+        values = next(self.original.parameters())
+        padding = values.new_full((1, 1), self.original.encoder.padding_idx, dtype=torch.long)
         with torch.no_grad():
             if self.in_encoder and not had_one:
-                self.alone.encoder(padding, task_ids=torch.zeros_like(padding[0]))
-            while self.in_decoder and self._anyone_steps(False):
-                self.alone.decoder(padding, self._nothing(values), incremental_state={})
+                self.original.encoder(padding, task_ids=torch.zeros_like(padding[0]))
+            while self.in_decoder and self._any_rank_steps(False):
+                empty = self._empty_encoder_out(values)
+                self.original.decoder(padding, empty, incremental_state={})
 
     def _step(self, decoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Run one step of this rank's search."""
-        self._anyone_steps(True)
+        """Run a step of this rank's search."""
+        self._any_rank_steps(True)
         return decoder(*args, **kwargs)
 
-    def _anyone_steps(self, this_rank: bool) -> bool:
-        steps = torch.tensor(float(this_rank), device=next(self.alone.parameters()).device)
+    def _any_rank_steps(self, this_rank: bool) -> bool:
+        steps = torch.tensor(float(this_rank), device=next(self.original.parameters()).device)
         dist.all_reduce(steps)
         return bool(steps > 0)
 
-    def _nothing(self, like: Tensor) -> Dict[str, List[Any]]:
-        """Return the encoder's output for a sentence of padding, without running its layers."""
-        zeros = like.new_zeros(1, self.alone.encoder.embed_tokens.embedding_dim)
+    def _empty_encoder_out(self, like: Tensor) -> Dict[str, List[Any]]:
+        """Return an encoder output for a sentence of padding, without running the encoder."""
+        zeros = like.new_zeros(1, self.original.encoder.embed_tokens.embedding_dim)
         task_ids = torch.zeros(1, dtype=torch.long, device=like.device)
         return {
             "encoder_out": [zeros.unsqueeze(0)],

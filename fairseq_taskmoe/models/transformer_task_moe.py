@@ -56,7 +56,7 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
 
     @classmethod
     def build_model(cls, cfg: Any, task: FairseqTask) -> "TransformerTaskMoeModel":
-        """Build the model of a configuration for a task's dictionary and task table."""
+        """Build the model of a configuration for the dictionary and task table of a task."""
         check_config(cfg)
         if not hasattr(task, "task_table"):
             refuse("--arch transformer_task_moe needs --task translation_task_moe")
@@ -68,7 +68,7 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         if task.expert_groups is not None and (
             cfg.encoder_moe_layer_experts or cfg.decoder_moe_layer_experts
         ):
-            refuse("layers with different numbers of experts cannot be spread over ranks: "
+            refuse("layers with different numbers of experts do not support expert parallelism: "
                    "--moe-expert-parallel-size 1")
         source, target = task.source_dictionary, task.target_dictionary
         encoder_embedding = build_embedding(len(source), cfg.encoder_embed_dim, source.pad())
@@ -102,9 +102,9 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
     def load_state_dict(
         self, state_dict: Dict[str, Tensor], strict: bool = True, **kwargs: Any
     ) -> Any:
-        """Load the experts that this rank holds, from a file of all of them or of a shard.
+        """Load a state with all experts or with those of this rank.
 
-        Refuses the weights of a differently built model, before fairseq hides what is wrong.
+        Refuses the weights of another model with a message that fairseq's own error lacks.
         """
         state_dict = dict(state_dict)
         if self.groups is not None and self.sharded_checkpoints and strict:
@@ -114,15 +114,15 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
             stored = state_dict.get(key)
             if stored is None and not strict:
                 continue
-            wanted = own.shape
+            expected = own.shape
             if stored is not None and self.groups is not None and is_expert_key(key):
                 state_dict[key] = local_experts(stored, own, self.groups)
-                if strict and not self.sharded_checkpoints:  # no shard will do
-                    wanted = torch.Size([self.groups.layout.num_experts, *own.shape[1:]])
+                if strict and not self.sharded_checkpoints:  # all experts are required
+                    expected = torch.Size([self.groups.layout.num_experts, *own.shape[1:]])
                 else:
                     stored = state_dict[key]
-            if stored is None or stored.shape != wanted:
-                problem = problem or other_model(key, stored, wanted)
+            if stored is None or stored.shape != expected:
+                problem = problem or other_model(key, stored, expected)
         if strict:
             refuse_together(problem)
         elif problem is not None:
@@ -130,7 +130,7 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         return super().load_state_dict(state_dict, strict, **kwargs)
 
     def prepare_for_inference_(self, cfg: Any) -> None:
-        """Fold the experts of the direction to translate, the only one in fairseq's commands."""
+        """Fold the experts of the direction to translate; fairseq's commands translate only one."""
         super().prepare_for_inference_(cfg)
         if cfg.task.source_lang and not self.routed_inference:
             pair = f"{cfg.task.source_lang}-{cfg.task.target_lang}"
@@ -158,9 +158,9 @@ def build_embedding(num_words: int, dim: int, padding_idx: int) -> nn.Embedding:
 
 
 def _adjust(args: Any, sizes: Dict[str, Any]) -> None:
-    """Complete the flags of fairseq-train: the only place where it lets a plugin do so."""
+    """Complete the flags of fairseq-train, which offers a plugin no other place to do so."""
     apply_architecture(args, sizes)
-    if isinstance(args, Namespace):  # it calls this for a finished configuration as well
+    if isinstance(args, Namespace):  # it also calls this with a complete configuration
         join_launcher(args)
 
 
@@ -168,5 +168,5 @@ for _name, _sizes in ARCHITECTURES.items():
     register_model_architecture("transformer_task_moe", f"transformer_task_moe_{_name}")(
         without_tpu(partial(_adjust, sizes=_sizes))
     )
-# register_model has registered the plain name, with a function that does nothing
+# register_model has registered the plain name with a function that does nothing
 ARCH_CONFIG_REGISTRY["transformer_task_moe"] = without_tpu(partial(_adjust, sizes={}))

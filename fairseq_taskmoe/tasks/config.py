@@ -1,7 +1,7 @@
-"""Configuration of translation_task_moe, from flags and from hydra YAML alike.
+"""Configuration of translation_task_moe, for flags and hydra YAML.
 
-Names and meaning are those of fairseq's translation_multi_simple_epoch, and eval_bleu's those of
-translation.
+Names and meanings are those of fairseq's translation_multi_simple_epoch, and for eval_bleu those of
+its translation.
 """
 
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     data: Optional[str] = field(
         default=None,
         metadata={
-            "help": "colon separated path to data directories list, will be iterated upon during "
-            "epochs in round-robin manner; all hold the same joined dictionary"
+            "help": "data folder, or several joined by colons, which are used in turn, one in each "
+            "epoch; all have the same joined dictionary"
         },
     )
     source_lang: Optional[str] = field(
@@ -31,17 +31,17 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     )
     lang_pairs: Optional[str] = field(
         default=None,
-        metadata={"help": "comma-separated language pairs to train on, en-de,de-en, or a file"},
+        metadata={"help": "comma-separated language pairs to train on, as en-de,de-en, or a file"},
     )
     langs: Optional[str] = field(
         default=None,
         metadata={
-            "help": "comma-separated languages that have a tag in the dictionary (default: those "
-            "of --lang-pairs); their order determines the tags' ids"
+            "help": "comma-separated languages with a tag in the dictionary (default: those of "
+            "--lang-pairs); their order determines the ids of the tags"
         },
     )
     sampling_method: ChoiceEnum(["concat", "uniform", "temperature"]) = field(  # type: ignore
-        default="concat", metadata={"help": "how pairs are sampled"}
+        default="concat", metadata={"help": "sampling of language pairs"}
     )
     sampling_temperature: float = field(
         default=1.5, metadata={"help": "T of --sampling-method temperature: p ~ size^(1/T)"}
@@ -54,48 +54,48 @@ class TranslationTaskMoeConfig(FairseqDataclass):
         default=False, metadata={"help": "prepend the target language's tag to the target"}
     )
     lang_tok_style: ChoiceEnum(["multilingual", "mbart"]) = field(  # type: ignore
-        default="multilingual", metadata={"help": "tags look like __de__, or like [de]"}
+        default="multilingual", metadata={"help": "form of tags: __de__ or [de]"}
     )
     keep_inference_langtok: bool = field(
         default=False, metadata={"help": "keep language tags in translations"}
     )
     max_source_positions: int = field(
-        default=1024, metadata={"help": "max number of tokens in the source sequence"}
+        default=1024, metadata={"help": "maximum number of source tokens"}
     )
     max_target_positions: int = field(
-        default=1024, metadata={"help": "max number of tokens in the target sequence"}
+        default=1024, metadata={"help": "maximum number of target tokens"}
     )
     truncate_source: bool = field(
-        default=False, metadata={"help": "truncate source to max-source-positions"}
+        default=False, metadata={"help": "truncate sources to --max-source-positions"}
     )
     virtual_epoch_size: Optional[int] = field(
-        default=None, metadata={"help": "examples in an epoch, to load sharded data faster"}
+        default=None, metadata={"help": "number of examples in an epoch"}
     )
     virtual_data_size: Optional[int] = field(
-        default=None, metadata={"help": "examples in all shards of the sampled data together"}
+        default=None, metadata={"help": "number of examples in all shards together"}
     )
     float32_matmul_precision: ChoiceEnum(["highest", "high", "medium"]) = field(  # type: ignore
         default="highest",
         metadata={
             "help": "torch's setting for products of float32 matrices: medium computes them in "
-            "bfloat16, faster on CPUs with AVX512_BF16 or AMX; high and medium use TF32 on GPUs"
+            "bfloat16 on CPUs with AVX512_BF16 or AMX; high and medium use TF32 on GPUs"
         },
     )
     eval_bleu: bool = field(
         default=False,
         metadata={
-            "help": "translate the validation sets, and log bleu and chrf: the means over "
-            "directions; and bleu_en-de, ... With --best-checkpoint-metric bleu "
-            "--maximize-best-checkpoint-metric the best checkpoint is the best in BLEU"
+            "help": "translate the validation sets; log bleu and chrf (means over directions) and "
+            "bleu_en-de, ... --best-checkpoint-metric bleu --maximize-best-checkpoint-metric "
+            "selects the best checkpoint by BLEU"
         },
     )
     eval_bleu_args: Optional[str] = field(
         default="{}",
-        metadata={"help": 'options of fairseq-generate as JSON, as {"beam": 4, "lenpen": 0.6}'},
+        metadata={"help": 'options of fairseq-generate as JSON: {"beam": 4, "lenpen": 0.6}'},
     )
     eval_bleu_max_sentences: Optional[int] = field(
         default=None,
-        metadata={"help": "translate no more than the first N sentences of each direction"},
+        metadata={"help": "translate only the first N sentences of each direction"},
     )
     eval_bleu_detok: str = field(
         default="space",
@@ -107,12 +107,12 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     eval_bleu_remove_bpe: Optional[str] = field(
         default=None,
         metadata={
-            "help": "mark of subwords to remove (default: that of SentencePiece, if it was used)",
+            "help": "marker of subwords to remove (default: SentencePiece's, if it was used)",
             "argparse_const": "@@ ",
         },
     )
     eval_tokenized_bleu: bool = field(
-        default=False, metadata={"help": "score BLEU on the words as they are in the data"}
+        default=False, metadata={"help": "compute BLEU on the tokenized words of the data"}
     )
     eval_bleu_print_samples: bool = field(
         default=False, metadata={"help": "log a translation of each validation batch"}

@@ -1,4 +1,4 @@
-"""Translation by fairseq's own search: which of its options are supported here."""
+"""Which options of fairseq's search are supported."""
 
 from typing import Any, Dict
 
@@ -9,24 +9,24 @@ from torch import Tensor
 from ..data.languages import LanguageTags
 from ..errors import refuse
 
-# Options of fairseq's commands that would be ignored without a message, or fail half-way
+# options of fairseq's commands that would be ignored silently, or fail late
 UNSUPPORTED = {
     "constraints": "constrained decoding is not supported",
-    "lm_path": "a language model knows no language tags, and has another vocabulary",
-    "retain_dropout": "dropout is for training alone here",
-    "retain_dropout_modules": "dropout is for training alone here",
+    "lm_path": "a language model has no language tags, and another vocabulary",
+    "retain_dropout": "dropout at inference is not supported",
+    "retain_dropout_modules": "dropout at inference is not supported",
     **{
-        f"iter_decode_{name}": "for models that are not autoregressive"
+        f"iter_decode_{name}": "only for non-autoregressive models"
         for name in ("max_iter", "eos_penalty", "force_max_iter", "with_beam",
                      "with_external_reranker")
     },
-    "retain_iter_history": "for models that are not autoregressive",
-    "decoding_format": "for models that are not autoregressive",
+    "retain_iter_history": "only for non-autoregressive models",
+    "decoding_format": "only for non-autoregressive models",
 }
 
 
 def check_search(args: Any, tags: LanguageTags) -> None:
-    """Refuse options of the search that are not supported, or not beside these tags."""
+    """Refuse options of the search that are not supported, or not with these tags."""
     defaults = GenerationConfig()
     for name, reason in UNSUPPORTED.items():
         default = getattr(defaults, name)
@@ -34,15 +34,15 @@ def check_search(args: Any, tags: LanguageTags) -> None:
             refuse(f"--{name.replace('_', '-')}: {reason}")
     in_source, in_target = tags.encoder_langtok is not None, tags.decoder_langtok
     if getattr(args, "replace_unk", None) is not None and (in_source or in_target):
-        refuse("--replace-unk: language tags shift the alignment by which words are copied")
+        refuse("--replace-unk: language tags shift the alignment that it uses")
     if getattr(args, "print_alignment", None) and in_target:
-        refuse("--print-alignment: the target's language tag would count, though it is not printed")
+        refuse("--print-alignment: it would count the target's language tag, which is not printed")
     if getattr(args, "match_source_len", False) and in_source != in_target:
-        refuse("--match-source-len: only one side has a language tag, which would count")
+        refuse("--match-source-len: it would count the language tag, which only one side has")
 
 
 def empty_hypothesis(eos: int) -> Dict[str, Tensor]:
-    """Return the translation of nothing, as the sequence generator would give it."""
+    """Return an empty hypothesis, as from the sequence generator."""
     return {
         "tokens": torch.tensor([eos]),
         "score": torch.tensor(0.0),

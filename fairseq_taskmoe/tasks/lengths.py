@@ -1,6 +1,6 @@
-"""Lengths, checked before any work: what a model can read, and what a batch can hold.
+"""Length checks before any work: against the model's maximum, and against the batch size.
 
-They are in tokens, with language tag and end of sentence.
+Lengths are in tokens, including language tag and end of sentence.
 """
 
 import logging
@@ -21,13 +21,12 @@ SKIP = "--skip-invalid-size-inputs-valid-test"
 
 
 def admit_sources(
-    dataset: TaskPairDataset, limit: int, empty_long: bool, told: bool = False
+    dataset: TaskPairDataset, limit: int, empty_long: bool, warned: bool = False
 ) -> TaskPairDataset:
-    """Return dataset with no source of more than limit tokens, and as many sentences as before.
+    """Return dataset with no source of more than limit tokens, and the same number of sentences.
 
-    Longer ones are refused, or with empty_long emptied, so that they translate to an empty line:
-    fairseq would leave them out of its output without a message. told is true where the warning
-    has been given before.
+    Longer sources are refused, or with empty_long made empty, so that they translate to an empty
+    line; fairseq would silently leave them out of its output. warned: the warning was given before.
     """
     too_long = np.flatnonzero(dataset.src_sizes > limit)
     if len(too_long) == 0:
@@ -38,14 +37,14 @@ def admit_sources(
     )
     if not empty_long:
         refuse(f"{found}; --truncate-source cuts them, {SKIP} translates them to an empty line")
-    if not told:
+    if not warned:
         logger.warning("%s: translated to an empty line", found)
     return dataset.with_empty_sources(too_long)
 
 
 def check_fits_batch(dataset: TaskPairDataset, max_tokens: Optional[int], name: str) -> None:
-    """Refuse sentences that no batch of max_tokens can hold, or whose references are too long."""
-    sizes = _two_sides(dataset).max(axis=1)
+    """Refuse sentences of which either side has more than max_tokens tokens."""
+    sizes = _sizes(dataset).max(axis=1)
     too_long = np.flatnonzero(sizes > (max_tokens or math.inf))
     if len(too_long):
         refuse(f"--max-tokens {max_tokens}: {name} has a sentence of {sizes.max()} tokens; too "
@@ -53,9 +52,9 @@ def check_fits_batch(dataset: TaskPairDataset, max_tokens: Optional[int], name: 
 
 
 def check_references(dataset: TaskPairDataset, models: Sequence[Any], name: str) -> None:
-    """Refuse references that a model is to read and that are longer than its learned positions.
+    """Refuse references that are longer than the learned positions of a model.
 
-    Sinusoidal positions have no end, learned ones have.
+    Sinusoidal positions have no such limit.
     """
     limits = [
         model.max_decoder_positions() for model in models
@@ -63,7 +62,7 @@ def check_references(dataset: TaskPairDataset, models: Sequence[Any], name: str)
     ]
     if not limits or dataset.tgt is None:
         return
-    too_long = np.flatnonzero(_two_sides(dataset)[:, 1] > min(limits))
+    too_long = np.flatnonzero(_sizes(dataset)[:, 1] > min(limits))
     if len(too_long):
         refuse(
             f"{name} has {len(too_long)} reference(s) of more than {min(limits)} tokens "
@@ -76,12 +75,12 @@ def admit_validation(
     dataset: FairseqDataset, name: str, lang_pairs: Sequence[str],
     max_positions: Optional[Tuple[int, int]], max_tokens: Optional[int], skip_long: bool,
 ) -> Any:
-    """Return the limits (source, target) with which fairseq may make batches of a validation set.
+    """Return the maximum lengths (source, target) for batches of a validation set.
 
-    Sentences beyond the model's positions, or of more than max_tokens, are refused, or with
-    skip_long left out.
+    Longer sentences than the model's positions or max_tokens are refused, or with skip_long left
+    out.
     """
-    sizes = _two_sides(dataset)
+    sizes = _sizes(dataset)
     left_out = np.zeros(len(sizes), dtype=bool)
     in_a_batch = None if max_tokens is None else (max_tokens, max_tokens)
     for limits, flags in (
@@ -104,19 +103,19 @@ def admit_validation(
         if not skip_long:
             refuse(f"{found}; {SKIP} leaves them out")
         if left_out.all():
-            refuse(f"{found}; none is left to validate on")
+            refuse(f"{found}; no other sentence is left to validate on")
         logger.warning("%s: left out", found)
     return resolve_max_positions(max_positions, max_tokens)
 
 
 def numbers(rows: np.ndarray) -> str:
-    """Return the numbers of the first five of these sentences, as text."""
+    """Return the numbers of the first five sentences as text."""
     first = ", ".join(str(row) for row in rows[:5])
     return f"number {first}{', ...' if len(rows) > 5 else ''}, counted from 0"
 
 
-def _two_sides(dataset: FairseqDataset) -> np.ndarray:
-    """Return sizes (N, 2); without targets those of the sources, (N, 1)."""
+def _sizes(dataset: FairseqDataset) -> np.ndarray:
+    """Return lengths of sources and targets (N, 2), or without targets of sources (N, 1)."""
     sizes = np.asarray(dataset.sizes)
     return sizes if sizes.ndim == 2 else sizes[:, None]
 

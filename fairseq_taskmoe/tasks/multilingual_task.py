@@ -1,4 +1,4 @@
-"""The multilingual side of the task: languages, tags, task ids, and data that carries them."""
+"""The data of the task: languages, tags, task ids, and datasets with task ids."""
 
 import atexit
 from pathlib import Path
@@ -31,21 +31,21 @@ from .config import TranslationTaskMoeConfig
 
 
 class MultilingualTask(FairseqTask):
-    """Many language pairs, one joined dictionary, and a task table that is stored with the model.
+    """Several language pairs, one joined dictionary, and a task table stored in checkpoints.
 
     In training the table follows from --lang-pairs. At inference languages, tags, ids and groups
-    come from the checkpoint (`task_state`), and flags that contradict it are refused.
+    come from the checkpoint (`task_state`), and contradicting flags are refused.
     """
 
     def __init__(
         self, cfg: TranslationTaskMoeConfig, dictionary: Dictionary, served: Sequence[str] = ()
     ):
-        """Make the task that trains the pairs of cfg, or that serves the pairs served."""
+        """Create a task to train the pairs of cfg, or to translate the pairs `served`."""
         super().__init__(cfg)
         self.dictionary = dictionary
         self.words: List[str] = list(dictionary.symbols)  # without language tags
         self.served = list(served)
-        self.num_typed = 0  # lines that fairseq-interactive has read
+        self.num_read = 0  # number of lines that fairseq-interactive has read
         if not served:
             self._adopt(*languages_from_config(cfg))
 
@@ -53,18 +53,18 @@ class MultilingualTask(FairseqTask):
     def setup_task(cls, cfg: TranslationTaskMoeConfig, **kwargs: Any) -> "MultilingualTask":
         """Load the joined dictionary of the data folder."""
         if not cfg.data:
-            refuse("name the folder of the binarized data")
+            refuse("give the folder of the binarized data")
         refuse_unread_format(cfg.dataset_impl)
         torch.set_float32_matmul_precision(str(cfg.float32_matmul_precision))
         if bool(cfg.source_lang) != bool(cfg.target_lang):
-            refuse("-s/--source-lang and -t/--target-lang go together (in Python source_lang and "
+            refuse("give both -s/--source-lang and -t/--target-lang (in Python source_lang and "
                    "target_lang)")
         if cfg.source_lang and cfg.results_path:
             output = Path(cfg.results_path) / f"generate-{cfg.gen_subset}.txt"
             atexit.register(remove_unless_translated, output)
         if cfg.num_shards > 1:
-            refuse(f"--num-shards {cfg.num_shards}: fairseq does not read it, and would translate "
-                   "all of the set; `taskmoe evaluate` under torchrun divides it among processes")
+            refuse(f"--num-shards {cfg.num_shards}: fairseq ignores it and would translate the "
+                   "whole set; `taskmoe evaluate` under torchrun divides it among processes")
         check_folders(cfg.data)
         for flag, lang in (("-s", cfg.source_lang), ("-t", cfg.target_lang)):
             if lang:
@@ -75,7 +75,7 @@ class MultilingualTask(FairseqTask):
         return cls(cfg, load_joined_dictionary(split_paths(cfg.data)[0], langs), served)
 
     def _adopt(self, table: TaskTable, tags: LanguageTags) -> None:
-        """Take over a table and tags: the flags' in training, the checkpoint's at inference."""
+        """Set the task table and tags, which come from flags or from a checkpoint."""
         self.task_table = table
         self.tags = tags
         tags.add_to(self.dictionary)
@@ -97,27 +97,27 @@ class MultilingualTask(FairseqTask):
         )
 
     def cut_sources_to(self, limit: int) -> None:
-        """Let --truncate-source leave limit tokens, or what --max-source-positions allows.
+        """Set the maximum length for --truncate-source, with the source tag.
 
-        fairseq cuts a source before its tag is prepended: it must leave room for that.
+        fairseq truncates a source before prepending its tag.
         """
         num_tags = int(self.tags.encoder_langtok is not None)
         self.data_manager.args.max_source_positions = limit - num_tags
 
     def truncated(self, tokens: Tensor) -> Tensor:
-        """Return a source (S,) cut as --truncate-source cuts those of binarized data."""
+        """Return a source (S,) truncated as --truncate-source does with binarized data."""
         limit = self.data_manager.args.max_source_positions
         return tokens if len(tokens) <= limit else torch.cat([tokens[: limit - 1], tokens[-1:]])
 
-    # -- what is stored with the model
+    # -- state in checkpoints
 
     def state_dict(self) -> Dict[str, Any]:
-        """Return what a checkpoint needs so that inference gives the same ids, tags and routes."""
+        """Return the languages, ids and tags that inference needs."""
         counts = self.dictionary.count[: len(self.words)]
         return task_state(self.task_table, self.tags, self.words, counts)
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """Take over a checkpoint's languages, refusing flags and dictionaries that contradict."""
+        """Set languages, ids and tags, refusing contradicting flags and dictionaries."""
         if "task_table" not in state_dict:
             refuse("the checkpoint has no task table: it was not trained by translation_task_moe")
         if SHARD in state_dict:
@@ -148,12 +148,12 @@ class MultilingualTask(FairseqTask):
         self._adopt(table.with_pairs(self.served), tags)
 
     def get_checkpoint_dict(self) -> Dict[str, Any]:
-        """Return what a resumed run must agree with: resume does not load task_state."""
+        """Return what a resumed run must have in common: resuming does not load task_state."""
         return {type(self).__name__: {"task_table": self.task_table.state(),
                                       "tags": self.tags.state()}}
 
     def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
-        """Refuse to resume with other language pairs: the ids would mean other tasks."""
+        """Refuse to resume with other language pairs, whose ids would differ."""
         own = self.get_checkpoint_dict()[type(self).__name__]
         problem = None
         if own != state:
@@ -173,7 +173,7 @@ class MultilingualTask(FairseqTask):
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
     ) -> None:
-        """Load a split: all trained pairs, sampled where it is trained on, or the served pair."""
+        """Load the sampled training set or another set of all trained pairs, or the served pair."""
         if split in self.datasets:
             loaded = self.datasets.pop(split)
             if self.cfg.virtual_epoch_size is not None and not loaded.load_next_shard:
@@ -187,13 +187,13 @@ class MultilingualTask(FairseqTask):
     def build_dataset_for_inference(
         self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any
     ) -> TaskPairDataset:
-        """Return a dataset of the served pair for sentences typed in."""
+        """Return a dataset of the served pair for given sentences."""
         if not self.served:
-            refuse("name the direction to translate: -s en -t de; in Python, "
+            refuse("give the direction to translate: -s en -t de; in Python, "
                    'from_pretrained(..., source_lang="en", target_lang="de")')
-        # only fairseq-interactive gives constraints: it calls this for each buffer of its input
-        first = self.num_typed if "constraints" in kwargs else 0
-        self.num_typed = first + len(src_tokens)
+        # only fairseq-interactive gives constraints, and calls this for each buffer of its input
+        first = self.num_read if "constraints" in kwargs else 0
+        self.num_read = first + len(src_tokens)
         source, target = self.served[0].split("-")
         tag = self.data_manager.get_encoder_langtok(source, target, self.tags.encoder_langtok)
         if self.cfg.truncate_source:
@@ -206,15 +206,15 @@ class MultilingualTask(FairseqTask):
         return TaskPairDataset(pairs, self.task_table.task_id(self.served[0]), first)
 
     def max_positions(self) -> Tuple[int, int]:
-        """Return the numbers of tokens that a source and a target may have."""
+        """Return the maximum numbers of source and target tokens."""
         return self.cfg.max_source_positions, self.cfg.max_target_positions
 
     @property
     def source_dictionary(self) -> Dictionary:
-        """The joined dictionary, with the languages' tags once they are known."""
+        """The joined dictionary, with language tags once they are set."""
         return self.dictionary
 
     @property
     def target_dictionary(self) -> Dictionary:
-        """The joined dictionary, as the source's."""
+        """The same joined dictionary."""
         return self.dictionary

@@ -1,4 +1,4 @@
-"""translation_task_moe: multilingual translation in which every sentence carries its task id."""
+"""translation_task_moe: multilingual translation where each sentence has a task id."""
 
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set
@@ -22,7 +22,7 @@ from ..errors import refuse
 from ..models.build_layers import check_config, has_moe_layer
 from ..models.config import TransformerTaskMoeConfig
 from ..training.init_shared import init_shared_weights
-from ..training.start import Run, start_run
+from ..training.start import TrainingRun, start_run
 from .config import TranslationTaskMoeConfig
 from .inference import check_search, empty_hypothesis
 from .lengths import admit_sources, admit_validation, check_fits_batch, check_references
@@ -37,17 +37,17 @@ class TranslationTaskMoeTask(MultilingualTask):
     def __init__(
         self, cfg: TranslationTaskMoeConfig, dictionary: Dictionary, served: Sequence[str] = ()
     ):
-        """Make the task that trains the pairs of cfg, or that serves the pairs served."""
+        """Create a task to train the pairs of cfg, or to translate the pairs `served`."""
         super().__init__(cfg, dictionary, served)
         self.parameter_names: List[str] = []  # in the optimizer's order, once there is a model
-        self.run: Optional[Run] = None  # in training
+        self.run: Optional[TrainingRun] = None  # in training
         self.expert_groups: Optional[ExpertGroups] = None
         self.affinity: Optional[Callable[[], Tensor]] = None  # with --moe-task-local-batches
         self.validation_scores: Optional[ValidationScores] = None  # with --eval-bleu
-        self.uses_ema = True  # fairseq then hands its EMA model to train_step, where there is one
+        self.uses_ema = True  # fairseq then passes its EMA model, if any, to train_step
 
     def state_dict(self) -> Dict[str, Any]:
-        """As in the base class, with what tools need that convert checkpoints."""
+        """As in the base class, plus what tools need to convert checkpoints."""
         state = {**super().state_dict(), "parameter_names": self.parameter_names}
         if self.run is not None and self.run.sharded:
             state[SHARD] = self.run.shard()
@@ -58,19 +58,18 @@ class TranslationTaskMoeTask(MultilingualTask):
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model. In training this starts the run first: see _start_run.
 
-        A file of task groups is read once, then it is part of the table.
+        The file of --moe-task-groups is read once and then stored in the task table.
         """
         if not hasattr(self, "task_table"):
-            refuse("--lang-pairs names the pairs to train on; -s and -t are for inference")
+            refuse("give the pairs to train on with --lang-pairs; -s and -t are for inference")
         groups_file = getattr(cfg, "moe_task_groups", None)
         if groups_file and not self.task_table.groups:
             groups = on_first_rank(partial(load_task_groups, groups_file))
             self.task_table = self.task_table.with_groups(groups)
-        if from_checkpoint:  # one of an older version lacks newer options
+        if from_checkpoint:  # older checkpoints lack newer options
             cfg = merge_with_parent(TransformerTaskMoeConfig(), cfg, remove_missing=True)
         if not hasattr(cfg, "moe_expert_count"):
-            refuse("--task translation_task_moe needs --arch transformer_task_moe: others have no "
-                   "use for task ids")
+            refuse("--task translation_task_moe needs --arch transformer_task_moe")
         on_first_rank(partial(check_config, cfg))
         self.cut_sources_to(min(self.cfg.max_source_positions, cfg.max_source_positions))
         in_training = not from_checkpoint and not self.served
@@ -112,13 +111,12 @@ class TranslationTaskMoeTask(MultilingualTask):
         required_batch_size_multiple: int = 1,
         **kwargs: Any,
     ) -> iterators.EpochBatchIterator:
-        """As in fairseq, but no sentence is lost.
+        """As in fairseq, but without losing sentences, and resumable at any number of ranks.
 
-        fairseq drops the last batch when its size is no multiple of --required-batch-size-multiple:
-        the multiple is 1 here, always. Sentences that are too long for the model or for a batch are
-        refused; with --skip-invalid-size-inputs-valid-test, sources are translated to nothing, and
-        validation leaves them out. Training leaves them out and logs it. It resumes at any number
-        of ranks.
+        fairseq can drop sentences if --required-batch-size-multiple is not 1, so it is 1 here.
+        Sentences that are too long for the model or for a batch are refused. With
+        --skip-invalid-size-inputs-valid-test, translation gives an empty line for them, and
+        validation leaves them out. Training leaves them out and logs their number.
         """
         max_tokens = kwargs.get("max_tokens")
         in_training = self.run is not None and dataset is self.datasets.get(self.cfg.train_subset)
@@ -156,7 +154,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any, optimizer: Any,
         update_num: int, ignore_grad: bool = False, ema_model: Optional[torch.nn.Module] = None,
     ) -> Any:
-        """Compute the gradients of one micro-batch, as in fairseq, on all ranks together."""
+        """As in fairseq, on all ranks together."""
         backward = partial(
             super().train_step, sample, model, criterion, optimizer, update_num, ignore_grad
         )
@@ -170,7 +168,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         self, sample: Dict[str, Any], model: torch.nn.Module, criterion: Any,
         ema_model: Optional[torch.nn.Module] = None,
     ) -> Any:
-        """As in fairseq, with --eval-bleu translating too; the EMA model is not validated."""
+        """As in fairseq; with --eval-bleu also translate. The EMA model is not validated."""
         forward = partial(super().valid_step, sample, model, criterion)
         if self.run is None:
             return forward()
@@ -181,7 +179,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         return loss, sample_size, logging_output
 
     def post_save(self, path: str, num_updates: int) -> None:
-        """Be told by fairseq of a save: on rank 0, or with shards on every rank."""
+        """Called by fairseq after a save: on rank 0, or with shards on every rank."""
         if self.run is not None and self.run.sharded:
             self.run.finish_save(num_updates)
 
@@ -191,9 +189,9 @@ class TranslationTaskMoeTask(MultilingualTask):
         self, models: Any, args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As in fairseq; language tags are no part of a translation.
+        """As in fairseq; language tags are removed from translations.
 
-        Refuses options of the search that are not supported, and references that it cannot score.
+        Refuses unsupported options of the search, and references that are too long to score.
         """
         check_search(args, self.tags)
         if getattr(args, "score_reference", False):
@@ -205,7 +203,7 @@ class TranslationTaskMoeTask(MultilingualTask):
             stripped = set(self._decoder_tags())
             extra["symbols_to_strip_from_output"] = stripped
         generator = super().build_generator(models, args, seq_gen_cls, extra, **kwargs)
-        if isinstance(generator, SequenceScorer):  # fairseq-generate looks for it there too
+        if isinstance(generator, SequenceScorer):  # fairseq-generate also reads it from a scorer
             generator.symbols_to_strip_from_output = {generator.eos, *stripped}
         return generator
 
@@ -213,9 +211,9 @@ class TranslationTaskMoeTask(MultilingualTask):
         self, generator: Any, models: Any, sample: Dict[str, Any],
         prefix_tokens: Optional[Tensor] = None, constraints: Any = None,
     ) -> List[List[Dict[str, Tensor]]]:
-        """Translate a batch; the target language's tag is forced, an empty source gives nothing."""
+        """As in fairseq; target tags are forced, and empty sources have empty translations."""
         net_input = sample["net_input"]
-        if "task_ids" not in net_input:  # fairseq-interactive makes its batches itself
+        if "task_ids" not in net_input:  # fairseq-interactive makes its own batches
             served = self.task_table.task_id(self.served[0])
             net_input["task_ids"] = torch.full_like(net_input["src_lengths"], served)
         if prefix_tokens is None:
@@ -229,21 +227,21 @@ class TranslationTaskMoeTask(MultilingualTask):
         return hypotheses
 
     def prefix_tokens(self, sample: Dict[str, Any]) -> Optional[Tensor]:
-        """Return the tags (B, 1) that a batch's translations begin with, where there are any."""
+        """Return the target tags (B, 1) of a batch, or None without target tags."""
         if not self.tags.decoder_langtok:
             return None
         task_ids = sample["net_input"]["task_ids"]
         return torch.tensor(self._decoder_tags(), device=task_ids.device)[task_ids].unsqueeze(1)
 
     def _decoder_tags(self) -> List[int]:
-        """Return the tag of each task's target language, by task id."""
+        """Return the target tag of each task, by task id."""
         targets = [pair.split("-")[1] for pair in self.task_table.lang_pairs]
         return [self.data_manager.get_decoder_langtok(target, "tgt") for target in targets]
 
     # -- logging
 
     def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
-        """As in fairseq, and at validation of each direction the loss in bits, and the scores."""
+        """As in fairseq; in validation also log each direction's loss in bits, and the scores."""
         super().reduce_metrics(logging_outputs, criterion)
         if self.validation_scores is not None:
             self.validation_scores.log(logging_outputs)

@@ -1,1 +1,1 @@
-"""What a training run needs beyond fairseq's trainer: start-up checks, resuming, first weights."""
+"""Additions to fairseq's trainer: checks at the start, resuming, updates, initial weights."""

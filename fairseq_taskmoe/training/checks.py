@@ -1,4 +1,4 @@
-"""What a training run must not be started with, each with its reason."""
+"""Options that a training run must not have, each with its reason."""
 
 from argparse import Namespace
 from typing import Any, Dict, NamedTuple, Optional
@@ -8,43 +8,43 @@ from omegaconf import DictConfig, OmegaConf
 from ..distributed.layout import ExpertLayout
 from ..errors import refuse
 
-# They step each weight by its own gradients alone, so that experts may be anywhere
+# These update each weight by its own gradients only, so experts may be on any rank
 ELEMENTWISE = ("adadelta", "adagrad", "adam", "adamax", "nag", "sgd")
 
 
-class Settings(NamedTuple):
-    """The sections of fairseq's configuration, as dictionaries; empty where there is none."""
+class RunSettings(NamedTuple):
+    """Sections of fairseq's configuration, as dictionaries; empty for missing ones."""
 
     common: Dict[str, Any]
     distributed_training: Dict[str, Any]
     optimization: Dict[str, Any]
     checkpoint: Dict[str, Any]
     ema: Dict[str, Any]
-    criterion: Any  # a Namespace where the criterion has no dataclass
+    criterion: Any  # a Namespace if the criterion has no dataclass
     optimizer: Optional[str]
 
 
-def run_settings(cfg: DictConfig) -> Settings:
-    """Return the settings of the run that a section of its configuration belongs to."""
+def run_settings(cfg: DictConfig) -> RunSettings:
+    """Return the settings of the run whose configuration has the section cfg."""
     root: Any = cfg._get_root() if OmegaConf.is_config(cfg) else {}
-    sections = {name: root.get(name) or {} for name in Settings._fields[:-1]}
+    sections = {name: root.get(name) or {} for name in RunSettings._fields[:-1]}
     optimizer = root.get("optimizer")
-    # one without a dataclass of its own, such as sgd, has the whole command line for its section
+    # the section of an optimizer without a dataclass, such as sgd, is the whole command line
     name = "optimizer" if isinstance(optimizer, Namespace) else "_name"
-    return Settings(**sections, optimizer=getattr(optimizer, name, None))
+    return RunSettings(**sections, optimizer=getattr(optimizer, name, None))
 
 
-def check_saving(run: Settings) -> None:
-    """Refuse what would leave broken checkpoints behind, on any number of ranks."""
+def check_saving(run: RunSettings) -> None:
+    """Refuse what would leave broken checkpoints, on any number of ranks."""
     if run.checkpoint.get("write_checkpoints_asynchronously"):
         refuse(
-            "--write-checkpoints-asynchronously: fairseq then writes files in place, so that a "
-            "kill leaves half of one, and makes no checkpoint_last.pt to resume from; leave it out"
+            "--write-checkpoints-asynchronously: fairseq then writes files in place, which a kill "
+            "leaves incomplete, and makes no checkpoint_last.pt to resume from; leave it out"
         )
 
 
-def check_spread(run: Settings, layout: ExpertLayout, sharded: bool) -> None:
-    """Refuse what would corrupt experts that are spread over ranks, or lose them."""
+def check_expert_parallel(run: RunSettings, layout: ExpertLayout, sharded: bool) -> None:
+    """Refuse what would corrupt or lose experts with expert parallelism."""
     if layout.size == 1:
         if sharded and layout.world_size > 1:
             refuse(
@@ -57,19 +57,19 @@ def check_spread(run: Settings, layout: ExpertLayout, sharded: bool) -> None:
     backend = run.distributed_training.get("ddp_backend")
     if backend not in ("legacy_ddp", "no_c10d"):
         refuse(
-            f"--ddp-backend {backend}: {spread}, and only legacy_ddp leaves their gradients apart; "
+            f"--ddp-backend {backend}: {spread}, and only legacy_ddp excludes their gradients; "
             "give --ddp-backend legacy_ddp, or --moe-expert-parallel-size 1"
         )
     if run.optimizer not in ELEMENTWISE:
         refuse(
-            f"--optimizer {run.optimizer}: {spread}, and it would step a part of them differently "
-            f"from the whole; use one of {', '.join(ELEMENTWISE)}"
+            f"--optimizer {run.optimizer}: {spread}, and on a part of them it computes other "
+            f"updates than on all; use one of {', '.join(ELEMENTWISE)}"
         )
     common, saving = run.common, run.checkpoint
     reasons = {
         "--zero-sharding os": (
             run.distributed_training.get("zero_sharding") == "os",
-            "it spreads the optimizer's state as if all ranks had the same weights",
+            "it distributes the optimizer's state as if all ranks had the same weights",
         ),
         "--use-bmuf": (
             run.optimization.get("use_bmuf"), "it averages the weights of ranks"
@@ -83,18 +83,18 @@ def check_spread(run: Settings, layout: ExpertLayout, sharded: bool) -> None:
         ),
         "--fp16": (
             common.get("fp16") and not common.get("fp16_no_flatten_grads"),
-            "flattened gradients lose the mark that keeps experts apart; add "
+            "flattened gradients lose the mark of experts; add "
             "--fp16-no-flatten-grads",
         ),
         "--quantization-config-path": (
-            common.get("quantization_config_path"), "it builds the optimizer anew in mid-training"
+            common.get("quantization_config_path"), "it replaces the optimizer during training"
         ),
         "--model-parallel-size": (
-            common.get("model_parallel_size", 1) > 1, "they are not made for each other"
+            common.get("model_parallel_size", 1) > 1, "they cannot be combined"
         ),
         "--no-save-optimizer-state": (
             saving.get("no_save_optimizer_state") and not saving.get("no_save") and not sharded,
-            "fairseq then gives no moment to gather them for a file; add --moe-sharded-checkpoints",
+            "fairseq then has no hook to gather them before saving; add --moe-sharded-checkpoints",
         ),
         "--ema-fp32": (
             run.ema.get("store_ema") and run.ema.get("ema_fp32") and not sharded,

@@ -1,8 +1,8 @@
-"""The float32 weights behind --fp16 and --bf16, kept in checkpoints.
+"""Saving the float32 master weights of --fp16 and --bf16 in checkpoints.
 
-fairseq saves the half-precision model and makes float32 weights anew from it at resume, which loses
-what was rounded away: a resumed run is not the run that never stopped. Here they are saved as one
-more entry of each parameter's optimizer state.
+fairseq saves only the half-precision model, so a resumed run loses the precision of the master
+weights and differs from an uninterrupted run. Here they are saved as another entry of each
+parameter's optimizer state.
 """
 
 from typing import Any, Dict
@@ -13,18 +13,18 @@ KEY = "fp32_master"
 
 
 def has_masters(optimizer: Any) -> bool:
-    """Say whether a fairseq optimizer has a float32 copy of each parameter.
+    """Return whether a fairseq optimizer has a float32 copy of each parameter.
 
-    With flattened --fp16 there is one for all, which is left as fairseq makes it.
+    With flattened --fp16 there is one copy for all parameters, which is not saved.
     """
     return isinstance(getattr(optimizer, "fp32_params", None), list)
 
 
 @torch.no_grad()
 def keep_master_weights(optimizer: Any) -> None:
-    """Restore the float32 weights that a fairseq optimizer has loaded, and save them from now on.
+    """Restore the float32 weights in a loaded optimizer state, and save them from now on.
 
-    Called once, before the first update.
+    To be called once, before the first update.
     """
     if not has_masters(optimizer):
         return
@@ -35,7 +35,7 @@ def keep_master_weights(optimizer: Any) -> None:
             master.copy_(stored)
 
     def add(inner: torch.optim.Optimizer, state: Dict[str, Any]) -> None:
-        # new dictionaries: the given ones are the optimizer's own
+        # new dictionaries, since the given ones belong to the optimizer
         state["state"] = {
             i: {**state["state"].get(i, {}), KEY: master.detach()}
             for i, master in enumerate(optimizer.fp32_params)

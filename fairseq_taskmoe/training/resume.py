@@ -1,7 +1,7 @@
-"""Before training resumes: the newest whole checkpoint gets the name that fairseq will look for.
+"""Recovery before training resumes: the newest complete checkpoint gets the name to resume from.
 
-Files are whole under their names at every moment (atomic_writes.py), but disks fill up, files are
-copied in part, and of a sharded checkpoint one rank's file may be one save ahead of another's.
+Checkpoints are written atomically (atomic_writes.py), but disks fill up, files are copied
+incompletely, and one shard of a sharded checkpoint may be one save ahead of another.
 """
 
 import glob
@@ -19,22 +19,22 @@ from .first_save import BROKEN, expect_first_save, is_first_save_expected, set_a
 
 logger = logging.getLogger(__name__)
 
-# What fairseq calls the checkpoints that it can resume from, without suffix and .pt: an average or
-# a sub-network that a user has put beside them is none
+# fairseq's names of checkpoints to resume from, without suffix and .pt; averages and sub-networks
+# in the same folder do not match
 SAVED = re.compile(r"checkpoint(_last|_best|\d+|_\d+_\d+|\.best_.+_-?\d+\.\d+)")
 
 
 class Header(NamedTuple):
-    """Which save a file belongs to."""
+    """The save that a file belongs to."""
 
     num_updates: int
-    run: str  # of a shard: drawn anew at each start of training
+    run: str  # of a shard: a random id of each start of training
     rank: int
     num_shards: Optional[int]  # None for an ordinary file
 
 
 class Save(NamedTuple):
-    """The whole files of one save: one, or one for each rank."""
+    """The complete files of one save: one, or one for each rank."""
 
     num_updates: int
     run: str
@@ -45,8 +45,8 @@ class Save(NamedTuple):
         return f"{' '.join(paths)} of update {self.num_updates}"
 
 
-class Names(NamedTuple):
-    """How the files of a save are called: base (a path without .pt), suffix, rank, .pt."""
+class FileNames(NamedTuple):
+    """The names of the files of a save: base (a path without .pt), suffix, rank, .pt."""
 
     suffix: str
     num_shards: Optional[int]
@@ -62,60 +62,60 @@ class Names(NamedTuple):
 
 
 def recover_latest_checkpoint(cfg: Any, num_shards: Optional[int] = None) -> None:
-    """Put a whole checkpoint where fairseq will look for the one to resume from.
+    """Make sure that the checkpoint to resume from is complete, replacing it if necessary.
 
     To be called by one process, while no other reads or writes checkpoints.
 
     cfg is fairseq's configuration of checkpoints (cfg.checkpoint); num_shards is the number of
-    ranks with --moe-sharded-checkpoints, or None for ordinary files. If checkpoint_last is not
-    whole, or its shards are not of one save, the newest whole save takes its name: shards of the
-    same run before any others. The file that it replaces is kept as NAME.broken, and a warning
-    says what was done. Refuses if nothing whole is left, if --restore-file itself is broken, and
-    if there are shards for another number of ranks.
+    ranks with --moe-sharded-checkpoints, or None for ordinary files. If checkpoint_last is
+    incomplete, or its shards are not of one save, the newest complete save takes its name, with
+    saves of the same run preferred. The replaced file is kept as NAME.broken, and a warning is
+    logged. Refuses if there is no complete save, if --restore-file itself is incomplete, and if
+    there are shards for another number of ranks.
 
-    Where there is nothing yet, training is to start; shards of a first save that was not finished
-    (first_save.py) are nothing, too.
+    If there is no checkpoint, or only shards of an unfinished first save (first_save.py), training
+    starts from the beginning.
     """
-    names = Names(re.sub(r"-rank-\d+$", "", cfg.checkpoint_suffix or ""), num_shards)
+    names = FileNames(re.sub(r"-rank-\d+$", "", cfg.checkpoint_suffix or ""), num_shards)
     _remove_unfinished(cfg.save_dir)
     last, best = (os.path.join(cfg.save_dir, f"checkpoint_{name}") for name in ("last", "best"))
     if num_shards is not None:
-        # left as they are, shards of two saves would become shards of three at the next kill
-        _put_in_place(names, best, _whole_saves(names, best), _problem(names, best))
+        # otherwise shards of two saves could become shards of three at the next kill
+        _put_in_place(names, best, _complete_saves(names, best), _problem(names, best))
     if cfg.restore_file != "checkpoint_last.pt":
         _check_named(names, cfg.restore_file)
         return
     _refuse_other_kind(names, last)
-    nothing_there = not _files(names, last)
-    if nothing_there and (cfg.finetune_from_model or cfg.continue_once or cfg.no_last_checkpoints):
+    no_files = not _files(names, last)
+    if no_files and (cfg.finetune_from_model or cfg.continue_once or cfg.no_last_checkpoints):
         for path in filter(None, (cfg.finetune_from_model, cfg.continue_once)):
             header = read_header(path)
             if header is not None and header.num_shards is not None:
                 refuse(f"{path} is one of {header.num_shards} shards: make one file of them with "
                        "`taskmoe consolidate`")
-        _starts_anew(cfg, names)
+        _start_from_beginning(cfg, names)
         return
     problem = _problem(names, last)
     if problem is None:
         return
-    saves = [save for base in _bases(cfg.save_dir, names) for save in _whole_saves(names, base)]
+    saves = [save for base in _bases(cfg.save_dir, names) for save in _complete_saves(names, base)]
     first_save = num_shards is not None and is_first_save_expected(cfg.save_dir)
-    if not saves and (nothing_there or first_save):
+    if not saves and (no_files or first_save):
         set_aside(names.paths(last), problem)
-        _starts_anew(cfg, names)
+        _start_from_beginning(cfg, names)
         return
-    # in a folder that several trainings have used, the most updates need not be the newest
+    # in a folder that several runs have used, the save with most updates need not be the newest
     runs = {header.run for header in map(read_header, _files(names, last)) if header is not None}
     saves.sort(key=lambda save: (save.run in runs, save.num_updates))
     if not _put_in_place(names, last, saves, problem):
-        refuse(f"{problem}, and {cfg.save_dir} has no whole checkpoint to resume from instead; "
+        refuse(f"{problem}, and {cfg.save_dir} has no complete checkpoint to resume from instead; "
                "to train from the beginning give another --save-dir")
 
 
 def read_header(path: str) -> Optional[Header]:
-    """Return what a checkpoint says of itself, without its tensors; None if there is no whole one.
+    """Return the header of a checkpoint, without its tensors; None if missing or incomplete.
 
-    A file that cannot be read is not taken for a broken one, but refused.
+    A file that cannot be opened is refused.
     """
     if not os.path.isfile(path):
         return None
@@ -134,31 +134,31 @@ def read_header(path: str) -> Optional[Header]:
             shard.get("rank", 0),
             shard.get("world_size"),
         )
-    except (AttributeError, LookupError, TypeError, ValueError):  # whole, but not of fairseq's
+    except (AttributeError, LookupError, TypeError, ValueError):  # not a checkpoint of fairseq
         return None
 
 
-def _starts_anew(cfg: Any, names: Names) -> None:
+def _start_from_beginning(cfg: Any, names: FileNames) -> None:
     if names.num_shards is not None and not cfg.no_save:
         expect_first_save(cfg.save_dir)
 
 
 def _remove_unfinished(save_dir: str) -> None:
-    """Remove what killed processes were writing: it may be as large as a checkpoint."""
+    """Remove temporary files of killed processes, which may be as large as a checkpoint."""
     for finished in ("", PREVIOUS, BROKEN):
         pattern = os.path.join(glob.escape(save_dir), f"checkpoint*.pt{finished}{TEMPORARY}")
         for path in glob.glob(pattern):
             os.remove(path)
 
 
-def _files(names: Names, base: str) -> List[str]:
-    """Return the files that there are under the names of a save, previous ones included."""
+def _files(names: FileNames, base: str) -> List[str]:
+    """Return the existing files with the names of a save, including previous versions."""
     versions = [path + end for path in names.paths(base) for end in ("", PREVIOUS)]
     return [path for path in versions if os.path.exists(path)]
 
 
-def _bases(save_dir: str, names: Names) -> List[str]:
-    """Return what could be resumed from in a folder; checkpoint_last is the last of them."""
+def _bases(save_dir: str, names: FileNames) -> List[str]:
+    """Return the bases of all checkpoints in a folder, checkpoint_last at the end."""
     ending = names.endings[0]
     files = os.listdir(save_dir) if os.path.isdir(save_dir) else []
     found = {file.removesuffix(ending) for file in files if file.endswith(ending)}
@@ -166,8 +166,8 @@ def _bases(save_dir: str, names: Names) -> List[str]:
     return [os.path.join(save_dir, base) for base in [*others, "checkpoint_last"]]
 
 
-def _refuse_other_kind(names: Names, base: str) -> None:
-    """Refuse one file where shards are asked for, shards where one file is, and another number."""
+def _refuse_other_kind(names: FileNames, base: str) -> None:
+    """Refuse one file if shards are expected, the reverse, and another number of shards."""
     ordinary = f"{base}{names.suffix}.pt"
     shards = glob.glob(f"{glob.escape(base + names.suffix)}-rank-*.pt")
     if names.num_shards is None:
@@ -186,8 +186,8 @@ def _refuse_other_kind(names: Names, base: str) -> None:
                    f"{names.num_shards} ranks: `taskmoe reshard`")
 
 
-def _problem(names: Names, base: str) -> Optional[str]:
-    """Return why a run cannot resume from the files under these names, or None."""
+def _problem(names: FileNames, base: str) -> Optional[str]:
+    """Return why a run cannot resume from the files with these names, or None."""
     paths = names.paths(base)
     headers = [read_header(path) for path in paths]
     first = headers[0]
@@ -206,8 +206,8 @@ def _problem(names: Names, base: str) -> Optional[str]:
     return None
 
 
-def _whole_saves(names: Names, base: str) -> List[Save]:
-    """Return the saves that have all their files, under the names or as previous ones."""
+def _complete_saves(names: FileNames, base: str) -> List[Save]:
+    """Return the saves with all their files, under these names or as previous versions."""
     by_rank: List[Dict[Tuple[int, str], str]] = []
     for rank, path in enumerate(names.paths(base)):
         found = {}
@@ -220,10 +220,10 @@ def _whole_saves(names: Names, base: str) -> List[Save]:
     return [Save(*save, [found[save] for found in by_rank]) for save in sorted(complete)]
 
 
-def _put_in_place(names: Names, base: str, saves: List[Save], problem: Optional[str]) -> bool:
-    """Give the last of the saves the names that begin with base, if those have a problem.
+def _put_in_place(names: FileNames, base: str, saves: List[Save], problem: Optional[str]) -> bool:
+    """Give the last of the saves the names with this base, if there is a problem.
 
-    Returns False if there is no save. A kill on the way leaves the same saves to choose from.
+    Returns False if there is no save. A kill in between leaves the same saves to choose from.
     """
     if problem is None:
         return True
@@ -238,8 +238,8 @@ def _put_in_place(names: Names, base: str, saves: List[Save], problem: Optional[
     return True
 
 
-def _check_named(names: Names, restore_file: str) -> None:
-    """Refuse a --restore-file that is not whole: the user has said which one it is to be."""
+def _check_named(names: FileNames, restore_file: str) -> None:
+    """Refuse an incomplete --restore-file instead of replacing it: the user has named it."""
     if PathManager.path_requires_pathmanager(restore_file):
         return
     base = restore_file.removesuffix(".pt")

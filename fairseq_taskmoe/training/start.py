@@ -1,4 +1,4 @@
-"""The start of a training run, on any number of ranks: checks, process groups, files to resume."""
+"""The start of a training run on any number of ranks: checks, recovery, process groups."""
 
 import logging
 import uuid
@@ -16,7 +16,7 @@ from ..distributed.launch import check_launch
 from ..distributed.layout import ExpertLayout, expert_layout
 from ..distributed.lost_ranks import watch_ranks
 from ..host import keep_freed_memory
-from .checks import check_saving, check_spread, run_settings
+from .checks import check_expert_parallel, check_saving, run_settings
 from .first_save import note_finished_save
 from .resume import recover_latest_checkpoint
 from .steps import TrainingSteps
@@ -24,27 +24,27 @@ from .steps import TrainingSteps
 logger = logging.getLogger(__name__)
 
 
-class Run(NamedTuple):
-    """What a training run knows of its ranks."""
+class TrainingRun(NamedTuple):
+    """The ranks of a training run, and what training steps and saves need."""
 
     layout: ExpertLayout
     rank: int
-    run_id: str  # the same on all ranks, another at each start
+    run_id: str  # the same on all ranks, a new one at each start
     sharded: bool
     update_freq: Sequence[int]
-    groups: Optional[ExpertGroups]  # None where every rank holds all experts
+    groups: Optional[ExpertGroups]  # None if every rank holds all experts
     steps: TrainingSteps
     save_dir: str
 
     def shard(self) -> Any:
-        """Return what a file of this rank says of itself."""
+        """Return the description of this rank's shard, for its checkpoint."""
         return {
             "rank": self.rank, "world_size": self.layout.world_size, "size": self.layout.size,
             "run": self.run_id,
         }
 
     def finish_save(self, num_updates: int) -> None:
-        """Wait until the shards of all ranks are there: a collective call."""
+        """Wait until all ranks have saved their shards: a collective call."""
         if dist.is_initialized():
             dist.barrier()
         if self.rank == 0:
@@ -52,14 +52,14 @@ class Run(NamedTuple):
             logger.info("all ranks have saved their shards @ %d updates", num_updates)
 
 
-def start_run(cfg: Any, num_experts: int) -> Run:
+def start_run(cfg: Any, num_experts: int) -> TrainingRun:
     """Start a training run: a collective call.
 
-    Refuses, on all ranks, what would go wrong later or in silence.
+    Refuses, on all ranks, what would fail later or silently.
 
     Args:
         cfg: the model's section of the run's configuration
-        num_experts: of each MoE layer; 0 without such layers
+        num_experts: number of experts of each MoE layer; 0 without such layers
     """
     settings = run_settings(cfg)
     sharded = cfg.moe_sharded_checkpoints
@@ -69,38 +69,38 @@ def start_run(cfg: Any, num_experts: int) -> Run:
     def check() -> ExpertLayout:
         check_saving(settings)
         layout = expert_layout(num_experts, num_ranks(), cfg.moe_expert_parallel_size)
-        check_spread(settings, layout, sharded)
+        check_expert_parallel(settings, layout, sharded)
         return layout
 
     layout = on_first_rank(check)
     if choose_device(bool(settings.common.get("cpu"))).type == "cpu":
         keep_freed_memory()
     if sharded and settings.checkpoint:
-        # by these fairseq's trainer saves and loads on every rank, each its own file
+        # with these fairseq's trainer saves and loads a separate file on each rank
         cfg.base_layers = 1
         settings.checkpoint["checkpoint_suffix"] = f"-rank-{rank()}"
     if settings.checkpoint:
         num_shards = num_ranks() if sharded else None
         on_first_rank(lambda: recover_latest_checkpoint(settings.checkpoint, num_shards))
-        began_with = on_first_rank(partial(check_loaded, cfg, settings.checkpoint))
-        _settle_reduction(settings.criterion, began_with)
+        stored_reduction = on_first_rank(partial(check_loaded, cfg, settings.checkpoint))
+        _set_gate_loss_reduction(settings.criterion, stored_reduction)
     run_id = on_first_rank(lambda: uuid.uuid4().hex)
     groups = ExpertGroups(layout) if layout.size > 1 else None
     update_freq = settings.optimization.get("update_freq") or [1]
     steps = TrainingSteps(groups, sharded, monitor)
     save_dir = settings.checkpoint.get("save_dir", "")
-    return Run(layout, rank(), run_id, sharded, update_freq, groups, steps, save_dir)
+    return TrainingRun(layout, rank(), run_id, sharded, update_freq, groups, steps, save_dir)
 
 
-def _settle_reduction(criterion: Any, began_with: Optional[str]) -> None:
-    """Let a run that goes on minimise what it began with, unless a flag says otherwise.
+def _set_gate_loss_reduction(criterion: Any, stored: Optional[str]) -> None:
+    """Set the default of --moe-gate-loss-reduction: that of the resumed checkpoint, or sum.
 
-    The choice is written into the configuration of the criterion, and so into checkpoints.
+    It is written into the configuration of the criterion, and thus into checkpoints.
     """
     if OmegaConf.is_config(criterion) and criterion.get("moe_gate_loss_reduction", "") is None:
-        criterion.moe_gate_loss_reduction = began_with or "sum"
-        if began_with == "mean":
+        criterion.moe_gate_loss_reduction = stored or "sum"
+        if stored == "mean":
             logger.warning(
-                "gate losses are averaged over MoE layers, as when this run began; "
-                "--moe-gate-loss-reduction sum adds them up, as new runs do"
+                "gate losses are averaged over MoE layers, as in the resumed checkpoint; "
+                "--moe-gate-loss-reduction sum adds them up, the default of new runs"
             )

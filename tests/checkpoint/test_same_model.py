@@ -179,7 +179,7 @@ def test_an_older_run_keeps_its_objective_and_says_so(begun, corpus, tmp_path):
     added = resume(begun, corpus, folders["sum"], "--moe-gate-loss-reduction", "sum")
     losses = [logged(result.said, "loss") for result in (flagged, older, added)]
     assert len(losses[0]) == 2 and losses[0] == losses[1] and losses[2] != losses[0]
-    told = "gate losses are averaged over MoE layers, as when this run began"
+    told = "gate losses are averaged over MoE layers, as in the resumed checkpoint"
     assert told in older.said and told not in flagged.said + added.said
     # and what it resumes next says it of itself
     resumed = resume(begun, corpus, folders["older"], updates=5)

@@ -232,7 +232,7 @@ def test_fairseqs_oldest_states_go_on_to_the_next_epoch_behind_the_last_batch():
 
 
 def test_grouped_shuffling_is_refused():
-    with pytest.raises(Refusal, match="--grouped-shuffling: it orders batches by the number"):
+    with pytest.raises(Refusal, match="--grouped-shuffling: its order depends on the number"):
         ranks_of(10, 2, 1, grouped_shuffling=True)
 
 

@@ -206,7 +206,7 @@ def test_other_settings_do_not_take_up_what_is_there(corpus, teacher, tmp_path):
 def test_what_cannot_be_distilled_is_refused(corpus, teacher, tmp_path):
     data, out = tmp_path / "data", str(tmp_path / "new")
     shutil.copytree(corpus.data, data)
-    with pytest.raises(Refusal, match="data holds no train data for de-ru"):
+    with pytest.raises(Refusal, match="data has no train data for de-ru"):
         distill(str(data), teacher, out, ["de-ru"], SEARCH, cpu=True)
     with pytest.raises(Refusal, match="distill the folders of sharded data one by one"):
         distill(f"{data}:{data}", teacher, out, ["en-de"], SEARCH, cpu=True)

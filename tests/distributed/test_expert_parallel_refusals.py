@@ -11,7 +11,7 @@ from refusals import refusal
 
 from fairseq_taskmoe.checkpoint.convert_shards import reshard
 from fairseq_taskmoe.distributed.layout import ExpertLayout, expert_layout
-from fairseq_taskmoe.training.checks import check_spread, run_settings
+from fairseq_taskmoe.training.checks import check_expert_parallel, run_settings
 
 __all__ = ["train_on"]  # fixtures
 
@@ -46,7 +46,7 @@ def check_flags(*flags):
     words = ["data", "--user-dir", PLUGIN, *map(str, TRAIN), *LEGACY, *flags]
     parser = options.get_training_parser()
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, words))
-    check_spread(run_settings(cfg.model), SPREAD, cfg.model.moe_sharded_checkpoints)
+    check_expert_parallel(run_settings(cfg.model), SPREAD, cfg.model.moe_sharded_checkpoints)
 
 
 @pytest.mark.filterwarnings("ignore")  # hydra's, about how fairseq calls it

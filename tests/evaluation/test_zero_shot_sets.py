@@ -127,7 +127,7 @@ def test_a_zero_shot_direction_has_the_floor_that_needs_no_training_data(
     "lang_pairs, zero_shot_pairs, references, message",
     [
         (["en-de"], ["de-zh"], None, "de-zh was never trained, and no trained pair has"),
-        (["en-de"], ["deru"], None, "'deru' is no language pair"),
+        (["en-de"], ["deru"], None, "'deru' is not a language pair"),
         (["en-de"], [], "short", "6 lines in test.en-de.de for the 7 sentences"),
         (["en-de"], ["de-ru"], "short", "6 lines in test.en-de.de for the 7 sentences"),
         (["en-ru"], [], "short", "no test references of en-ru in ru"),

@@ -141,7 +141,7 @@ def test_nothing_short_enough_is_refused(long, commands):
     command = ("train", long, *TRAIN, *TAG, "--save-dir", commands.folder / "model")
     with pytest.raises(Refusal, match="no sentence of the set train is left to train on"):
         commands.run(*command, "--max-tokens", 2, "--disable-validation")
-    with pytest.raises(Refusal, match="none is left to validate on"):
+    with pytest.raises(Refusal, match="no other sentence is left to validate on"):
         commands.run(*command, "--max-tokens", 60, "--max-tokens-valid", 2, SKIP)
 
 

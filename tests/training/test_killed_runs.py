@@ -248,7 +248,7 @@ def test_a_kill_in_the_first_save_of_shards_is_as_if_nothing_was_saved(corpus, t
     assert names == {MARK, "checkpoint_1_1-rank-0.pt", "checkpoint_last-rank-0.pt"}
 
     ended = run_on(2, tmp_path / "1", *words)
-    assert "no save was finished before: training starts anew" in ended.said[0]
+    assert "no earlier save was finished: training restarts" in ended.said[0]
     assert not (folder / MARK).exists()
     for rank in range(2):
         saved = read(folder / f"checkpoint_last-rank-{rank}.pt")
@@ -269,13 +269,13 @@ def test_shards_of_an_unfinished_first_save_are_set_aside_and_lost_ones_are_not(
     assert (tmp_path / f"{shard.name}.broken").read_bytes() == content
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{tmp_path}/checkpoint_last-rank-0.pt is missing, and no save was finished before: "
-        "training starts anew"
+        f"{tmp_path}/checkpoint_last-rank-0.pt is missing, and no earlier save was finished: "
+        "training restarts"
     )
 
     save(tmp_path, 10, "run", rank=1, world_size=2, numbered=False)
     (tmp_path / MARK).unlink()
-    with pytest.raises(Refusal, match="checkpoint_last-rank-0.pt is missing, and .* has no whole"):
+    with pytest.raises(Refusal, match="rank-0.pt is missing, and .* has no complete"):
         usable(tmp_path)
     assert shard.exists()
 

@@ -111,7 +111,7 @@ def test_nothing_whole_is_refused_not_started_anew(tmp_path):
         truncate(file)
     line = refusal(tmp_path)
     assert f"{tmp_path}/checkpoint_last.pt is broken" in line
-    assert "no whole checkpoint" in line
+    assert "no complete checkpoint" in line
 
 
 def test_a_kill_before_the_first_checkpoint_last_loses_nothing(tmp_path):

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...checkpoint.contents import TrainedModel
 from ...models.build_layers import build_router
 from ...models.config import ARCHITECTURES, STACKS, TransformerTaskMoeConfig
-from ...models.folded_model import fold_model, share
+from ...models.folded_model import fold_model, shallow_copy
 from ...models.transformer_task_moe import TransformerTaskMoeModel
 from ...modules.folding import fold_experts
 from ...modules.moe_layer import MoELayer
@@ -110,12 +110,12 @@ def _with_layers(
     model: TransformerTaskMoeModel, change: Callable[[str, int, Any], Any]
 ) -> TransformerTaskMoeModel:
     """Return a model whose MoE layers are change(stack, number, layer), all else shared."""
-    changed = share(model)
+    changed = shallow_copy(model)
     for name in STACKS:
-        stack = share(model.get_submodule(name))
+        stack = shallow_copy(model.get_submodule(name))
         layers: Any = model.get_submodule(f"{name}.layers")
         stack._modules["layers"] = nn.ModuleList(
-            layer if layer.moe is None else change(name, i, share(layer))
+            layer if layer.moe is None else change(name, i, shallow_copy(layer))
             for i, layer in enumerate(layers)
         )
         changed._modules[name] = stack
