@@ -92,7 +92,7 @@ class TranslationTaskMoeTask(MultilingualTask):
         self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
         self.expert_groups = self.run.groups
 
-    def _prepare_training(self, cfg: Any, model: torch.nn.Module) -> None:
+    def _prepare_training(self, cfg: Any, model: Any) -> None:
         """Give a new model the weights that it starts from, and set up what options ask for."""
         if cfg.init_shared_from:
             init_shared_weights(model, cfg, self.words, self.tags)
