@@ -126,7 +126,7 @@ def remedy(name: str) -> str:
         return (
             f"start one torchrun on each node, or let each process set RANK=${rank} "
             f"WORLD_SIZE=${name} LOCAL_RANK=${local_rank} MASTER_ADDR and MASTER_PORT "
-            f"(docs/cluster.md); {separate}"
+            f"(docs/training-at-scale.md); {separate}"
         )
     missing = [variable for variable in REQUIRED if not os.environ.get(variable)]
     if missing:

@@ -3,8 +3,8 @@
 The model reads the sources of a binarized test set and, in the decoder, the references or with
 --decode its own translations. Writes tables: routing.npz and .tsv (each expert's share of a pair's
 choices), similarity.npz and .tsv (how alike pairs are routed), summary.tsv, load.tsv, experts.tsv;
-and with matplotlib figures, which --plot draws again. docs/routing.md explains them. Cut short, the
-same command goes on with the pairs that are not done.
+and with matplotlib figures, which --plot draws again. docs/analyse-routing.md explains them. An
+interrupted run goes on with the pairs that are not done.
 """
 
 import argparse
