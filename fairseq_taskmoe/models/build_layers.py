@@ -2,7 +2,6 @@
 
 from typing import Any, Optional
 
-import torch
 import torch.nn as nn
 
 from ..data.task_table import TaskTable
@@ -11,16 +10,15 @@ from ..distributed.expert_groups import ExpertGroups
 from ..distributed.gradients import mark_expert_parallel
 from ..errors import refuse
 from ..modules.experts import Experts
-from ..modules.fixed_routers import RandomRouter, StaticRouter
 from ..modules.moe_layer import MoELayer
-from ..modules.routers import RouterOptions, SentenceRouter, TaskRouter, TokenRouter
 from ..modules.transformer_layers import LayerShape
-from .config import TASK_ROUTERS, TEXT_ROUTERS
+from .config import STACKS
+from .router_kinds import ROUTERS, RouterPlace
 
 
 def check_config(cfg: Any) -> None:
     """Refuse an invalid configuration, naming the flag."""
-    for stack in ("encoder", "decoder"):
+    for stack in STACKS:
         for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads"):
             value = getattr(cfg, f"{stack}_{name}")
             if value < 1:
@@ -37,17 +35,17 @@ def check_config(cfg: Any) -> None:
             f"--moe-top-k {cfg.moe_top_k}: give at least 1 and at most "
             f"--moe-expert-count {cfg.moe_expert_count}"
         )
-    for stack in ("encoder", "decoder"):
-        router = getattr(cfg, f"{stack}_moe_router")
+    for stack in STACKS:
+        router = str(getattr(cfg, f"{stack}_moe_router"))
         if moe_freq(cfg, stack) < 1:
             refuse(f"--{stack}-moe-freq {moe_freq(cfg, stack)}: give 1 or more")
         _check_layer_experts(cfg, stack)
-        if router in TEXT_ROUTERS:
+        if ROUTERS[router].learns_from_text:
             continue
         for flag in ("moe_capacity_factor", "moe_eval_capacity_factor"):
             if getattr(cfg, flag) > 0:
                 why = "only token and sentence routers have a capacity"
-                if router in (*TASK_ROUTERS, "static"):
+                if ROUTERS[router].groups_by is not None:
                     why = (
                         "all tokens of a task have the same experts, so a capacity would drop most "
                         "of them in training and none at inference"
@@ -89,7 +87,7 @@ def has_moe_layer(cfg: Any) -> bool:
     """Return whether the model of a configuration has any MoE layer."""
     return any(
         is_moe_position(cfg, stack, layer)
-        for stack in ("encoder", "decoder") if getattr(cfg, f"{stack}_moe_router") != "dense"
+        for stack in STACKS if getattr(cfg, f"{stack}_moe_router") != "dense"
         for layer in range(getattr(cfg, f"{stack}_layers"))
     )
 
@@ -118,29 +116,9 @@ def dense_dim(cfg: Any, stack: str, layer: int) -> int:
 
 def build_router(cfg: Any, stack: str, layer: int, table: TaskTable) -> nn.Module:
     """Build the router of one MoE layer."""
-    kind = str(getattr(cfg, f"{stack}_moe_router"))
-    experts, top_k = num_experts(cfg, stack, layer), cfg.moe_top_k
-    if kind in ("static", "table"):
-        task_ids = torch.tensor(table.group_ids("pair"), device="cpu")
-        return StaticRouter(experts, top_k, task_ids, from_checkpoint=kind == "table")
-    if kind == "random":
-        return RandomRouter(experts, top_k, layer_seed=2 * layer + (stack == "decoder"))
-    options = RouterOptions(
-        top_k=top_k,
-        second_expert_policy=str(cfg.moe_second_expert_policy),
-        jitter=cfg.moe_router_jitter,
-        capacity_factor=cfg.moe_capacity_factor,
-        eval_capacity_factor=cfg.moe_eval_capacity_factor,
-    )
-    embed_dim = getattr(cfg, f"{stack}_embed_dim")
-    if kind == "token":
-        return TokenRouter(embed_dim, experts, options)
-    if kind == "sentence":
-        # the decoder, too, routes sentences by the encoder output
-        return SentenceRouter(cfg.encoder_embed_dim, experts, options)
-    assert kind in TASK_ROUTERS, kind
-    groups = torch.tensor(table.group_ids(kind), device="cpu")
-    return TaskRouter(embed_dim, experts, options, groups, len(table.group_names(kind)))
+    kind = ROUTERS[str(getattr(cfg, f"{stack}_moe_router"))]
+    assert kind.build is not None, "no router stands in a dense layer"
+    return kind.build(RouterPlace(cfg, stack, layer, num_experts(cfg, stack, layer), table))
 
 
 def build_moe_layer(

@@ -8,14 +8,10 @@ from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-TEXT_ROUTERS = ("token", "sentence")
+from .router_kinds import ROUTERS
+
 STACKS = ("encoder", "decoder")
-TASK_ROUTERS = ("source", "target", "pair", "group")
-# `dense`: no routing, one feed-forward network as wide as K experts, with the same computation, for
-# extracted sub-networks and the dense baseline. `table`: for sub-networks of several tasks.
-ROUTER_CHOICES = ChoiceEnum(
-    [*TEXT_ROUTERS, *TASK_ROUTERS, "static", "random", "dense", "table"]
-)
+ROUTER_CHOICES = ChoiceEnum(list(ROUTERS))
 ROUTER_HELP = (
     "what the {}'s MoE layers route by: each token, the sentence, the task (source or target "
     "language, language pair, or a group of --moe-task-groups), static or random experts; dense: "

@@ -14,7 +14,8 @@ from ..checkpoint.reading import read_model
 from ..data.languages import numbered_dictionary
 from ..data.task_table import TaskTable
 from ..errors import refuse
-from ..models.config import STACKS, TASK_ROUTERS
+from ..models.config import STACKS
+from ..models.router_kinds import ROUTERS
 from ..models.transformer_task_moe import TransformerTaskMoeModel, build_without_task
 
 # Paper table 3: fifteen languages from and to English
@@ -131,7 +132,7 @@ def _report(
         {
             f"{stack}_moe_router": "dense"
             for stack in STACKS
-            if str(getattr(cfg, f"{stack}_moe_router")) in (*TASK_ROUTERS, "static", "table")
+            if ROUTERS[str(getattr(cfg, f"{stack}_moe_router"))].groups_by is not None
         },
     )
     moe_layers = [

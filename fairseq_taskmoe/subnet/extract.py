@@ -18,7 +18,8 @@ from ..data.languages import LanguageTags
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.build_layers import build_router, is_moe_position
-from ..models.config import STACKS, TASK_ROUTERS, TEXT_ROUTERS
+from ..models.config import STACKS
+from ..models.router_kinds import ROUTERS
 from ..modules.experts import EXPERTS
 from ..modules.folding import TaskRoute, task_route
 from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
@@ -102,12 +103,12 @@ def zero_shot_routes(trained: TrainedModel, pairs: Sequence[str]) -> Dict[str, D
         router = str(getattr(cfg, f"{stack}_moe_router"))
         layers = range(getattr(cfg, f"{stack}_layers"))
         if any(is_moe_position(cfg, stack, i) for i in layers):
-            kinds[stack] = {"static": "pair", "table": "pair"}.get(router, router)
+            kinds[stack] = ROUTERS[router].groups_by
     found = dict(trained.zero_shot)  # of the model that this was cut out of
     for pair in set(pairs) - set(table.trained):
         found[pair] = {
             stack: table.routed_as(pair, kind) for stack, kind in kinds.items()
-            if kind in TASK_ROUTERS
+            if kind is not None
         }
     return {pair: found[pair] for pair in pairs if pair in found}
 
@@ -118,9 +119,14 @@ def text_routing(cfg: Any) -> Dict[str, str]:
         stack: f"the {stack} routes by {router}: which experts a sentence needs shows only when it "
         "is translated"
         for stack in STACKS
-        if (router := str(getattr(cfg, f"{stack}_moe_router"))) in (*TEXT_ROUTERS, "random")
+        if _depends_on_text(router := str(getattr(cfg, f"{stack}_moe_router")))
         and any(is_moe_position(cfg, stack, i) for i in range(getattr(cfg, f"{stack}_layers")))
     }
+
+
+def _depends_on_text(router: str) -> bool:
+    kind = ROUTERS[router]
+    return kind.build is not None and kind.groups_by is None
 
 
 def pairs_with(trained: TrainedModel, lang: str, side: int) -> List[str]:

@@ -8,7 +8,8 @@ from typing import NamedTuple, Sequence
 
 from ..checkpoint.contents import TrainedModel
 from ..errors import refuse
-from ..models.config import STACKS, TEXT_ROUTERS
+from ..models.config import STACKS
+from ..models.router_kinds import ROUTERS
 from ..modules.experts import EXPERTS
 from .expert_importance import choose_experts, load_importance
 from .extract import KeptExperts, moe_layers
@@ -32,7 +33,7 @@ def choose_kept_experts(
     """
     cfg = trained.cfg
     routers = {stack: str(getattr(cfg, f"{stack}_moe_router")) for stack in STACKS}
-    stacks = [stack for stack, router in routers.items() if router in TEXT_ROUTERS]
+    stacks = [stack for stack, router in routers.items() if ROUTERS[router].learns_from_text]
     if not stacks:
         refuse(f"--prune: the model routes by {' and '.join(routers.values())}; only experts of "
                "token and sentence routing can be pruned, the others are cut out exactly")
