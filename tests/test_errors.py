@@ -45,7 +45,6 @@ ENDING = re.compile(r"\bsys\.exit\(|\bos\._exit\(|raise SystemExit|\(SystemExit\
 MAY_END_THE_PROCESS = {
     "cli.py", "errors.py",  # where commands end
     "files.py", "serving/service.py",  # on SIGTERM, in commands
-    "distributed/lost_ranks.py",  # a rank of a run of which another rank was lost
     "benchmarks/decode/rank.py", "benchmarks/decode/turns.py",  # programs
 }
 

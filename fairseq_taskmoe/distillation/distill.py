@@ -58,7 +58,7 @@ def distill(
     on where it was: chunk_sentences, in which batches are made, are translated and stored together.
     Under torchrun all ranks translate.
     """
-    monitor = join_ranks(cpu)
+    join_ranks(cpu)
     model, task = load_for_pairs(data, path, lang_pairs)
     part = Path(f"{out}.part")
     on_first_rank(lambda: check_data(data, task.served))
@@ -84,8 +84,6 @@ def distill(
         chunks = _chunks(part / "chunks" / pair, len(sets[pair]), chunk_sentences)
         _translate_pair(model, task, pair, sets[pair], chunks, search, batching)
     if rank() == 0:
-        if monitor is not None:
-            monitor.leave()  # what is left takes its time, and no other rank
         _put_together(data, Path(out), part, task, record)
 
 

@@ -72,7 +72,7 @@ def evaluate(
     all ranks translate, with experts spread over them; rank 0 writes and scores, and the others
     return None.
     """
-    monitor = join_ranks(cpu)
+    join_ranks(cpu)
     config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
     model, task = load_for_pairs(data, path, lang_pairs, zero_shot_pairs)
     on_first_rank(lambda: group_directions(task.served, resources))  # refuses a missing class
@@ -117,8 +117,6 @@ def evaluate(
                 score(pair)
         if rank() > 0:
             return None
-        if monitor is not None:
-            monitor.leave()  # what is left to score takes its time, and no other rank
         directions = {pair: scores[pair].result() for pair in sets}
     finally:
         scorer.shutdown(cancel_futures=True)

@@ -16,7 +16,6 @@ from ..devices import backend_of, device_of_rank, make_current
 from ..distributed.agreement import num_ranks, rank
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
 from ..distributed.launch import check_launch, from_environment
-from ..distributed.lost_ranks import RankMonitor, watch_ranks
 from ..modules.moe_layer import MoELayer
 from .folded_model import shallow_copy
 from .transformer_task_moe import TransformerTaskMoeModel
@@ -24,20 +23,18 @@ from .transformer_task_moe import TransformerTaskMoeModel
 Hypothesis = TypeVar("Hypothesis")
 
 
-def join_ranks(cpu: bool) -> Optional[RankMonitor]:
-    """Form the process group of a launcher's processes; nothing is done without one.
+def join_ranks(cpu: bool) -> None:
+    """Create the process group of the processes that a launcher started, if any.
 
-    With torchrun, each process takes its node's GPU of its own number. Returns what watches over
-    the ranks, until rank 0 needs the others no longer and leaves.
+    Each process uses the GPU with its local rank.
     """
     launcher = from_environment()
     if launcher is None or dist.is_initialized():
         check_launch(num_ranks())
-        return None
+        return
     device = device_of_rank(cpu, launcher.local_rank, torch.cuda.device_count())
     make_current(device)
     dist.init_process_group(backend_of(device))
-    return watch_ranks("the same command goes on with the directions that are not finished")
 
 
 def exchanges_rows(stack: nn.Module) -> bool:

@@ -14,7 +14,6 @@ from ..distributed.agreement import num_ranks, on_first_rank, rank
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.launch import check_launch
 from ..distributed.layout import ExpertLayout, expert_layout
-from ..distributed.lost_ranks import watch_ranks
 from ..host import keep_freed_memory
 from .checks import check_expert_parallel, check_saving, run_settings
 from .first_save import note_finished_save
@@ -64,7 +63,6 @@ def start_run(cfg: Any, num_experts: int) -> TrainingRun:
     settings = run_settings(cfg)
     sharded = cfg.moe_sharded_checkpoints
     check_launch(num_ranks())
-    monitor = watch_ranks()
 
     def check() -> ExpertLayout:
         check_saving(settings)
@@ -87,7 +85,7 @@ def start_run(cfg: Any, num_experts: int) -> TrainingRun:
     run_id = on_first_rank(lambda: uuid.uuid4().hex)
     groups = ExpertGroups(layout) if layout.size > 1 else None
     update_freq = settings.optimization.get("update_freq") or [1]
-    steps = TrainingSteps(groups, sharded, monitor)
+    steps = TrainingSteps(groups, sharded)
     save_dir = settings.checkpoint.get("save_dir", "")
     return TrainingRun(layout, rank(), run_id, sharded, update_freq, groups, steps, save_dir)
 

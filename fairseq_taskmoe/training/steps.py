@@ -1,10 +1,7 @@
-"""What a training run needs beyond fairseq's trainer, which is used as it is.
-
-The task hands each micro-batch through here.
-"""
+"""Additions to the updates of fairseq's trainer; the task passes each micro-batch through here."""
 
 from functools import partial
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, Callable, Optional
 
 import torch
 import torch.nn as nn
@@ -14,34 +11,33 @@ from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.expert_state import ExpertState, prepare_loaded_moments
 from ..distributed.gradients import clip_grad_norm, reduce_expert_gradients
-from ..distributed.lost_ranks import RankMonitor
 from ..errors import Refusal
 from .master_weights import KEY, has_masters, keep_master_weights
 
 
-class RankFailed(Exception):
-    """An error of this rank alone, which ends its process, and with it the run.
+class RankFailed(RuntimeError):
+    """An error of one rank, which ends its process; then the launcher ends the others.
 
-    Raised in the error's place: the trainer would swallow it (out of memory), or would save a crash
-    file in a collective call that the other ranks do not make, and they would wait for ever.
+    It replaces the original error, because for that fairseq's trainer would either continue (out of
+    memory), or save a crash file in a collective call in which the other ranks do not take part, so
+    that all would wait. The trainer raises other RuntimeErrors unchanged.
     """
+
+    def __init__(self, error: Exception):
+        super().__init__(f"rank {rank()} failed with {type(error).__name__}")
 
 
 class TrainingSteps:
-    """Keeps master weights, and experts that are spread over ranks, right in training and saving.
+    """Handles expert parallelism and master weights in training steps and in saving.
 
     Args:
-        groups: None where every rank holds all experts
+        groups: None if every rank holds all experts
         sharded: whether each rank saves its own experts
-        monitor: to tell the other ranks of an error
     """
 
-    def __init__(
-        self, groups: Optional[ExpertGroups], sharded: bool, monitor: Optional[RankMonitor]
-    ):
+    def __init__(self, groups: Optional[ExpertGroups], sharded: bool):
         self.groups = groups
         self.sharded = sharded
-        self.monitor = monitor
         self.attached = False
         self.state: Optional[ExpertState] = None
 
@@ -49,10 +45,10 @@ class TrainingSteps:
         self, backward: Callable[[], Any], model: nn.Module, optimizer: Any,
         ema_model: Optional[nn.Module], is_dummy: bool = False,
     ) -> Any:
-        """Run backward, which computes a micro-batch's gradients, and return what it returns.
+        """Run backward, which computes the gradients of a micro-batch, and return its result.
 
-        That is (loss, sample size, logging output). A dummy batch, whose gradients are zero, keeps
-        company to those of other ranks: its sizes and sums are returned as zeros.
+        That is (loss, sample size, logging output). A dummy batch, which a rank without data runs
+        in step with the other ranks, has zero gradients, and its result is replaced by zeros.
         """
         if not self.attached:
             self._attach(model, optimizer, ema_model)
@@ -63,13 +59,13 @@ class TrainingSteps:
 
     def _compute_gradients(self, backward: Callable[[], Any], model: nn.Module) -> Any:
         result = backward()
-        # the last micro-batch of an update
+        # after the last micro-batch of an update
         if self.groups is not None and not model.accumulate_grads:
             reduce_expert_gradients(model.parameters(), self.groups)
         return result
 
     def together(self, step: Callable[[], Any]) -> Any:
-        """Run a step that all ranks make together; an error of one ends them all."""
+        """Run a step of all ranks; with several ranks, an error ends the process."""
         if num_ranks() == 1:
             return step()
         try:
@@ -77,15 +73,10 @@ class TrainingSteps:
         except Refusal:
             raise
         except Exception as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> NoReturn:
-        if self.monitor is not None:
-            self.monitor.fail(error)
-        raise RankFailed(f"rank {rank()} failed, and with it the run") from error
+            raise RankFailed(error) from error
 
     def _attach(self, model: nn.Module, optimizer: Any, ema_model: Optional[nn.Module]) -> None:
-        """Take over, once, what fairseq has built and loaded since the run's start."""
+        """Set up, once, what fairseq has built and loaded since the start of the run."""
         self.attached = True
         if self.groups is None:
             keep_master_weights(optimizer)
@@ -96,7 +87,7 @@ class TrainingSteps:
         inner.clip_grad_norm = partial(clip_grad_norm, list(inner.params), self.groups)
         if self.sharded:
             optimizer.clip_grad_norm = self._without_crash_file(optimizer.clip_grad_norm)
-        while "module" in dict(model.named_children()):  # inside fairseq's wrappers
+        while "module" in dict(model.named_children()):  # of fairseq's wrappers
             model = model.get_submodule("module")
         self.state = ExpertState(
             self.groups, self.sharded, model, optimizer.optimizer, ema_model,
@@ -104,9 +95,9 @@ class TrainingSteps:
         )
 
     def _without_crash_file(self, clip: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Let a norm that is not finite end the run here.
+        """Return a function that ends the run if the norm is not finite.
 
-        The trainer would first save crash.pt: each rank its shard, all of them in one file.
+        Otherwise the trainer would save crash.pt, in which all ranks overwrite each other's shard.
         """
 
         def clip_or_fail(*args: Any, **kwargs: Any) -> Tensor:
@@ -115,14 +106,14 @@ class TrainingSteps:
                 if not norm.isfinite():
                     raise FloatingPointError("gradients are NaN or infinite")
             except FloatingPointError as error:
-                self._fail(error)
+                raise RankFailed(error) from error
             return norm
 
         return clip_or_fail
 
 
 def zeros_like(value: Any) -> Any:
-    """Return numbers and tensors as zeros, in tuples and dictionaries as well."""
+    """Return zeros for numbers and tensors, also in tuples and dictionaries."""
     if isinstance(value, tuple):
         return tuple(map(zeros_like, value))
     if isinstance(value, dict):
