@@ -3,7 +3,7 @@
 Shapes: B sentences, T target positions, N tasks, L MoE layers of one stack, E experts.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -18,28 +18,21 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from ..models.config import STACKS
+from ..models.config import STACKS, option
 from ..modules.gate_losses import GateStats
 from ..modules.label_smoothed_loss import label_smoothed_nll
 
 
 @dataclass
 class MoeLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
-    moe_gate_loss_wt: float = field(
-        default=0.01,
-        metadata={"help": "weight of the load-balancing loss of each MoE layer"},
-    )
-    moe_z_loss_wt: float = field(
-        default=0.0, metadata={"help": "weight of the router z-loss of each MoE layer"}
-    )
-    moe_gate_loss_reduction: Optional[ChoiceEnum(["sum", "mean"])] = field(  # type: ignore
-        default=None,
-        metadata={
-            "help": "sum the gate losses of the MoE layers, as in the authors' code, or take their "
-            "mean, so that a weight means the same for any number of layers (default: a resumed "
-            "run continues with its own, which is mean if it was saved before this option existed; "
-            "a new run uses sum)"
-        },
+    moe_gate_loss_wt: float = option(0.01, "weight of the load-balancing loss of each MoE layer")
+    moe_z_loss_wt: float = option(0.0, "weight of the router z-loss of each MoE layer")
+    moe_gate_loss_reduction: Optional[ChoiceEnum(["sum", "mean"])] = option(  # type: ignore
+        None,
+        "sum the gate losses of the MoE layers, as in the authors' code, or take their mean, so "
+        "that a weight means the same for any number of layers (default: a resumed run continues "
+        "with its own, which is mean if it was saved before this option existed; a new run uses "
+        "sum)",
     )
 
 

@@ -4,7 +4,7 @@ Shapes: B sentences, T target positions, V words.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 from fairseq.criterions import register_criterion
@@ -14,6 +14,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from ..errors import refuse
+from ..models.config import option
 from ..modules.distillation_loss import divergence_from_teacher
 from .moe_label_smoothed_cross_entropy import (
     MoeLabelSmoothedCrossEntropyConfig,
@@ -24,15 +25,10 @@ from .teacher import Teacher
 
 @dataclass
 class MoeWordDistillationConfig(MoeLabelSmoothedCrossEntropyConfig):
-    distill_teacher: Optional[str] = field(
-        default=None, metadata={"help": "checkpoint of the teacher, loaded at each start"}
-    )
-    distill_weight: float = field(
-        default=0.5,
-        metadata={"help": "weight of the teacher's part of the loss, from 0 to 1"},
-    )
-    distill_temperature: float = field(
-        default=1.0, metadata={"help": "T: both models' word probabilities are softmax(logits / T)"}
+    distill_teacher: Optional[str] = option(None, "checkpoint of the teacher, loaded at each start")
+    distill_weight: float = option(0.5, "weight of the teacher's part of the loss, from 0 to 1")
+    distill_temperature: float = option(
+        1.0, "T: both models' word probabilities are softmax(logits / T)"
     )
 
 

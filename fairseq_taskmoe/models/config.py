@@ -25,161 +25,110 @@ LAYER_EXPERTS_HELP = (
 )
 
 
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """Return a field of a fairseq dataclass: the default value and the --help text of a flag."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
 @dataclass
 class TransformerTaskMoeConfig(FairseqDataclass):
     # flat, as in transformer_lm: fields of nested configurations are not available as flags
-    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore
-        default="relu", metadata={"help": "activation function of the feed-forward networks"}
+    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = option(  # type: ignore
+        "relu", "activation function of the feed-forward networks"
     )
-    dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
-    attention_dropout: float = field(
-        default=0.0, metadata={"help": "dropout probability for attention weights"}
+    dropout: float = option(0.1, "dropout probability")
+    attention_dropout: float = option(0.0, "dropout probability for attention weights")
+    activation_dropout: float = option(0.0, "dropout probability after the activation function")
+    encoder_embed_dim: int = option(512, "width of the encoder")
+    encoder_ffn_embed_dim: int = option(2048, "width of the encoder's feed-forward networks")
+    encoder_layers: int = option(6, "number of encoder layers")
+    encoder_attention_heads: int = option(8, "heads in the encoder")
+    encoder_normalize_before: bool = option(False, "apply layernorm before each encoder block")
+    encoder_learned_pos: bool = option(False, "learn the encoder's positional embeddings")
+    decoder_embed_dim: int = option(512, "width of the decoder")
+    decoder_ffn_embed_dim: int = option(2048, "width of the decoder's feed-forward networks")
+    decoder_layers: int = option(6, "number of decoder layers")
+    decoder_attention_heads: int = option(8, "heads in the decoder")
+    decoder_normalize_before: bool = option(False, "apply layernorm before each decoder block")
+    decoder_learned_pos: bool = option(False, "learn the decoder's positional embeddings")
+    share_decoder_input_output_embed: bool = option(
+        False, "share decoder input and output embeddings"
     )
-    activation_dropout: float = field(
-        default=0.0, metadata={"help": "dropout probability after the activation function"}
-    )
-    encoder_embed_dim: int = field(default=512, metadata={"help": "width of the encoder"})
-    encoder_ffn_embed_dim: int = field(
-        default=2048, metadata={"help": "width of the encoder's feed-forward networks"}
-    )
-    encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
-    encoder_attention_heads: int = field(default=8, metadata={"help": "heads in the encoder"})
-    encoder_normalize_before: bool = field(
-        default=False, metadata={"help": "apply layernorm before each encoder block"}
-    )
-    encoder_learned_pos: bool = field(
-        default=False, metadata={"help": "learn the encoder's positional embeddings"}
-    )
-    decoder_embed_dim: int = field(default=512, metadata={"help": "width of the decoder"})
-    decoder_ffn_embed_dim: int = field(
-        default=2048, metadata={"help": "width of the decoder's feed-forward networks"}
-    )
-    decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
-    decoder_attention_heads: int = field(default=8, metadata={"help": "heads in the decoder"})
-    decoder_normalize_before: bool = field(
-        default=False, metadata={"help": "apply layernorm before each decoder block"}
-    )
-    decoder_learned_pos: bool = field(
-        default=False, metadata={"help": "learn the decoder's positional embeddings"}
-    )
-    share_decoder_input_output_embed: bool = field(
-        default=False, metadata={"help": "share decoder input and output embeddings"}
-    )
-    share_all_embeddings: bool = field(
-        default=False, metadata={"help": "share encoder, decoder and output embeddings"}
-    )
-    layernorm_embedding: bool = field(
-        default=False, metadata={"help": "apply layernorm to embeddings"}
-    )
-    no_scale_embedding: bool = field(
-        default=False, metadata={"help": "do not scale embeddings by the root of their width"}
-    )
-    checkpoint_activations: bool = field(
-        default=False,
-        metadata={"help": "recompute each layer's activations in backward, to save memory"},
+    share_all_embeddings: bool = option(False, "share encoder, decoder and output embeddings")
+    layernorm_embedding: bool = option(False, "apply layernorm to embeddings")
+    no_scale_embedding: bool = option(False, "do not scale embeddings by the root of their width")
+    checkpoint_activations: bool = option(
+        False, "recompute each layer's activations in backward, to save memory"
     )
     max_source_positions: int = II("task.max_source_positions")
     max_target_positions: int = II("task.max_target_positions")
-    moe_freq: int = field(default=2, metadata={"help": "every N-th layer is an MoE layer"})
-    encoder_moe_freq: Optional[int] = field(
-        default=None, metadata={"help": "--moe-freq of the encoder, if it differs"}
+    moe_freq: int = option(2, "every N-th layer is an MoE layer")
+    encoder_moe_freq: Optional[int] = option(None, "--moe-freq of the encoder, if it differs")
+    decoder_moe_freq: Optional[int] = option(None, "--moe-freq of the decoder, if it differs")
+    moe_expert_count: int = option(32, "experts per MoE layer; 0 for a dense model")
+    encoder_moe_layer_experts: Optional[str] = option(None, LAYER_EXPERTS_HELP.format("encoder"))
+    decoder_moe_layer_experts: Optional[str] = option(None, LAYER_EXPERTS_HELP.format("decoder"))
+    moe_top_k: int = option(2, "number of experts per token (K)")
+    moe_expert_ffn_dim: Optional[int] = option(
+        None, "width of an expert (default: the layer's ffn-embed-dim)"
     )
-    decoder_moe_freq: Optional[int] = field(
-        default=None, metadata={"help": "--moe-freq of the decoder, if it differs"}
+    encoder_moe_router: ROUTER_CHOICES = option(  # type: ignore
+        "target", ROUTER_HELP.format("encoder")
     )
-    moe_expert_count: int = field(
-        default=32, metadata={"help": "experts per MoE layer; 0 for a dense model"}
+    decoder_moe_router: ROUTER_CHOICES = option(  # type: ignore
+        "target", ROUTER_HELP.format("decoder")
     )
-    encoder_moe_layer_experts: Optional[str] = field(
-        default=None, metadata={"help": LAYER_EXPERTS_HELP.format("encoder")}
+    moe_task_groups: Optional[str] = option(
+        None,
+        "YAML file for the router `group`: group name -> list of language pairs or target "
+        "languages",
     )
-    decoder_moe_layer_experts: Optional[str] = field(
-        default=None, metadata={"help": LAYER_EXPERTS_HELP.format("decoder")}
+    moe_capacity_factor: float = option(
+        0.0,
+        "token and sentence routing: in training an expert accepts at most this factor times "
+        "tokens / experts; <= 0: no limit",
     )
-    moe_top_k: int = field(default=2, metadata={"help": "number of experts per token (K)"})
-    moe_expert_ffn_dim: Optional[int] = field(
-        default=None, metadata={"help": "width of an expert (default: the layer's ffn-embed-dim)"}
+    moe_eval_capacity_factor: float = option(
+        0.0,
+        "--moe-capacity-factor at evaluation; if > 0, a translation depends on the other "
+        "sentences of its batch",
     )
-    encoder_moe_router: ROUTER_CHOICES = field(  # type: ignore
-        default="target", metadata={"help": ROUTER_HELP.format("encoder")}
+    moe_second_expert_policy: ChoiceEnum(["all", "random", "sampling"]) = option(  # type: ignore
+        "all",
+        "in training: all: dispatch to the best K experts; random: to each but the first with a "
+        "probability by its gate (GShard); sampling: draw all but the first from the gate's "
+        "distribution",
     )
-    decoder_moe_router: ROUTER_CHOICES = field(  # type: ignore
-        default="target", metadata={"help": ROUTER_HELP.format("decoder")}
+    moe_router_jitter: float = option(
+        0.0, "in training, multiply the gate's input by U(1 - jitter, 1 + jitter)"
     )
-    moe_task_groups: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "YAML file for the router `group`: group name -> list of language pairs or "
-            "target languages"
-        },
+    moe_expert_parallel_size: Optional[int] = option(
+        None,
+        "number of ranks that share one copy of the experts (default: the greatest common divisor "
+        "of --moe-expert-count and the number of ranks); 1: each rank holds all experts",
     )
-    moe_capacity_factor: float = field(
-        default=0.0,
-        metadata={
-            "help": "token and sentence routing: in training an expert accepts at most this factor "
-            "times tokens / experts; <= 0: no limit"
-        },
+    moe_sharded_checkpoints: bool = option(
+        False,
+        "each rank saves its own experts in a file checkpoint_*-rank-N.pt: for models that do not "
+        "fit one host; taskmoe consolidate and reshard convert",
     )
-    moe_eval_capacity_factor: float = field(
-        default=0.0,
-        metadata={
-            "help": "--moe-capacity-factor at evaluation; if > 0, a translation depends on the "
-            "other sentences of its batch"
-        },
+    moe_task_local_batches: bool = option(
+        False,
+        "make batches of one task each, and assign them to ranks that hold most of the task's "
+        "experts, to reduce communication; the balance loss of task routers is then computed over "
+        "all tasks of the epoch",
     )
-    moe_second_expert_policy: ChoiceEnum(["all", "random", "sampling"]) = field(  # type: ignore
-        default="all",
-        metadata={
-            "help": "in training: all: dispatch to the best K experts; random: to each but the "
-            "first with a probability by its gate (GShard); sampling: draw all but the first "
-            "from the gate's distribution"
-        },
+    # internal: --moe-sharded-checkpoints sets it for fairseq's trainer
+    base_layers: int = option(0, SUPPRESS)
+    init_shared_from: Optional[str] = option(
+        None,
+        "checkpoint to initialise a new model from: weights of the same name and shape except "
+        "experts and routers; not read when training resumes or at inference",
     )
-    moe_router_jitter: float = field(
-        default=0.0,
-        metadata={"help": "in training, multiply the gate's input by U(1 - jitter, 1 + jitter)"},
-    )
-    moe_expert_parallel_size: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "number of ranks that share one copy of the experts (default: the greatest "
-            "common divisor of --moe-expert-count and the number of ranks); 1: each rank holds "
-            "all experts"
-        },
-    )
-    moe_sharded_checkpoints: bool = field(
-        default=False,
-        metadata={
-            "help": "each rank saves its own experts in a file checkpoint_*-rank-N.pt: for models "
-            "that do not fit one host; taskmoe consolidate and reshard convert"
-        },
-    )
-    moe_task_local_batches: bool = field(
-        default=False,
-        metadata={
-            "help": "make batches of one task each, and assign them to ranks that hold most of "
-            "the task's experts, to reduce communication; the balance loss of task routers is "
-            "then computed over all tasks of the epoch"
-        },
-    )
-    base_layers: int = field(
-        default=0,
-        # internal: --moe-sharded-checkpoints sets it for fairseq's trainer
-        metadata={"help": SUPPRESS},
-    )
-    init_shared_from: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "checkpoint to initialise a new model from: weights of the same name and shape "
-            "except experts and routers; not read when training resumes or at inference"
-        },
-    )
-    moe_routed_inference: bool = field(
-        default=False,
-        metadata={
-            "help": "translate with the routers instead of folding the experts of the direction "
-            "into dense layers: slower, for checks (with --model-overrides)"
-        },
+    moe_routed_inference: bool = option(
+        False,
+        "translate with the routers instead of folding the experts of the direction into dense "
+        "layers: slower, for checks (with --model-overrides)",
     )
 
 

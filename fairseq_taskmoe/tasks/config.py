@@ -4,119 +4,78 @@ Names and meanings are those of fairseq's translation_multi_simple_epoch, and fo
 its translation.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Optional
 
 from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
+from ..models.config import option
+
 
 @dataclass
 class TranslationTaskMoeConfig(FairseqDataclass):
-    data: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "data folder, or several joined by colons, which are used in turn, one in each "
-            "epoch; all have the same joined dictionary"
-        },
+    data: Optional[str] = option(
+        None,
+        "data folder, or several joined by colons, which are used in turn, one in each epoch; all "
+        "have the same joined dictionary",
     )
-    source_lang: Optional[str] = field(
-        default=None,
-        metadata={"help": "inference source language", "argparse_alias": "-s"},
+    source_lang: Optional[str] = option(None, "inference source language", argparse_alias="-s")
+    target_lang: Optional[str] = option(None, "inference target language", argparse_alias="-t")
+    lang_pairs: Optional[str] = option(
+        None, "comma-separated language pairs to train on, as en-de,de-en, or a file"
     )
-    target_lang: Optional[str] = field(
-        default=None,
-        metadata={"help": "inference target language", "argparse_alias": "-t"},
+    langs: Optional[str] = option(
+        None,
+        "comma-separated languages with a tag in the dictionary (default: those of --lang-pairs); "
+        "their order determines the ids of the tags",
     )
-    lang_pairs: Optional[str] = field(
-        default=None,
-        metadata={"help": "comma-separated language pairs to train on, as en-de,de-en, or a file"},
+    sampling_method: ChoiceEnum(["concat", "uniform", "temperature"]) = option(  # type: ignore
+        "concat", "sampling of language pairs"
     )
-    langs: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "comma-separated languages with a tag in the dictionary (default: those of "
-            "--lang-pairs); their order determines the ids of the tags"
-        },
+    sampling_temperature: float = option(1.5, "T of --sampling-method temperature: p ~ size^(1/T)")
+    encoder_langtok: Optional[str] = option(
+        None, "prepend the tag of the language `src` or `tgt` to the source"
     )
-    sampling_method: ChoiceEnum(["concat", "uniform", "temperature"]) = field(  # type: ignore
-        default="concat", metadata={"help": "sampling of language pairs"}
+    decoder_langtok: bool = option(False, "prepend the target language's tag to the target")
+    lang_tok_style: ChoiceEnum(["multilingual", "mbart"]) = option(  # type: ignore
+        "multilingual", "form of tags: __de__ or [de]"
     )
-    sampling_temperature: float = field(
-        default=1.5, metadata={"help": "T of --sampling-method temperature: p ~ size^(1/T)"}
+    keep_inference_langtok: bool = option(False, "keep language tags in translations")
+    max_source_positions: int = option(1024, "maximum number of source tokens")
+    max_target_positions: int = option(1024, "maximum number of target tokens")
+    truncate_source: bool = option(False, "truncate sources to --max-source-positions")
+    virtual_epoch_size: Optional[int] = option(None, "number of examples in an epoch")
+    virtual_data_size: Optional[int] = option(None, "number of examples in all shards together")
+    float32_matmul_precision: ChoiceEnum(["highest", "high", "medium"]) = option(  # type: ignore
+        "highest",
+        "torch's setting for products of float32 matrices: medium computes them in bfloat16 on "
+        "CPUs with AVX512_BF16 or AMX; high and medium use TF32 on GPUs",
     )
-    encoder_langtok: Optional[str] = field(
-        default=None,
-        metadata={"help": "prepend the tag of the language `src` or `tgt` to the source"},
+    eval_bleu: bool = option(
+        False,
+        "translate the validation sets; log bleu and chrf (means over directions) and bleu_en-de, "
+        "... --best-checkpoint-metric bleu --maximize-best-checkpoint-metric selects the best "
+        "checkpoint by BLEU",
     )
-    decoder_langtok: bool = field(
-        default=False, metadata={"help": "prepend the target language's tag to the target"}
+    eval_bleu_args: Optional[str] = option(
+        "{}", 'options of fairseq-generate as JSON: {"beam": 4, "lenpen": 0.6}'
     )
-    lang_tok_style: ChoiceEnum(["multilingual", "mbart"]) = field(  # type: ignore
-        default="multilingual", metadata={"help": "form of tags: __de__ or [de]"}
+    eval_bleu_max_sentences: Optional[int] = option(
+        None, "translate only the first N sentences of each direction"
     )
-    keep_inference_langtok: bool = field(
-        default=False, metadata={"help": "keep language tags in translations"}
+    eval_bleu_detok: str = option(
+        "space", "detokenize before scoring (moses, ...); SentencePiece needs none"
     )
-    max_source_positions: int = field(
-        default=1024, metadata={"help": "maximum number of source tokens"}
+    eval_bleu_detok_args: Optional[str] = option("{}", "arguments of the detokenizer, as JSON")
+    eval_bleu_remove_bpe: Optional[str] = option(
+        None,
+        "marker of subwords to remove (default: SentencePiece's, if it was used)",
+        argparse_const="@@ ",
     )
-    max_target_positions: int = field(
-        default=1024, metadata={"help": "maximum number of target tokens"}
-    )
-    truncate_source: bool = field(
-        default=False, metadata={"help": "truncate sources to --max-source-positions"}
-    )
-    virtual_epoch_size: Optional[int] = field(
-        default=None, metadata={"help": "number of examples in an epoch"}
-    )
-    virtual_data_size: Optional[int] = field(
-        default=None, metadata={"help": "number of examples in all shards together"}
-    )
-    float32_matmul_precision: ChoiceEnum(["highest", "high", "medium"]) = field(  # type: ignore
-        default="highest",
-        metadata={
-            "help": "torch's setting for products of float32 matrices: medium computes them in "
-            "bfloat16 on CPUs with AVX512_BF16 or AMX; high and medium use TF32 on GPUs"
-        },
-    )
-    eval_bleu: bool = field(
-        default=False,
-        metadata={
-            "help": "translate the validation sets; log bleu and chrf (means over directions) and "
-            "bleu_en-de, ... --best-checkpoint-metric bleu --maximize-best-checkpoint-metric "
-            "selects the best checkpoint by BLEU"
-        },
-    )
-    eval_bleu_args: Optional[str] = field(
-        default="{}",
-        metadata={"help": 'options of fairseq-generate as JSON: {"beam": 4, "lenpen": 0.6}'},
-    )
-    eval_bleu_max_sentences: Optional[int] = field(
-        default=None,
-        metadata={"help": "translate only the first N sentences of each direction"},
-    )
-    eval_bleu_detok: str = field(
-        default="space",
-        metadata={"help": "detokenize before scoring (moses, ...); SentencePiece needs none"},
-    )
-    eval_bleu_detok_args: Optional[str] = field(
-        default="{}", metadata={"help": "arguments of the detokenizer, as JSON"}
-    )
-    eval_bleu_remove_bpe: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "marker of subwords to remove (default: SentencePiece's, if it was used)",
-            "argparse_const": "@@ ",
-        },
-    )
-    eval_tokenized_bleu: bool = field(
-        default=False, metadata={"help": "compute BLEU on the tokenized words of the data"}
-    )
-    eval_bleu_print_samples: bool = field(
-        default=False, metadata={"help": "log a translation of each validation batch"}
-    )
+    eval_tokenized_bleu: bool = option(False, "compute BLEU on the tokenized words of the data")
+    eval_bleu_print_samples: bool = option(False, "log a translation of each validation batch")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     gen_subset: str = II("dataset.gen_subset")
