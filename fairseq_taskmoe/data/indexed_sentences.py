@@ -95,7 +95,7 @@ class IndexedSentences(FairseqDataset):
 def refuse_unread_format(dataset_impl: Optional[Any]) -> None:
     """Refuse a --dataset-impl whose files cannot be read here."""
     if dataset_impl is not None and str(dataset_impl) not in READ:
-        refuse(f"--dataset-impl {dataset_impl} is not supported; {BINARIZE}")
+        refuse(f"--dataset-impl {dataset_impl}: not supported; {BINARIZE}")
 
 
 def _size(path: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
+import torch.nn as nn
 from fairseq.data import (
     BaseWrapperDataset,
     ConcatDataset,
@@ -24,6 +25,10 @@ from fairseq.data import (
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..distributed.layout import ExpertLayout
+from ..errors import refuse
+from ..modules.folding import task_route
+from ..modules.moe_layer import MoELayer
 from .epoch_batches import Batch, assign_in_turn
 from .task_pair_dataset import TaskPairDataset
 
@@ -126,3 +131,24 @@ class AffinityAssignment:
         num_tokens = np.add.reduceat(lengths, first_of_batch)  # of both sides
         tasks = sentence_tasks(self.dataset, sentences[first_of_batch])
         return num_tokens[:, None] * affinity[tasks]
+
+
+def task_affinity(model: nn.Module, num_tasks: int, layout: ExpertLayout) -> Tensor:
+    """Return the fraction of each task's gates whose experts each rank holds (N, P), float64.
+
+    N tasks, P ranks of an expert-parallel group. It is the mean over the layers that route by task;
+    refuses a model without such layers.
+    """
+    routers = [module.router for module in model.modules() if isinstance(module, MoELayer)]
+    fractions = torch.zeros(num_tasks, layout.size, dtype=torch.float64)
+    for task_id in range(num_tasks):
+        for route in (task_route(router, task_id) for router in routers):
+            if route is not None:
+                places = route.expert_ids.cpu() // layout.experts_per_rank
+                fractions[task_id].index_add_(0, places, route.gates.double().cpu())
+    total = fractions.sum(dim=1, keepdim=True)
+    if not (total > 0).all():
+        refuse(
+            "--moe-task-local-batches: no layer routes by task, so no rank holds a task's experts"
+        )
+    return fractions / total

@@ -24,7 +24,6 @@ from ..modules.expert_assignments import (
     sort_by_expert,
 )
 from ..modules.routers import RouterOutput
-from .exchange import ExchangeRows
 from .expert_groups import ExpertGroups
 
 
@@ -185,3 +184,32 @@ def _spans(starts: Tensor, lengths: Tensor) -> Tensor:
     offsets = starts - (lengths.cumsum(0) - lengths)
     shifts = offsets.repeat_interleave(lengths)
     return shifts + torch.arange(shifts.numel(), device=shifts.device)
+
+
+class ExchangeRows(torch.autograd.Function):
+    """Send rows to the other ranks of a group and receive theirs.
+
+    forward(rows (R, C), send, receive, group): rows are those for the other ranks by place, send[p]
+    for place p, then those that stay on this rank. Returns the received rows, receive[p] from place
+    p, then those that stayed. Numbers may be 0. The backward pass sends gradients back. A
+    collective call.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, send: List[int], receive: List[int], group: Any) -> Tensor:
+        ctx.sizes = (send, receive, group)
+        return _exchange(rows, send, receive, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None, None]:
+        send, receive, group = ctx.sizes
+        return _exchange(grad.contiguous(), receive, send, group), None, None, None
+
+
+def _exchange(rows: Tensor, send: List[int], receive: List[int], group: Any) -> Tensor:
+    num_sent, num_received = sum(send), sum(receive)
+    num_staying = rows.size(0) - num_sent
+    out = rows.new_empty(num_received + num_staying, rows.size(1))
+    dist.all_to_all_single(out[:num_received], rows[:num_sent], receive, send, group=group)
+    out[num_received:] = rows[num_sent:]
+    return out

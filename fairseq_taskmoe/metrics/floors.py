@@ -1,8 +1,7 @@
-"""Floors: what a system scores that has learned nothing.
+"""Floors: the scores of two baselines that do not learn, which a trained model must exceed.
 
-Copying the source scores by names, numbers and cognates; the translation of the nearest training
-sentence scores by repetition in the data. A trained model must beat both. A floor is
-scored like any system: the first by the sources themselves, the second by what is here.
+The first baseline copies the source, which may contain names, numbers and cognates. The second
+returns the translation of the nearest training sentence, which this module finds.
 """
 
 import re
@@ -10,21 +9,21 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
-# Han, kana and Thai are written without spaces: each of their characters counts as a word
+# Han, kana and Thai have no spaces: each character counts as a word
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 def split_words(sentence: str) -> List[str]:
-    """The lower-cased words of a sentence; characters where the script has no spaces."""
+    """Return the lower-cased words of a sentence; characters for scripts without spaces."""
     return _WORD.findall(sentence.lower())
 
 
 class NearestSentence:
-    """Finds the training sentence that shares the most, and the rarest, words with a query.
+    """Finds the training sentence that is most similar to a query.
 
-    Similarity is the Jaccard index of the word sets, each word weighted by its inverse document
-    frequency: what is shared, as a share of what either sentence has.
+    Similarity is the Jaccard index of the word sets (intersection over union), with words weighted
+    by their inverse document frequency.
     """
 
     def __init__(self, sentences: Sequence[str]):
@@ -37,7 +36,7 @@ class NearestSentence:
                 postings.setdefault(word, []).append(index)
         self.num_sentences = len(sentences)
         self.postings = {word: np.array(indices) for word, indices in postings.items()}
-        # summed in sorted order: the order of a set differs from process to process
+        # summed in sorted order, since the order of a set differs between processes
         self.weights = np.array(
             [sum(self._idf(word) for word in sorted(words)) for words in word_sets]
         )
@@ -47,7 +46,7 @@ class NearestSentence:
         return float(np.log((1 + self.num_sentences) / (1 + num_with_word)) + 1)
 
     def find(self, query: str) -> int:
-        """Return the index of the nearest sentence, the first of equals; -1 if no word is known."""
+        """Return the index of the first nearest sentence, or -1 if no word occurs in training."""
         words = sorted(set(split_words(query)))
         known = [word for word in words if word in self.postings]
         if not known:
@@ -59,7 +58,7 @@ class NearestSentence:
             minlength=self.num_sentences,
         )
         union = self.weights + sum(self._idf(word) for word in words) - shared
-        # rounded, so that equal similarities are equal whatever the order of the additions
+        # rounded, so that ties do not depend on the order of additions
         return int(np.round(shared / union, 12).argmax())
 
 

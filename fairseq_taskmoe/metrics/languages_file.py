@@ -1,10 +1,10 @@
-"""The file of languages: how much training data each has, and its class of resources.
+"""The file of languages, with the amount of training data and the resource class of each.
 
     de: {train_pairs: 4508785, class: high}
 """
 
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Dict, NamedTuple, Union
 
 import yaml
 
@@ -14,21 +14,21 @@ from .scoring import FIXED_GROUPS, is_english
 
 
 class Language(NamedTuple):
-    """What the file says of a language."""
+    """The entry of a language."""
 
     train_pairs: int  # sentence pairs with English
-    resources: str  # its class: high, low, ...
+    resources: str  # resource class: high, low, ...
 
 
-def read_languages(path: Union[str, Path]) -> dict[str, Language]:
-    """Return the languages of a file but English, most text first.
+def read_languages(path: Union[str, Path]) -> Dict[str, Language]:
+    """Return the languages in a file except English, those with most data first.
 
-    Refuses, naming the file, what is not such a file.
+    Refuses an invalid file, with its name.
     """
-    # BaseLoader leaves all words as they are: the safe one takes Norwegian, no, for False
+    # BaseLoader reads all words as text; the safe loader reads `no` (Norwegian) as False
     content = read_yaml(path, yaml.BaseLoader)
     if not isinstance(content, dict) or not content:
-        refuse(f"{path}: write `de: {{train_pairs: 1000, class: high}}`, a language a line")
+        refuse(f"{path}: write `de: {{train_pairs: 1000, class: high}}`, one language per line")
     languages = {}
     for code, entry in content.items():
         if is_english(code):
@@ -36,8 +36,8 @@ def read_languages(path: Union[str, Path]) -> dict[str, Language]:
         count = entry.get("train_pairs") if isinstance(entry, dict) else None
         name = entry.get("class") if isinstance(entry, dict) else None
         if not (isinstance(count, str) and count.replace("_", "").isdecimal()):
-            refuse(f"{path}: {code}: train_pairs is no number of sentence pairs")
+            refuse(f"{path}: {code}: train_pairs is not a number of sentence pairs")
         if not isinstance(name, str) or not name or name in FIXED_GROUPS:
-            refuse(f"{path}: {code}: class is no name such as high or low")
+            refuse(f"{path}: {code}: class is not a name such as high or low")
         languages[code] = Language(int(count), name)
     return dict(sorted(languages.items(), key=lambda item: (-item[1].train_pairs, item[0])))

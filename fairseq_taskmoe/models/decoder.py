@@ -11,16 +11,15 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder
 from fairseq.modules import LayerNorm, PositionalEmbedding
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..data.task_table import TaskTable
 from ..distributed.expert_groups import ExpertGroups
 from ..modules.attention import attention_mask
 from ..modules.dropout import Dropout
 from ..modules.linear import Linear
-from ..modules.moe_layer import Route, route_ahead
+from ..modules.moe_layer import route_ahead
 from ..modules.routers import RoutingInputs
-from ..modules.transformer_layers import IncrementalState, TransformerDecoderLayer
+from ..modules.transformer_layers import IncrementalState, TransformerDecoderLayer, run_layer
 from .build_layers import build_moe_layer, dense_dim, layer_shape
 from .encoder import EncoderOut
 
@@ -116,8 +115,9 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         attn, states, gate_stats = None, [x.transpose(0, 1)], []
         routes = route_ahead(self.layers, x, routing)
         for i, (layer, route) in enumerate(zip(self.layers, routes, strict=True)):
-            x, stats, weights = self._run(
-                layer, x, memory, memory_mask, routing, route, incremental_state, i == aligned
+            x, stats, weights = run_layer(
+                layer, self.checkpoint_activations and self.training,
+                x, memory, memory_mask, routing, route, incremental_state, i == aligned,
             )
             states.append(x.transpose(0, 1))
             if stats is not None:
@@ -144,19 +144,3 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
         if alignment_layer is not None:
             return alignment_layer
         return len(self.layers) - 1 if self.need_attn and not self.training else None
-
-    def _run(
-        self,
-        layer: nn.Module,
-        x: Tensor,
-        memory: Tensor,
-        memory_mask: Optional[Tensor],
-        routing: RoutingInputs,
-        route: Optional[Route],
-        incremental_state: Optional[IncrementalState],
-        need_weights: bool,
-    ) -> Any:
-        args = (x, memory, memory_mask, routing, route, incremental_state, need_weights)
-        if self.checkpoint_activations and self.training:
-            return checkpoint(layer, *args, use_reentrant=False)
-        return layer(*args)

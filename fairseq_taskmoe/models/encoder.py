@@ -11,7 +11,6 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder
 from fairseq.modules import LayerNorm, PositionalEmbedding
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..data.task_table import TaskTable
 from ..distributed.expert_groups import ExpertGroups
@@ -19,9 +18,9 @@ from ..modules.attention import attention_mask
 from ..modules.dropout import Dropout
 from ..modules.fixed_routers import hash_sentences
 from ..modules.hypotheses import begins_search, reorder_sentences
-from ..modules.moe_layer import Route, route_ahead
+from ..modules.moe_layer import route_ahead
 from ..modules.routers import RoutingInputs, masked_mean
-from ..modules.transformer_layers import TransformerEncoderLayer
+from ..modules.transformer_layers import TransformerEncoderLayer, run_layer
 from .build_layers import build_moe_layer, dense_dim, layer_shape
 
 EncoderOut = Dict[str, List[Any]]
@@ -83,8 +82,9 @@ class TaskMoeEncoder(FairseqEncoder):
         x = x * token_mask.unsqueeze(2)
         states, gate_stats = [x] if return_all_hiddens else [], []
         routes = route_ahead(self.layers, x, routing)
+        recompute = self.checkpoint_activations and self.training
         for layer, route in zip(self.layers, routes, strict=True):
-            x, stats = self._run(layer, x, key_mask, routing, route)
+            x, stats = run_layer(layer, recompute, x, key_mask, routing, route)
             if stats is not None:
                 gate_stats.append(stats)
             if return_all_hiddens:
@@ -113,18 +113,6 @@ class TaskMoeEncoder(FairseqEncoder):
             x = self.layernorm_embedding(x)
         return self.dropout(x), embedding
 
-    def _run(
-        self,
-        layer: nn.Module,
-        x: Tensor,
-        key_mask: Optional[Tensor],
-        routing: RoutingInputs,
-        route: Optional[Route],
-    ) -> Any:
-        if self.checkpoint_activations and self.training:
-            return checkpoint(layer, x, key_mask, routing, route, use_reentrant=False)
-        return layer(x, key_mask, routing, route)
-
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
         """Return encoder_out for the rows new_order (R',): sentences, or hypotheses of a search.
 
@@ -152,5 +140,3 @@ class TaskMoeEncoder(FairseqEncoder):
     def max_positions(self) -> int:
         """Return the maximum number of source tokens."""
         return min(self.max_source_positions, self.embed_positions.max_positions)
-
-

@@ -12,6 +12,7 @@ from fairseq import utils
 from fairseq.incremental_decoding_utils import FairseqIncrementalState
 from fairseq.modules import LayerNorm
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .attention import MultiheadAttention
 from .dropout import Dropout
@@ -80,6 +81,11 @@ class TransformerLayer(nn.Module):
             hidden = self.activation_fn(self.fc1(inner))
             inner = self.fc2(self.activation_dropout(hidden))
         return self.after(self.final_layer_norm, x, inner), stats
+
+
+def run_layer(layer: nn.Module, recompute: bool, *inputs: Any) -> Any:
+    """Return a layer's outputs, with its activations recomputed in backward if asked."""
+    return checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
 
 
 class TransformerEncoderLayer(TransformerLayer):

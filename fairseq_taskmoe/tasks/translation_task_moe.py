@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ..checkpoint.contents import SHARD
 from ..data.epoch_batches import Assignment, assign_in_turn, world_size_independent_batches
-from ..data.task_local_batches import AffinityAssignment, OneTaskBatches
+from ..data.task_local_batches import AffinityAssignment, OneTaskBatches, task_affinity
 from ..data.task_table import load_task_groups
-from ..distributed.affinity import task_affinity
 from ..distributed.agreement import on_first_rank
 from ..distributed.expert_groups import ExpertGroups
 from ..errors import refuse

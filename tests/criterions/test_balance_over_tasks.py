@@ -31,7 +31,7 @@ def route(router, task_ids, lengths, task_tokens=None):
 
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize("groups", [torch.arange(N), torch.arange(N) % 5], ids=["pairs", "groups"])
-def test_it_is_the_loss_of_a_batch_that_holds_all_tasks(groups, top_k):
+def test_balance_over_tasks_equals_the_loss_of_a_batch_of_all_tasks(groups, top_k):
     router = make_router(groups, top_k)
     lengths = torch.randint(1, 9, (N,))
     whole = gate_stats(*route(router, range(N), lengths.tolist())).balance
@@ -88,26 +88,26 @@ def test_tasks_use_as_many_experts_as_with_mixed_batches():
 # -- on the way from the data to the loss
 
 
-def test_each_batch_tells_the_tokens_of_all_tasks(corpus):
+def test_each_batch_contains_the_token_counts_of_all_tasks(corpus):
     task = load_task(corpus, "--sampling-method", "temperature")
     dataset = OneTaskBatches(task.dataset("train"))
     batches = task.get_batch_iterator(
         dataset, max_tokens=300, max_positions=task.max_positions(), ignore_invalid_inputs=True,
         seed=1, epoch=2,
     )
-    counted, told = np.zeros(4), set()
+    counted, received = np.zeros(4), set()
     for batch in batches.next_epoch_itr():
         net_input = batch["net_input"]
         (task_id,) = set(net_input["task_ids"].tolist())
         counted[task_id] += int(net_input["src_lengths"].sum()) + batch["ntokens"]
-        told.add(tuple(net_input["task_tokens"].tolist()))
-    assert told == {tuple(counted)}
+        received.add(tuple(net_input["task_tokens"].tolist()))
+    assert received == {tuple(counted)}
     assert dataset.collater([]) in (None, {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("checkpoint_activations", [False, True])
-def test_training_takes_it_in_both_stacks_and_validation_does_not(dtype, checkpoint_activations):
+def test_only_training_uses_it_in_both_stacks(dtype, checkpoint_activations):
     task = make_task()
     model = make_model(
         task, encoder_moe_router="pair", decoder_moe_router="target",

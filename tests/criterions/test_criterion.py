@@ -51,7 +51,7 @@ def test_loss_is_nll_plus_sample_size_times_gate_losses(sentence_avg, reduction,
     assert (log["ntokens"], log["nsentences"], log["sample_size"]) == (25, 5, sample_size)
 
 
-def test_gate_losses_without_weight_are_logged_and_do_not_count():
+def test_gate_losses_with_weight_zero_are_only_logged():
     model = make_model(router="token", **LAYERS)
     batch = slice_batch(sentences(), slice(None))
     criterion = make_criterion(moe_gate_loss_wt=0.0, moe_z_loss_wt=0.0)
@@ -166,7 +166,7 @@ def test_logs_have_a_name_for_each_stack():
     }
 
 
-def test_overflow_is_logged_as_a_share():
+def test_overflow_is_logged_as_a_fraction():
     model = make_model(router="token", moe_capacity_factor=0.5).train()
     criterion = make_criterion()
     batch = slice_batch(sentences(), slice(None))
@@ -203,7 +203,7 @@ def test_dummy_batches_alone_are_logged_without_a_crash():
     assert not any(name.startswith("moe_") for name in values)
 
 
-def test_ignored_prefix_counts_in_no_loss():
+def test_ignored_prefix_is_not_in_the_loss():
     model = make_model(router="pair", **LAYERS)
     examples = sentences()
     weights = {"moe_gate_loss_wt": 0.0, "moe_z_loss_wt": 0.0}
@@ -216,7 +216,7 @@ def test_ignored_prefix_counts_in_no_loss():
     assert log["ntokens_by_task"].sum() == 20
 
 
-def test_accuracy_is_reported_where_asked_for():
+def test_accuracy_is_reported_on_request():
     model = make_model(router="token")
     batch = slice_batch(sentences(), slice(None))
     criterion = make_criterion(report_accuracy=True)

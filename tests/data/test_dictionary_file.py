@@ -40,7 +40,7 @@ def test_good_dictionaries_are_read_as_by_fairseq(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_dictionaries_are_named(name, tmp_path):
+def test_invalid_dictionaries_are_refused(name, tmp_path):
     content, said = BAD[name]
     (tmp_path / "dict.de.txt").write_bytes(content.encode())
     with pytest.raises(Refusal, match="dict.de.txt") as refusal:
@@ -48,7 +48,7 @@ def test_bad_dictionaries_are_named(name, tmp_path):
     assert said in str(refusal.value)
 
 
-def test_dictionary_that_is_not_utf8_is_named(tmp_path):
+def test_dictionaries_that_are_not_utf8_are_refused(tmp_path):
     (tmp_path / "dict.de.txt").write_bytes("a 1\n\u00fc 1\n".encode("latin-1"))
     with pytest.raises(Refusal, match="dict.de.txt: line 2 is not UTF-8"):
         read_dictionary(str(tmp_path / "dict.de.txt"))

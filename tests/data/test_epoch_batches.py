@@ -91,7 +91,7 @@ def test_stopped_and_resumed_runs_train_on_every_batch_once(num_batches, legs, l
     assert go(ranks, last_freq) == whole_epoch(num_batches, epoch=2)
 
 
-def test_four_two_one_three_ranks_go_on_with_the_same_updates():
+def test_four_two_one_and_three_ranks_continue_with_the_same_updates():
     """Twelve batches an update, as --update-freq 3, 6, 12, 4; the epoch's last update is small."""
     trained, state = [], None
     for num_ranks in (4, 2, 1):
@@ -175,7 +175,7 @@ def empty_first(batches, update_freq):
     [(8, 3, 2, [[7], [8], [0]]), (4, 3, 2, [[1, 4], [0, 2], [0, 3]]), (1, 2, 4, [[1], [0]]),
      (5, 2, 3, [[1, 3, 5], [0, 2, 4]])],
 )
-def test_an_update_ends_with_nothing_only_where_there_is_nothing_else(
+def test_an_update_ends_with_an_empty_batch_only_if_all_are_empty(
     num_batches, num_ranks, update_freq, last_updates
 ):
     ranks = ranks_of(num_batches, num_ranks, update_freq)
@@ -186,7 +186,7 @@ def test_an_update_ends_with_nothing_only_where_there_is_nothing_else(
 
 @BATCHED
 @given(st.integers(1, 40), numbers_of_ranks, frequencies, st.booleans())
-def test_a_run_never_stopped_is_fairseqs(num_batches, num_ranks, update_freq, shuffle):
+def test_an_uninterrupted_run_equals_fairseqs(num_batches, num_ranks, update_freq, shuffle):
     for rank in range(num_ranks):
         stock, again = (stock_batches(num_batches, num_ranks, rank) for _ in range(2))
         own = world_size_independent_batches(
@@ -223,7 +223,7 @@ def test_states_of_fairseq_resume_as_in_fairseq(num_batches, num_ranks, freq, da
         assert list(one) == empty_first(list(other), freq)
 
 
-def test_fairseqs_oldest_states_go_on_to_the_next_epoch_behind_the_last_batch():
+def test_fairseqs_oldest_states_continue_with_the_next_epoch():
     (rank,) = ranks_of(5, 1, 1, {"epoch": 1, "iterations_in_epoch": 5})
     assert rank.next_epoch_idx == 2
 
@@ -242,7 +242,7 @@ def test_a_position_beyond_the_epoch_is_refused():
         ranks_of(10, 3, 1, state)
 
 
-def test_other_batches_than_at_saving_are_warned_of(caplog):
+def test_a_changed_number_of_batches_gives_a_warning(caplog):
     ranks = ranks_of(10, 2, 1)
     go(ranks, 1, 2)
     ranks_of(11, 1, 1, state_of(ranks))
@@ -258,7 +258,7 @@ def drawn(dataset):
     return [dataset._get_dataset_and_index(i) for i in range(len(dataset))]
 
 
-def test_a_resumed_run_draws_the_virtual_epoch_of_the_run_never_stopped(corpus):
+def test_a_resumed_run_has_the_virtual_epoch_of_an_uninterrupted_one(corpus):
     flags = ("--sampling-method", "temperature", "--virtual-epoch-size", 500)
     running = load_task(corpus, *flags).dataset("train")
     for epoch in range(1, 7):
@@ -292,7 +292,7 @@ def task_ranks(corpus, num_ranks, epoch, state=None):
 
 
 def test_epochs_of_real_sentences_resume_at_other_numbers_of_ranks(corpus):
-    """Every epoch is drawn anew: the resumed run must draw the same and go on in it."""
+    """Each epoch has new samples: the resumed run must draw the same and continue in it."""
     whole = [sentences(batch) for batch in go(task_ranks(corpus, 1, epoch=2), 1)]
     ranks = task_ranks(corpus, 4, epoch=2)
     trained = go(ranks, 1, 3)

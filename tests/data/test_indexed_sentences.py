@@ -38,7 +38,7 @@ def write(folder, name, sentences=SENTENCES):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_sentences_are_those_of_fairseqs_readers(name, tmp_path):
+def test_sentences_equal_those_of_fairseqs_readers(name, tmp_path):
     prefix = write(tmp_path, name)
     own = IndexedSentences(prefix, num_words=91)
     stock = make_dataset(prefix, "lazy" if name == "lazy" else "mmap", fix_lua_indexing=True)
@@ -117,7 +117,7 @@ def test_other_formats_are_refused_by_their_flag(name):
         refuse_unread_format(name)
 
 
-def test_places_beyond_2_gib_are_right_when_parts_are_put_together(tmp_path):
+def test_offsets_beyond_2_gib_are_right_after_joining(tmp_path):
     size, number = 2**28, 20
     builder = MMapIndexedDatasetBuilder(f"{tmp_path}/large.bin", np.uint16)
     builder._sizes = [np.int32(size)] * number  # as merge_file_ adds those of a part
@@ -127,7 +127,7 @@ def test_places_beyond_2_gib_are_right_when_parts_are_put_together(tmp_path):
     assert IndexedDataset.exists(f"{tmp_path}/large")
 
 
-def test_two_files_take_two_file_descriptors(tmp_path):
+def test_two_files_need_two_file_descriptors(tmp_path):
     # many pairs of languages are open at once, and a process may have 1,024
     write_sentences(tmp_path / "a", [[5, 2], [6, 7, 2]], 100)
     before = len(os.listdir("/proc/self/fd"))

@@ -24,7 +24,7 @@ TEMPERATURE = ("--sampling-method", "temperature")
 MAX_TOKENS = 300
 
 
-class DealOf(AffinityAssignment):
+class AssignmentOf(AffinityAssignment):
     """Deals batches of which it is known what they keep on each place."""
 
     def __init__(self, kept):
@@ -34,13 +34,13 @@ class DealOf(AffinityAssignment):
         return self.kept[batches]
 
 
-def total(kept, dealt):
-    """Return the tokens that a dealing (steps, W) keeps, given those of each place (N, P)."""
-    places = np.arange(dealt.shape[1]) % kept.shape[1]
-    return np.where(dealt < 0, 0, kept[dealt, places]).sum()
+def total(kept, assigned):
+    """Return the tokens that an assignment (steps, W) keeps local, given those by place (N, P)."""
+    places = np.arange(assigned.shape[1]) % kept.shape[1]
+    return np.where(assigned < 0, 0, kept[assigned, places]).sum()
 
 
-# -- dealing
+# -- assignment
 
 
 @st.composite
@@ -52,22 +52,22 @@ def steps(draw):
 
 
 @given(steps())
-def test_every_step_is_dealt_in_the_best_of_all_ways(drawn):
+def test_the_assignment_of_each_step_is_optimal(drawn):
     kept, num_ranks = drawn
     batches = np.arange(len(kept))
-    dealt = DealOf(kept)(batches, num_ranks)
-    for own, in_turn in zip(dealt, assign_in_turn(batches, num_ranks), strict=True):
+    assigned = AssignmentOf(kept)(batches, num_ranks)
+    for own, in_turn in zip(assigned, assign_in_turn(batches, num_ranks), strict=True):
         assert sorted(own) == sorted(in_turn)  # the same batches, another order
         ways = itertools.permutations(in_turn)
         best = max(total(kept, np.array([way])) for way in ways)
         assert total(kept, own[None]) == best
 
 
-def test_a_dealing_by_hand():
+def test_an_assignment_by_hand():
     kept = np.array([[1, 9], [0, 5], [2, 2], [9, 0], [0, 3]])
-    dealt = DealOf(kept)(np.arange(5), 2)
+    assigned = AssignmentOf(kept)(np.arange(5), 2)
     # 1 + 5 < 9 + 0; 2 + 0 < 9 + 2; a lone batch goes where it keeps most
-    assert dealt.tolist() == [[1, 0], [3, 2], [-1, 4]]
+    assert assigned.tolist() == [[1, 0], [3, 2], [-1, 4]]
 
 
 # -- real data
@@ -87,7 +87,7 @@ def batches_of(task, dataset, max_tokens=MAX_TOKENS, **settings):
 
 
 @pytest.mark.parametrize("flags", [(), TEMPERATURE, (*TEMPERATURE, "--virtual-epoch-size", 500)])
-def test_the_task_of_a_sentence_is_the_one_it_carries(flags, corpus):
+def test_the_task_of_a_sentence_is_that_of_its_example(flags, corpus):
     dataset = load_task(corpus, *flags).dataset("train")
     for epoch in (1, 2, 3):
         dataset.set_epoch(epoch)
@@ -145,13 +145,13 @@ def test_a_new_epoch_reaches_the_dataset_below(task):
     assert not task.can_reuse_epoch_itr(OneTaskBatches(dataset))
 
 
-def dealt_ranks(task, num_ranks, epoch, affinity, state=None):
+def assigned_ranks(task, num_ranks, epoch, affinity, state=None):
     """Return the iterators of all ranks with task-local batches, or in turn without affinity."""
     dataset = OneTaskBatches(task.dataset("train"))
-    deal = assign_in_turn if affinity is None else AffinityAssignment(dataset, affinity)
+    assign = assign_in_turn if affinity is None else AffinityAssignment(dataset, affinity)
     ranks = [
         world_size_independent_batches(
-            batches_of(task, dataset, num_shards=num_ranks, shard_id=rank, epoch=epoch), [1], deal
+            batches_of(task, dataset, num_shards=num_ranks, shard_id=rank, epoch=epoch), [1], assign
         )
         for rank in range(num_ranks)
     ]
@@ -173,20 +173,20 @@ AFFINITY = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.5, 0.5]])
 
 
 def test_every_step_trains_on_the_same_batches_as_in_turn(task):
-    in_turn = go(dealt_ranks(task, 4, 2, None), 1)
-    dealt = go(dealt_ranks(task, 4, 2, lambda: AFFINITY), 1)
-    assert steps_of(dealt, 4) == steps_of(in_turn, 4)
-    assert [sentences(batch) for batch in dealt] != [sentences(batch) for batch in in_turn]
+    in_turn = go(assigned_ranks(task, 4, 2, None), 1)
+    assigned = go(assigned_ranks(task, 4, 2, lambda: AFFINITY), 1)
+    assert steps_of(assigned, 4) == steps_of(in_turn, 4)
+    assert [sentences(batch) for batch in assigned] != [sentences(batch) for batch in in_turn]
 
 
-def test_dealt_epochs_resume_at_other_numbers_of_ranks_with_other_gates(task):
-    """Gates moved on since the epoch began: the rest is dealt by those of now."""
-    whole = go(dealt_ranks(task, 1, 3, None), 1)
-    ranks = dealt_ranks(task, 4, 3, lambda: AFFINITY)
+def test_epochs_resume_with_other_numbers_of_ranks_and_other_gates(task):
+    """The gates have changed since the start of the epoch: the rest is assigned by the new ones."""
+    whole = go(assigned_ranks(task, 1, 3, None), 1)
+    ranks = assigned_ranks(task, 4, 3, lambda: AFFINITY)
     trained = go(ranks, 1, 3)
-    ranks = dealt_ranks(task, 2, 3, lambda: AFFINITY.flip(0), state_of(ranks))
+    ranks = assigned_ranks(task, 2, 3, lambda: AFFINITY.flip(0), state_of(ranks))
     trained += go(ranks, 1, 1)
-    ranks = dealt_ranks(task, 6, 3, lambda: AFFINITY.flip(1), state_of(ranks))
+    ranks = assigned_ranks(task, 6, 3, lambda: AFFINITY.flip(1), state_of(ranks))
     trained += go(ranks, 1)
     assert Counter(map(str, map(sentences, trained))) == Counter(map(str, map(sentences, whole)))
     assert len(trained) == len(whole) > 4 * 3 + 2 + 6
@@ -194,17 +194,17 @@ def test_dealt_epochs_resume_at_other_numbers_of_ranks_with_other_gates(task):
 
 def test_more_tokens_stay_than_in_turn(task):
     """Counted on the batches that ranks get: each task's experts are all on one of two places."""
-    home = torch.eye(2)[[0, 1, 1, 0]]
+    fixed = torch.eye(2)[[0, 1, 1, 0]]
     stays = {}
-    for name, affinity in (("dealt", lambda: home), ("in turn", None)):
+    for name, affinity in (("assigned", lambda: fixed), ("in turn", None)):
         stays[name] = all_tokens = 0
-        for number, rank in enumerate(dealt_ranks(task, 4, 1, affinity)):
+        for number, rank in enumerate(assigned_ranks(task, 4, 1, affinity)):
             for batch in filter(None, rank.next_epoch_itr()):
                 inputs = batch["net_input"]
                 num_tokens = int(inputs["src_lengths"].sum()) + batch["ntokens"]
                 all_tokens += num_tokens
-                stays[name] += num_tokens * float(home[inputs["task_ids"][0], number % 2])
-    assert stays["dealt"] > stays["in turn"] + 0.15 * all_tokens
+                stays[name] += num_tokens * float(fixed[inputs["task_ids"][0], number % 2])
+    assert stays["assigned"] > stays["in turn"] + 0.15 * all_tokens
 
 
 def test_tokens_are_those_of_both_sides(task):
@@ -219,21 +219,21 @@ def test_tokens_are_those_of_both_sides(task):
         np.testing.assert_allclose(row, expected.numpy())
 
 
-def test_gates_are_asked_once_when_an_epochs_iterator_is_made(task):
+def test_affinity_is_computed_once_for_each_epoch(task):
     asked = []
 
     def affinity():
         asked.append(True)
         return AFFINITY.requires_grad_()
 
-    (rank,) = dealt_ranks(task, 1, 1, affinity)
+    (rank,) = assigned_ranks(task, 1, 1, affinity)
     assert len(asked) == 0
     go([rank], 1)
     assert len(asked) == 1
 
 
-def test_a_worker_gets_the_dealt_batches(task):
-    (rank,) = dealt_ranks(task, 1, 1, lambda: AFFINITY)
+def test_a_data_loader_worker_gets_the_assigned_batches(task):
+    (rank,) = assigned_ranks(task, 1, 1, lambda: AFFINITY)
     dataset = rank.dataset
     reader = iterators.EpochBatchIterator(
         dataset, dataset.collater, list(rank.frozen_batches), 1, num_workers=1

@@ -34,7 +34,7 @@ def dataset(task_id, lengths, first_mark):
     tasks=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=4),
     order=st.randoms(use_true_random=False),
 )
-def test_rows_stay_whole_and_tasks_stand_side_by_side(tasks, order):
+def test_batches_are_sorted_by_task_in_all_entries(tasks, order):
     examples, known = [], {}
     for task_id, lengths in enumerate(tasks):
         pair = dataset(task_id, lengths, first_mark=len(known))

@@ -115,7 +115,7 @@ def test_unseen_pair_without_a_route_is_refused(kind, pair, language):
 
 
 @given(ANY_PAIRS, ANY_PAIRS, ANY_PAIRS)
-def test_more_pairs_leave_ids_as_they_are(trained, served, later):
+def test_more_pairs_do_not_change_ids(trained, served, later):
     table = TaskTable.from_pairs(trained)
     once = table.with_pairs(served)
     twice = once.with_pairs(later)
@@ -126,7 +126,7 @@ def test_more_pairs_leave_ids_as_they_are(trained, served, later):
 
 
 @pytest.mark.parametrize("kind", ["source", "target", "pair", "group"])
-def test_more_pairs_make_no_groups_and_change_none(kind):
+def test_more_pairs_do_not_change_groups(kind):
     table = TaskTable.from_pairs(PAIRS).with_groups({"a": ["de"], "b": ["en", "fr"]})
     served = table.with_pairs(["de-fr", "fr-de"])
     assert served.group_names(kind) == table.group_names(kind)
@@ -152,7 +152,7 @@ def test_state_does_not_keep_pairs_that_are_only_served():
 
 
 @pytest.mark.parametrize("pair", ["ende", "en-", "-de", "en-de-fr", ""])
-def test_what_is_no_pair_is_refused(pair):
+def test_invalid_pairs_are_refused(pair):
     with pytest.raises(Refusal, match="--lang-pairs"):
         TaskTable.from_pairs(["en-de", pair])
 
@@ -169,7 +169,7 @@ def test_no_pair_at_all_is_refused():
         ({"a": ["de", "en", "fr"], "b": ["fr-en"]}, "fr-en is in more than one group: a, b"),
     ],
 )
-def test_groups_that_do_not_part_the_pairs_are_refused(groups, complaint):
+def test_groups_that_are_no_partition_of_the_pairs_are_refused(groups, complaint):
     with pytest.raises(Refusal, match=complaint):
         TaskTable.from_pairs(PAIRS).with_groups(groups)
 

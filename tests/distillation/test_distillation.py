@@ -195,7 +195,7 @@ def test_loss_does_not_depend_on_micro_batches(teacher):
     assert values["distill_loss"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_ignored_prefix_counts_in_no_loss(teacher):
+def test_ignored_prefix_is_not_in_the_loss(teacher):
     _, path = teacher()
     student, sample = dense(), batch()
     loss = distillation(path, distill_weight=1.0, ignore_prefix_size=1)(student, sample)[0]

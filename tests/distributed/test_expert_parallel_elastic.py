@@ -53,7 +53,7 @@ def updates_of_stages():
 
 
 @pytest.mark.slow
-def test_the_course_goes_on(never_stopped, stages):
+def test_the_loss_curve_continues(never_stopped, stages):
     for training, updates in zip(stages, updates_of_stages(), strict=True):
         for name in ("loss", "gnorm"):
             expected = never_stopped.measured(name, updates)

@@ -98,7 +98,7 @@ def test_sgd_makes_the_same_parameters(train_model, model, ranks, flags, group):
 @pytest.mark.parametrize(
     "model, ranks", [("target-token", 2), ("target-token", 4), ("sentence-pair", 4)]
 )
-def test_adam_keeps_the_course(train_model, model, ranks):
+def test_adam_gives_the_same_loss_curve(train_model, model, ranks):
     alone, training = (train_model("adam", model, number) for number in (1, ranks))
     assert_same_course(training, alone)
     one, other = alone.saved(10), training.saved(10)

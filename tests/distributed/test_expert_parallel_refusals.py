@@ -51,7 +51,7 @@ def check_flags(*flags):
 
 @pytest.mark.filterwarnings("ignore")  # hydra's, about how fairseq calls it
 @pytest.mark.parametrize("flag", REFUSED_FLAGS)
-def test_what_would_corrupt_experts_is_refused_with_a_way_out(flag):
+def test_options_that_would_corrupt_experts_are_refused_with_an_alternative(flag):
     line = refusal(check_flags, *flag.split(), *NEEDED_BESIDE.get(flag, ()))
     for word in (*flag.split(), "experts are spread over 2 ranks", *REFUSED_FLAGS[flag]):
         assert word in line
@@ -59,7 +59,7 @@ def test_what_would_corrupt_experts_is_refused_with_a_way_out(flag):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("flags", ADMITTED_FLAGS)
-def test_what_is_right_is_not_refused(flags):
+def test_supported_options_are_not_refused(flags):
     check_flags(*flags.split())
 
 
@@ -101,7 +101,7 @@ def refused_on(corpus, tmp_path):
     return refused
 
 
-def test_no_rank_goes_on_after_a_refusal(refused_on, tmp_path):
+def test_all_ranks_end_after_a_refusal(refused_on, tmp_path):
     line = refused_on(4, tmp_path / "out", "--moe-expert-parallel-size", 3)
     assert "--moe-expert-parallel-size 3 does not divide the number of ranks, 4" in line
 
@@ -111,7 +111,7 @@ def test_fewer_experts_than_choices_are_refused(refused_on, tmp_path):
     assert "--moe-top-k 3" in line and "--moe-expert-count 2" in line
 
 
-def test_under_torchrun_the_line_is_said_once(corpus, tmp_path):
+def test_under_torchrun_the_refusal_is_printed_once(corpus, tmp_path):
     result = run(
         "torchrun", "--standalone", "--nproc_per_node", 2, "--no-python", "fairseq-train",
         corpus.data, *TRAIN, *LEGACY, "--max-update", 3, "--save-dir", tmp_path / "out",

@@ -100,7 +100,7 @@ def assert_rounded_from_masters(saved, dtype):
 
 
 @pytest.mark.slow
-def test_averages_are_of_all_experts(train_on, never_stopped):
+def test_averaged_checkpoints_contain_all_experts(train_on, never_stopped):
     """As on one rank, which holds them all; and they have moved on with the weights."""
     flags = (*COMMON, *VARIANTS["ema"], "--update-freq", 4, "--max-update", LAST)
     alone = train_on(1, "ema-alone", *flags)
@@ -126,7 +126,7 @@ def test_consolidated_shards_are_the_ordinary_checkpoint(never_stopped, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["ema", "shards"])
-def test_four_ranks_go_on_from_what_two_have_saved(train_on, never_stopped, tmp_path, variant):
+def test_four_ranks_resume_from_a_checkpoint_of_two(train_on, never_stopped, tmp_path, variant):
     """From one file, or from shards that reshard has made."""
     whole = never_stopped(variant)
     restored = stem(whole, STOP)

@@ -72,7 +72,7 @@ def test_without_a_launcher_nothing_changes(monkeypatch, gpus, variables):
     assert world(args) == {**UNCHANGED, "distributed_world_size": max(1, gpus)}
 
 
-def test_a_given_init_method_is_left_alone(monkeypatch):
+def test_a_given_init_method_is_not_changed(monkeypatch):
     torchrun_environment(monkeypatch, rank=1, world_size=2, local_rank=1)
     flags = ("--distributed-init-method", "tcp://a:1", "--distributed-world-size", "16")
     assert world(parse(monkeypatch, 0, *flags)) == {
@@ -106,7 +106,7 @@ def test_a_rank_joins_the_launchers_group(monkeypatch, gpus, flags, backend, dev
 @given(
     gpus=st.integers(2, 9), nodes=st.integers(1, 4), rank=st.integers(0, 35), local=st.booleans()
 )
-def test_on_nodes_with_several_gpus_it_is_fairseqs_own_reading(gpus, nodes, rank, local):
+def test_on_nodes_with_several_gpus_the_result_is_fairseqs_own(gpus, nodes, rank, local):
     rank %= gpus * nodes
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_environment(monkeypatch)
@@ -126,7 +126,7 @@ def test_a_world_size_that_contradicts_the_launcher_is_refused(monkeypatch, aske
         parse(monkeypatch, gpus, "--distributed-world-size", str(asked))
 
 
-def test_a_launcher_that_talks_nonsense_is_refused(monkeypatch):
+def test_invalid_launcher_variables_are_refused(monkeypatch):
     torchrun_environment(monkeypatch, rank="first", world_size=2, local_rank=1)
     with pytest.raises(Refusal, match="RANK=first in the environment is not a number"):
         parse(monkeypatch, 0)
@@ -143,7 +143,7 @@ def test_a_launcher_that_talks_nonsense_is_refused(monkeypatch):
         ({"SLURM_STEP_NUM_TASKS": 4, "WORLD_SIZE": 2}, 2, "srun started 4 .* world size is 2"),
     ],
 )
-def test_more_processes_than_train_together_are_refused(
+def test_more_processes_than_ranks_are_refused(
     monkeypatch, variables, world_size, says
 ):
     set_environment(monkeypatch, **variables)
@@ -161,7 +161,7 @@ def test_more_processes_than_train_together_are_refused(
         ({"WORLD_SIZE": 1, "PMI_SIZE": ""}, 1),
     ],
 )
-def test_processes_that_train_together_are_let_in(monkeypatch, variables, world_size):
+def test_as_many_processes_as_ranks_are_accepted(monkeypatch, variables, world_size):
     set_environment(monkeypatch, **variables)
     launch.check_launch(world_size)
 
@@ -205,7 +205,7 @@ def test_launch_real_torchrun_with_hydra(corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_launch_real_hydra_without_the_launch_group_is_refused_with_what_to_add(corpus, tmp_path):
+def test_launch_real_hydra_without_the_launch_group_is_refused(corpus, tmp_path):
     words = (*HYDRA, f"task.data={corpus.data}", f"checkpoint.save_dir={tmp_path}")
     result = run(*TORCHRUN, *words, check=False)
     assert result.returncode == 1 and result.said.count("Traceback") == 1  # torchrun's own

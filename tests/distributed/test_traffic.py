@@ -127,7 +127,7 @@ def routings(draw):
 
 
 @given(routings())
-def test_needs_are_those_of_a_walk_over_all_tokens(drawn):
+def test_required_rows_equal_a_loop_over_all_tokens(drawn):
     routing, token_mask, layout, place = drawn
     minimum, stay = 0, 0
     for sentence, position in token_mask.nonzero().tolist():
@@ -165,11 +165,11 @@ def test_a_step_sends_what_is_logged_and_what_the_plan_estimates(router, checkpo
     for stack, length, ahead in zip(stacks, (8, 5), ROUTED_AHEAD[router], strict=True):
         tokens, layers = 6 * length, 2
         runs = 2 if checkpointed and not ahead else 1  # of a router
-        visits = stack["minimum"] / runs / (4 * 16 * BYTES * layers * 2 * tokens)
-        assert 0 < visits <= 1
+        rows_per_choice = stack["minimum"] / runs / (4 * 16 * BYTES * layers * 2 * tokens)
+        assert 0 < rows_per_choice <= 1
         units = tokens if router == "token" else 6
         planned.append(exchange_bytes(
-            layers, tokens, units, 16, BYTES, 2, 2, visits, ahead, checkpointed
+            layers, tokens, units, 16, BYTES, 2, 2, rows_per_choice, ahead, checkpointed
         ))
     assert sent["rows"] / 2 == pytest.approx(sum(plan.rows for plan in planned), rel=1e-12)
     facts = sent["facts"] + sent["counts"]
@@ -210,7 +210,7 @@ def rows(updates):
 
 
 @pytest.mark.slow
-def test_task_local_batches_stay_where_their_experts_are(corpus, tmp_path):
+def test_task_local_batches_stay_on_ranks_with_their_experts(corpus, tmp_path):
     """German's experts are on rank 0, Russian's on rank 1."""
     wanted = {pair: [0, 1] if "de" in pair else [2, 3] for pair in LANG_PAIRS}
     batches = ["mixed", "one task", "local"]
@@ -228,7 +228,7 @@ def test_task_local_batches_stay_where_their_experts_are(corpus, tmp_path):
         assert update["sent"].get("rows", 0) == update["needed"]["minimum"] == update["logged"]
 
 
-def test_nothing_is_exchanged_where_all_experts_are_at_home(corpus, tmp_path):
+def test_nothing_is_exchanged_if_all_experts_are_local(corpus, tmp_path):
     """The gates of each rank want its own experts, which real gates, equal on all, never do."""
     (updates,) = train(corpus, tmp_path, ["mixed"], None, flags=FIXED_GATES)
     for update in updates:

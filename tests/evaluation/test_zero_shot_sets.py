@@ -188,8 +188,8 @@ def test_languages_come_by_size_and_english_does_not(tmp_path):
         ("- de", "write `de:"),
         ("de: {class: high}", "de: train_pairs is no number"),
         ("de: {train_pairs: -4, class: high}", "de: train_pairs is no number"),
-        ("de: {train_pairs: 4}", "de: class is no name"),
-        ("de: {train_pairs: 4, class: all}", "de: class is no name"),
+        ("de: {train_pairs: 4}", "de: class is not a name"),
+        ("de: {train_pairs: 4, class: all}", "de: class is not a name"),
         ("de: [4", "languages.yaml: .*line 1"),
     ],
 )

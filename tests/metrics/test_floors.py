@@ -18,19 +18,19 @@ from fairseq_taskmoe.metrics.floors import (
         ("...", []),
     ],
 )
-def test_words_are_characters_where_a_script_has_no_spaces(sentence, words):
+def test_words_are_characters_in_scripts_without_spaces(sentence, words):
     assert split_words(sentence) == words
 
 
 
 
-def test_rare_words_decide():
+def test_rare_words_have_more_weight():
     nearest = NearestSentence(["the table", "the cell", "the row", "a hyperlink"])
     # "the" is in three sentences, "hyperlink" in one
     assert nearest.find("the hyperlink") == 3
 
 
-def test_a_sentence_that_has_less_besides_is_nearer():
+def test_a_sentence_with_fewer_other_words_is_nearer():
     nearest = NearestSentence(["Insert a row above the header", "Insert row"])
     assert nearest.find("Insert row") == 1
 
@@ -39,7 +39,7 @@ def test_first_of_equals_wins():
     assert NearestSentence(["cell", "row b", "row a"]).find("row c") == 1
 
 
-def test_equals_the_obvious_loop():
+def test_search_equals_a_simple_loop():
     sentences = ["save the file", "open a file", "close the window", "file menu", "a"]
     nearest = NearestSentence(sentences)
 

@@ -167,7 +167,7 @@ def test_averages_by_hand():
     assert mean_bleu(groups) == {"all": (20, 3), "xx-en": (25, 2), "en-xx": (10, 1)}
 
 
-def test_zero_shot_directions_count_in_the_whole_average_but_in_neither_half():
+def test_zero_shot_directions_count_only_in_the_average_of_all():
     directions = {"de-en": score(30), "en-de": score(20), "de-fr": score(4), "fr-de": score(6)}
     expected = {"all": (15, 4), "xx-en": (30, 1), "en-xx": (20, 1), "zero-shot": (5, 2)}
     assert mean_bleu(averages(directions)) == expected
@@ -179,7 +179,7 @@ def test_zero_shot_directions_can_be_named():
     assert "zero-shot" not in averages(directions, zero_shot=[])
 
 
-def test_a_half_without_directions_has_no_mean():
+def test_an_empty_group_has_no_mean():
     group = averages({"de-en": score(30)})["en-xx"]
     assert group["directions"] == 0
     assert {value for name, value in group.items() if name != "directions"} == {None}

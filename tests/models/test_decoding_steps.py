@@ -40,7 +40,7 @@ def test_decoding_step_by_step_gives_the_scores_of_the_whole(router, normalize_b
 
 @pytest.mark.parametrize("router", ROUTERS)
 @torch.no_grad()
-def test_reordered_beam_keeps_its_tasks_and_its_past(router):
+def test_reordered_beam_keeps_tasks_and_cached_keys(router):
     model = make_model(router=router)
     net_input = decoding_batch()["net_input"]
     encoder_out = model.encoder(
@@ -66,7 +66,7 @@ def test_reordered_beam_keeps_its_tasks_and_its_past(router):
 
 
 @torch.no_grad()
-def test_reordering_takes_all_of_the_encoder_s_output_along():
+def test_reordering_covers_all_of_the_encoder_output():
     model = make_model(router="sentence")
     net_input = decoding_batch()["net_input"]
     order = torch.tensor([2, 0])
@@ -82,7 +82,7 @@ def test_reordering_takes_all_of_the_encoder_s_output_along():
 
 @pytest.mark.parametrize("router", ROUTERS)
 @torch.no_grad()
-def test_hypotheses_share_their_sentence_and_leave_with_it(router):
+def test_hypotheses_share_the_encoder_output_of_their_sentence(router):
     model, beam = make_model(router=router), 3
     net_input = decoding_batch()["net_input"]
     encoder_out = model.encoder(
@@ -129,7 +129,7 @@ def test_hypotheses_share_their_sentence_and_leave_with_it(router):
 @given(
     num_sentences=st.integers(0, 5), beam=st.integers(1, 4), data=st.data()
 )
-def test_sentences_are_kept_as_their_hypotheses_are(num_sentences, beam, data):
+def test_finished_sentences_are_removed_with_their_hypotheses(num_sentences, beam, data):
     order = torch.arange(num_sentences).repeat_interleave(beam)
     assert begins_search(order, num_sentences) == (beam > 1 and num_sentences > 0)
     if num_sentences * beam > 1:

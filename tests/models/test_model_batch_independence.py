@@ -35,7 +35,7 @@ def assert_same(found, expected):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_scores_do_not_depend_on_neighbours_of_other_tasks(model):
+def test_scores_do_not_depend_on_sentences_of_other_tasks(model):
     sources, targets = map(random_sentences, LENGTHS)
     together = scores(model, sources, targets, TASKS)
     assert_same(together, one_by_one(model, sources, targets, TASKS))
@@ -72,7 +72,7 @@ def test_mixed_tasks_in_one_batch_are_single_task_batches(model):
 
 
 @pytest.mark.parametrize("router", ["source", "target", "pair", "group", "static"])
-def test_task_decides_where_the_router_reads_it(router):
+def test_task_matters_for_task_routers(router):
     model = make_model(router=router)
     sources, targets = random_sentences([5]), random_sentences([5])
     first, second = (scores(model, sources, targets, [task])[0] for task in (1, 0))
@@ -80,14 +80,14 @@ def test_task_decides_where_the_router_reads_it(router):
 
 
 @pytest.mark.parametrize("router", ["token", "sentence", "random"])
-def test_task_does_not_matter_where_the_router_reads_text(router):
+def test_task_does_not_matter_for_text_routers(router):
     model = make_model(router=router)
     sources, targets = random_sentences([5]), random_sentences([5])
     assert_same(*(scores(model, sources, targets, [task]) for task in (1, 0)))
 
 
 @pytest.mark.parametrize("router", ["token", "sentence"])
-def test_capacity_at_evaluation_makes_neighbours_matter(router):
+def test_with_capacity_at_evaluation_scores_depend_on_other_sentences(router):
     # so the tests above are able to fail
     model = make_model(router=router, moe_eval_capacity_factor=0.5)
     sources, targets = map(random_sentences, LENGTHS)

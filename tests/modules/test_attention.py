@@ -6,7 +6,7 @@ import torch
 from fairseq_taskmoe.modules.attention import MultiheadAttention, attention_kernel, attention_mask
 
 
-def test_without_padding_the_mask_of_a_gpu_hides_nothing():
+def test_mask_of_a_gpu_without_padding_is_all_true():
     tokens = torch.ones(2, 5, dtype=torch.bool)
     assert attention_mask(tokens, on_cpu=True) is None
     mask = attention_mask(tokens, on_cpu=False)

@@ -47,7 +47,7 @@ def choices(draw):
 
 
 @given(choices())
-def test_capacity_is_a_plain_queue(case):
+def test_capacity_equals_a_simple_queue(case):
     expert_ids, dispatched, sizes, num_experts, factor = case
     room = within_capacity(*case)
     expected = torch.tensor(
@@ -67,12 +67,12 @@ def test_no_expert_takes_more_than_its_capacity(case):
 
 
 @given(choices())
-def test_what_is_not_dispatched_stays_so(case):
+def test_undispatched_choices_are_not_kept(case):
     assert not (within_capacity(*case) & ~case[1]).any()
 
 
 @given(choices())
-def test_padding_neither_counts_nor_takes_room(case):
+def test_padding_does_not_use_capacity(case):
     expert_ids, dispatched, sizes, num_experts, factor = case
     real = sizes > 0
     without = within_capacity(
@@ -81,7 +81,7 @@ def test_padding_neither_counts_nor_takes_room(case):
     assert torch.equal(within_capacity(*case)[real], without)
 
 
-def test_first_choices_queue_before_second_ones():
+def test_first_choices_come_before_second_choices():
     # two experts take ceil(0.75 * 4 / 2) = 2 tokens each; the last two tokens' first choices
     # fill expert 1, which is the second choice of the first two
     expert_ids = torch.tensor([[0, 1], [0, 1], [1, 0], [1, 0]])
@@ -89,7 +89,7 @@ def test_first_choices_queue_before_second_ones():
     assert room.tolist() == [[True, False]] * 4
 
 
-def test_second_choices_take_what_first_ones_left():
+def test_second_choices_use_the_remaining_capacity():
     # capacity 3: after two first choices each expert has room for one second choice
     expert_ids = torch.tensor([[0, 1], [0, 1], [1, 0], [1, 0]])
     room = within_capacity(expert_ids, torch.ones(4, 2).bool(), torch.ones(4).long(), 2, 1.5)

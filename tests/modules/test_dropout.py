@@ -18,7 +18,7 @@ def test_zeros_come_with_probability_p_and_the_mean_is_kept(p, shape):
         assert dropped.mean().item() == pytest.approx(1, abs=5 * deviation / (1 - p) + 1e-4)
 
 
-def test_draws_are_independent_of_their_neighbours():
+def test_draws_are_independent():
     dropped = Dropout(0.5)(torch.ones(400_000)) == 0
     for lag in (1, 2, 3, 4, 8):
         both = (dropped[:-lag] & dropped[lag:]).float().mean().item()
@@ -31,7 +31,7 @@ def test_evaluation_and_probability_zero_change_nothing():
     assert Dropout(0.0)(x) is x
 
 
-def test_the_seed_decides_and_the_gradient_takes_the_same_mask():
+def test_mask_depends_on_the_seed_and_is_the_same_in_the_gradient():
     x = torch.ones(50, 50, requires_grad=True)
     torch.manual_seed(3)
     first = Dropout(0.4)(x)

@@ -115,13 +115,13 @@ def test_padding_may_hold_anything(execution):
     ({"shape": (32, 2044, 512)}, False),
     ({"shape": (32, 2048, 508)}, False),
 ])  # fmt: skip
-def test_what_is_grouped(changes, grouped):
+def test_conditions_for_grouped_mm(changes, grouped):
     facts = {"shape": SHAPE, "dtype": torch.bfloat16, "num_rows": 1, "capability": HOPPER,
              "has_grouped_mm": True, **changes}
     assert supports_grouped_mm(**facts) is grouped
 
 
-def test_where_nothing_is_grouped_a_loop_is_chosen():
+def test_without_grouped_mm_a_loop_is_chosen():
     weight = torch.empty(2, 8, 8)
     assert choose_execution(weight, torch.bfloat16, 1) is Execution.CPU_LOOP
     assert choose_execution(weight.to("meta"), torch.bfloat16, 1) is Execution.DEVICE_LOOP
@@ -133,7 +133,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_a_device_computes_what_the_cpu_does(device, dtype):
+def test_a_gpu_gives_the_results_of_the_cpu(device, dtype):
     """With what is chosen for the device, and with the loop of GPUs."""
     for execution in (None, Execution.DEVICE_LOOP):
         torch.manual_seed(0)
@@ -156,7 +156,7 @@ def test_a_device_computes_what_the_cpu_does(device, dtype):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_layer_leaves_out_what_it_leaves_out_on_the_cpu(device):
+def test_a_layer_on_gpu_drops_the_same_choices_as_on_cpu(device):
     case = draw_case(1, 1)._replace(router="token", num_experts=4, dtype=torch.float32)
     (layer, *_) = make_layers(case, None)
     layer.experts.execution = None

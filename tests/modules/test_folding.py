@@ -48,14 +48,14 @@ def test_folded_layer_is_the_routed_layer(kind, top_k):
 
 
 @pytest.mark.parametrize("kind", BY_TEXT)
-def test_routing_by_the_text_has_no_route_of_a_task(kind):
+def test_routers_by_text_have_no_task_route(kind):
     router = build_moe_layer(
         make_config(encoder_moe_router=kind), "encoder", 0, make_task().task_table
     ).router
     assert task_route(router, 0) is None
 
 
-def test_taking_a_route_leaves_the_mode_of_the_router():
+def test_task_route_does_not_change_the_training_mode():
     router = make_model(router="target").encoder.layers[0].moe.router
     for training in (True, False):
         task_route(router.train(training), 1)
@@ -81,7 +81,7 @@ def test_folded_model_is_the_full_model_for_its_task_and_shares_the_rest(encoder
                 assert (layer.moe is None) == (kind in FOLDABLE)
 
 
-def test_another_task_makes_another_model():
+def test_another_task_gives_another_folded_model():
     model = make_model(router="pair")
     batch = one_task_batch(0)
     real = batch["target"].ne(1)
@@ -91,7 +91,7 @@ def test_another_task_makes_another_model():
 
 
 @pytest.mark.parametrize("routed", [False, True])
-def test_fairseqs_commands_fold_the_direction_they_serve_unless_told_not_to(routed):
+def test_fairseqs_commands_fold_their_direction_unless_disabled(routed):
     model = make_model(router="target", moe_routed_inference=routed)
     inference = SimpleNamespace(
         common=SimpleNamespace(fp16=False),

@@ -62,7 +62,7 @@ def test_entropy_is_a_mean_in_nats():
     torch.testing.assert_close(stats.entropy, torch.tensor(2.0).log() / 2)
 
 
-def test_load_counts_choices_and_overflow_is_the_share_without_room():
+def test_load_counts_choices_and_overflow_is_the_dropped_fraction():
     routing = routed(
         probs=[[0.6, 0.3, 0.1]] * 4,
         expert_ids=[[0, 1], [0, 2], [0, 1], [1, 0]],
@@ -87,7 +87,7 @@ def random_routing(batch, length, num_experts=4, top_k=2):
 
 
 @pytest.mark.parametrize("left_pad", [True, False])
-def test_padding_counts_nowhere(left_pad):
+def test_padding_is_not_counted(left_pad):
     lengths = (6, 2, 4)
     mask = ragged_mask(lengths, left_pad)
     routing = random_routing(3, 6)

@@ -52,12 +52,12 @@ def training_step(router, execution):
 
 
 @pytest.mark.parametrize("router", ROUTERS)
-def test_training_step_never_asks_the_device_for_a_value(autocast_off_meta, router):
+def test_training_step_never_waits_for_the_device(autocast_off_meta, router):
     model = training_step(router, Execution.GROUPED)
     experts = model.decoder.layers[0].moe.experts
     assert experts.fc1.weight.grad.shape == experts.fc1.weight.shape
 
 
-def test_the_meta_device_does_notice_a_question(autocast_off_meta):
+def test_meta_device_fails_if_the_host_reads_a_value(autocast_off_meta):
     with pytest.raises((RuntimeError, NotImplementedError), match="meta|Meta"):
         training_step("token", Execution.DEVICE_LOOP)  # it asks for numbers of rows

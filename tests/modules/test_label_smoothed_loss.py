@@ -68,7 +68,7 @@ def test_half_precision_logits_give_a_float32_loss_and_their_own_gradient():
 @pytest.mark.parametrize("dtype, rounding", [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
 @pytest.mark.parametrize("margin", [6, 9, 12, 15])
-def test_gradient_in_half_precision_is_rounded_twice_and_not_more(dtype, rounding, epsilon, margin):
+def test_gradient_in_half_precision_is_rounded_only_twice(dtype, rounding, epsilon, margin):
     # where a prediction is nearly certain p is near to the target: their difference counts
     logits, target = example(200, 1000, seed=1)
     logits = logits.detach() / 3
@@ -87,7 +87,7 @@ def test_gradient_in_half_precision_is_rounded_twice_and_not_more(dtype, roundin
     assert (error <= 2.01 * rounding * exact.grad.abs() + smallest).all()
 
 
-def test_a_loss_scale_magnifies_probabilities_that_float16_cannot_hold():
+def test_loss_scale_recovers_probabilities_below_float16():
     logits = torch.tensor([[20.0, 0.0]], dtype=torch.float16, requires_grad=True)  # p = 2e-9
     loss, _ = label_smoothed_nll(logits, torch.tensor([0]), 0.0, PAD)
     (loss.sum() * 2**15).backward()
@@ -96,7 +96,7 @@ def test_a_loss_scale_magnifies_probabilities_that_float16_cannot_hold():
 
 
 @pytest.mark.parametrize("on_cpu, step", [(True, 52), (False, 70), (None, 52)])
-def test_rows_are_worked_on_in_blocks(on_cpu, step, monkeypatch):
+def test_rows_are_processed_in_blocks(on_cpu, step, monkeypatch):
     monkeypatch.setattr(label_smoothed_loss, "CHUNK_ELEMENTS", 529)
     chunks = row_chunks(torch.empty(200, 10), gpu_rows=70, on_cpu=on_cpu)
     assert [row for rows in chunks for row in range(200)[rows]] == list(range(200))

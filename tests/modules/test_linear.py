@@ -32,7 +32,7 @@ def with_gradients(module, *inputs):
 @pytest.mark.parametrize("shape", [(5, 16), (2, 5, 16), (16,)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("keep_bf16_output", [True, False])
-def test_narrow_products_are_close_and_parameters_keep_their_type(
+def test_bf16_products_are_close_and_parameters_keep_their_type(
     medium, shape, bias, keep_bf16_output
 ):
     torch.manual_seed(0)
@@ -68,7 +68,7 @@ def test_other_precisions_are_the_map_of_torch(precision):
     torch.testing.assert_close(found, with_gradients(module, x))
 
 
-def test_other_types_are_left_alone(medium):
+def test_other_types_are_not_changed(medium):
     for dtype in (torch.float64, torch.bfloat16):
         module, x = Linear(16, 12).to(dtype), torch.randn(5, 16, dtype=dtype)
         assert torch.equal(module(x), nn.functional.linear(x, module.weight, module.bias))

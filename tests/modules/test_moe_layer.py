@@ -136,7 +136,7 @@ def test_one_expert_top_1_is_the_dense_network(kind, activation_fn):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_content_of_padding_changes_nothing_and_comes_back_zero(kind):
+def test_padding_has_no_effect_and_zero_output(kind):
     layer = make_layer(kind).eval()
     x, inputs = make_inputs()
     padding = ~inputs.token_mask
@@ -157,7 +157,7 @@ def test_padding_gets_no_gradient(kind):
     assert (x.grad[inputs.token_mask] != 0).any()
 
 
-def test_token_whose_choices_are_all_dropped_comes_back_zero():
+def test_token_with_all_choices_dropped_has_zero_output():
     layer = make_layer(top_k=1, capacity_factor=0.1).train()  # room for one or two tokens each
     x, inputs = make_inputs()
     routing = layer.router(x, inputs)
@@ -167,7 +167,7 @@ def test_token_whose_choices_are_all_dropped_comes_back_zero():
     assert torch.equal((out == 0).all(dim=-1), dropped | ~inputs.token_mask)
 
 
-def test_batch_of_padding_alone_goes_through():
+def test_batch_of_only_padding_works():
     layer = make_layer()
     x = torch.randn(2, 3, C, requires_grad=True)
     out, stats = layer(x, routing_inputs(torch.zeros(2, 3, dtype=torch.bool)))
@@ -186,7 +186,7 @@ def assignments_of(counts, num_rows):
     return ExpertAssignments(rows, gates, torch.tensor(counts).cumsum(0).int())
 
 
-def test_gradients_are_zero_where_no_row_came_and_leave_nothing_of_before():
+def test_gradients_of_experts_without_rows_are_zero():
     experts = Experts(4, 20, 10, "tanh").double()
     for _ in range(5):
         garbage = torch.full_like(experts.fc1.weight, float("nan"))
@@ -293,7 +293,7 @@ def test_experts_under_autocast_compute_in_half_precision():
         assert out.dtype == torch.bfloat16
 
 
-def test_statistics_under_autocast_are_as_exact_as_without():
+def test_statistics_under_autocast_are_as_precise_as_without():
     layer = make_layer("token").eval()
     mask = ragged_mask([2001, 700])  # numbers that bfloat16 cannot count to
     x, inputs = torch.randn(*mask.shape, C), routing_inputs(mask)
@@ -303,7 +303,7 @@ def test_statistics_under_autocast_are_as_exact_as_without():
     torch.testing.assert_close(stats, expected)
 
 
-def test_deep_copy_computes_the_same_with_parameters_of_its_own():
+def test_deep_copy_has_the_same_outputs_and_separate_parameters():
     layer = make_layer().eval()
     x, inputs = make_inputs()
     out = layer(x, inputs)[0]

@@ -40,7 +40,7 @@ def same_token(times):
 # -- what routers look at
 
 
-def test_task_router_looks_at_nothing_but_the_task():
+def test_task_router_depends_only_on_the_task():
     router = TaskRouter(C, E, RouterOptions(), torch.arange(N), N)
     task_ids = torch.tensor([3, 0, 1])
     seen = router(
@@ -52,7 +52,7 @@ def test_task_router_looks_at_nothing_but_the_task():
     torch.testing.assert_close(router(torch.randn(B, 9, C), other), seen)
 
 
-def test_task_router_tells_groups_apart_and_no_more():
+def test_task_router_depends_only_on_the_group():
     router = TaskRouter(C, E, RouterOptions(), torch.tensor([0, 1, 0, 1]), 2)
     inputs = routing_inputs(ragged_mask([4] * 4), torch.arange(4))
     probs = router(torch.randn(4, 4, C), inputs).probs
@@ -83,7 +83,7 @@ def test_sentence_router_reads_the_mean_of_real_tokens():
 
 
 @pytest.mark.parametrize("left_pad", [True, False])
-def test_sentence_router_sees_neither_content_nor_amount_of_padding(left_pad):
+def test_sentence_router_does_not_depend_on_padding(left_pad):
     router = SentenceRouter(C, E, RouterOptions())
     x = torch.randn(1, 4, C)
     alone = router(x, routing_inputs(ragged_mask([4])))
@@ -116,7 +116,7 @@ def test_gates_of_several_experts_are_their_probabilities_normalised(top_k):
     torch.testing.assert_close(routing.gates, best / best.sum(dim=-1, keepdim=True))
 
 
-def test_lone_gate_is_the_raw_probability_and_has_a_gradient():
+def test_single_gate_is_the_raw_probability_and_has_a_gradient():
     router = token_router(top_k=1)
     routing = router(torch.randn(B, S, C), routing_inputs(ragged_mask(LENGTHS)))
     torch.testing.assert_close(routing.gates[..., 0], routing.probs.max(dim=-1).values)
@@ -227,14 +227,14 @@ def test_no_jitter_at_evaluation():
 
 
 @pytest.mark.parametrize("training, dropped", [(True, 4), (False, 2)])
-def test_capacity_is_set_for_training_and_evaluation_apart(training, dropped):
+def test_capacity_is_set_separately_for_training_and_evaluation(training, dropped):
     router = token_router(top_k=1, capacity_factor=E * 2 / 6, eval_capacity_factor=E * 4 / 6)
     x, inputs = same_token(6)  # all want one expert, which takes two of them, or four
     gates = router.train(training)(x, inputs).gates
     assert (gates == 0).flatten().tolist() == [False] * (6 - dropped) + [True] * dropped
 
 
-def test_who_loses_an_expert_keeps_the_weight_of_the_other():
+def test_gate_of_the_other_expert_is_unchanged_after_a_drop():
     router = token_router(capacity_factor=1.0)
     x, inputs = torch.randn(B, S, C), routing_inputs(ragged_mask([S] * B))
     whole = router.eval()(x, inputs).gates
@@ -250,7 +250,7 @@ def test_who_loses_an_expert_keeps_the_weight_of_the_other():
     task=st.integers(0, 40),
     shape=st.integers(1, 9).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e))),
 )
-def test_static_router_deals_experts_out_in_turn(task, shape):
+def test_static_router_assigns_experts_in_turn(task, shape):
     num_experts, top_k = shape
     router = StaticRouter(num_experts, top_k, torch.arange(41))
     inputs = routing_inputs(ragged_mask([3]), torch.tensor([task]))
@@ -261,7 +261,7 @@ def test_static_router_deals_experts_out_in_turn(task, shape):
     torch.testing.assert_close(routing.probs.sum(), torch.tensor(1.0))
 
 
-def test_random_router_deals_every_expert_out_equally_often():
+def test_random_router_chooses_experts_uniformly():
     router = RandomRouter(E, 2, layer_seed=3)
     hashes = hash_sentences(torch.randint(4, 99, (2000, 5)), torch.ones(2000, 5).bool())
     inputs = routing_inputs(ragged_mask([5] * 2000), sentence_hashes=hashes)
@@ -273,7 +273,7 @@ def test_random_router_deals_every_expert_out_equally_often():
         torch.testing.assert_close(share, torch.full((E,), 1 / E), atol=0.03, rtol=0)
 
 
-def test_random_router_draws_anew_in_training_only():
+def test_random_router_draws_new_experts_only_in_training():
     router = RandomRouter(E, 2, layer_seed=0)
     x = torch.zeros(40, S, C)
     inputs = routing_inputs(ragged_mask([S] * 40), sentence_hashes=torch.randint(2**60, (40,)))
@@ -283,7 +283,7 @@ def test_random_router_draws_anew_in_training_only():
     assert torch.equal(*ids)
 
 
-def test_random_router_decides_for_a_sentence_whoever_its_neighbours_are():
+def test_random_router_does_not_depend_on_other_sentences():
     router = RandomRouter(E, 2, layer_seed=0).eval()
     hashes = torch.randint(2**60, (7,))
     together = router(
@@ -295,7 +295,7 @@ def test_random_router_decides_for_a_sentence_whoever_its_neighbours_are():
         assert torch.equal(alone.expert_ids[0], together.expert_ids[i])
 
 
-def test_random_router_of_another_layer_decides_otherwise():
+def test_random_routers_of_different_layers_differ():
     inputs = routing_inputs(ragged_mask([S] * 40), sentence_hashes=torch.randint(2**60, (40,)))
     ids = [
         RandomRouter(E, 2, layer_seed)

@@ -84,7 +84,7 @@ def train(data: Path, folder: Path, ranks: int, *flags: Any) -> Epoch:
         (80, 1, [1, 1, 0], [0, 0, 1]),  # fewer batches than ranks
     ],
 )
-def test_an_epoch_of_three_ranks_is_one_ranks(
+def test_an_epoch_of_three_ranks_equals_that_of_one(
     corpus, tmp_path, batch_size, update_freq, real, dummy
 ):
     flags = ("--batch-size", batch_size, "--batch-size-valid", batch_size)

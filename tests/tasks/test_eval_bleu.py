@@ -80,14 +80,14 @@ def test_scores_are_those_of_evaluate_and_the_best_checkpoint_is_chosen_by_them(
     assert training.saved(1)["extra_state"]["best"] == last_logged(training, "chrf") > 1
 
 
-def test_ranks_that_share_the_experts_and_the_sentences_find_the_same_scores(validated):
+def test_scores_are_the_same_with_expert_parallelism(validated):
     alone, together = validated(1), validated(2)
     for name in ("bleu", "chrf"):
         for key in (name, *(f"{name}_{pair}" for pair in PAIRS)):
             assert last_logged(together, key) == last_logged(alone, key), key
 
 
-def test_a_limit_takes_the_first_sentences_of_each_direction(corpus, stirred):
+def test_max_sentences_selects_the_first_of_each_direction(corpus, stirred):
     limit, pairs = 7, ["en-de", "ru-en"]
     model, task = load_for_pairs(str(corpus.data), str(stirred), pairs)
     task.cfg.eval_bleu_max_sentences = limit
@@ -110,7 +110,7 @@ def test_a_limit_takes_the_first_sentences_of_each_direction(corpus, stirred):
             assert score == pytest.approx(getattr(expected, name), abs=1e-9)
 
 
-def test_what_batches_and_ranks_found_is_logged_as_the_score_of_all(corpus, stirred):
+def test_statistics_of_batches_and_ranks_add_up_to_the_score(corpus, stirred):
     pairs = ["de-en", "en-de"]
     model, task = load_for_pairs(str(corpus.data), str(stirred), pairs)
     scores = ValidationScores(task, model)
@@ -177,12 +177,12 @@ def test_it_is_configured_in_yaml_as_well(corpus, tmp_path):
         ("[4]", "--eval-bleu-args"),
     ],
 )
-def test_a_search_that_is_none_is_refused(text, named):
+def test_invalid_search_options_are_refused(text, named):
     with pytest.raises(Refusal, match=named):
         generation_config(text)
 
 
 @pytest.mark.parametrize("name, text, named", [("mozes", "{}", "mozes"), ("space", "{", "-args")])
-def test_a_detokenizer_that_is_none_is_refused(name, text, named):
+def test_an_unknown_detokenizer_is_refused(name, text, named):
     with pytest.raises(Refusal, match=named):
         build_detokenizer(name, text)

@@ -57,7 +57,7 @@ def task_of(data, *flags):
 
 
 @pytest.mark.parametrize("tag", [(), TAG, ("--encoder-langtok", "src", "--decoder-langtok")])
-def test_truncated_sources_fill_the_positions_with_their_tag(tag, long, monkeypatch):
+def test_truncated_sources_with_tag_have_the_maximum_length(tag, long, monkeypatch):
     monkeypatch.setattr("sys.argv", ["fairseq-train"])
     whole = task_of(long, *tag)
     cut = task_of(long, *tag, "--truncate-source", "--max-source-positions", 8)
@@ -137,7 +137,7 @@ def test_a_long_validation_sentence_is_refused_before_training_or_left_out(
     assert (save_dir / "checkpoint_last.pt").exists()
 
 
-def test_nothing_short_enough_is_refused(long, commands):
+def test_a_set_without_short_sentences_is_refused(long, commands):
     command = ("train", long, *TRAIN, *TAG, "--save-dir", commands.folder / "model")
     with pytest.raises(Refusal, match="no sentence of the set train is left to train on"):
         commands.run(*command, "--max-tokens", 2, "--disable-validation")
@@ -149,7 +149,7 @@ def test_nothing_short_enough_is_refused(long, commands):
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_references_are_scored_where_there_are_positions(positions, trained, long, commands):
+def test_references_within_the_positions_are_scored(positions, trained, long, commands):
     flags = ("--decoder-learned-pos",) if positions == "learned" else ()
     checkpoint = trained(positions, "--max-target-positions", 16, *flags)
     command = ("generate", long, *GENERATE, "--path", checkpoint, "--score-reference")

@@ -85,7 +85,7 @@ def test_a_truncated_file_is_replaced_by_the_newest_whole_one(tmp_path, caplog, 
     assert not caplog.records
 
 
-def test_a_whole_file_is_left_alone_though_another_has_more_updates(tmp_path, caplog):
+def test_a_complete_file_is_kept_although_another_has_more_updates(tmp_path, caplog):
     write(tmp_path / "checkpoint_last.pt", 10)
     write(tmp_path / "checkpoint_1_20.pt", 20)
     before = (tmp_path / "checkpoint_last.pt").stat()
@@ -104,7 +104,7 @@ def test_a_first_start_does_nothing(tmp_path):
     assert note.name == MARK and not note.read_bytes()
 
 
-def test_nothing_whole_is_refused_not_started_anew(tmp_path):
+def test_without_a_complete_checkpoint_training_is_refused(tmp_path):
     write(tmp_path / "checkpoint_last.pt", 20)
     write(tmp_path / "checkpoint_best.pt", 10)
     for file in tmp_path.iterdir():
@@ -124,7 +124,7 @@ def test_a_kill_before_the_first_checkpoint_last_loses_nothing(tmp_path):
     assert updates(tmp_path) == [10]
 
 
-def test_what_killed_processes_were_writing_is_removed_and_nothing_else(tmp_path):
+def test_only_temporary_files_of_killed_processes_are_removed(tmp_path):
     unfinished = ["checkpoint_last.pt.tmp", "checkpoint_1_10-rank-3.pt.tmp",
                   "checkpoint_best-rank-0.pt.previous.tmp", "checkpoint_last.pt.broken.tmp"]
     others = ["notes.tmp", "checkpoint_last.tmp", "model.pt.tmp", "checkpoint1.pt.mine"]
@@ -134,7 +134,7 @@ def test_what_killed_processes_were_writing_is_removed_and_nothing_else(tmp_path
     assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 
-def test_a_file_that_is_named_must_be_whole(tmp_path):
+def test_a_given_restore_file_must_be_complete(tmp_path):
     write(tmp_path / "checkpoint_last.pt", 20)
     write(tmp_path / "other.pt", 10)
     other = str(tmp_path / "other.pt")
@@ -145,7 +145,7 @@ def test_a_file_that_is_named_must_be_whole(tmp_path):
     assert f"--restore-file: {other} is missing" in refusal(tmp_path, restore_file=other)
 
 
-def test_a_file_that_cannot_be_read_is_not_taken_for_a_broken_one(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_refused_and_not_replaced(tmp_path, monkeypatch):
     write(tmp_path / "checkpoint_last.pt", 20)
     write(tmp_path / "checkpoint_1_10.pt", 10)
 
@@ -195,7 +195,7 @@ def states_after_kills(folder, rank):
             return states
 
 
-def test_whenever_two_ranks_are_killed_their_newest_common_save_is_resumed(tmp_path, caplog):
+def test_after_kills_of_two_ranks_their_newest_common_save_is_resumed(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     by_rank = [states_after_kills(tmp_path, rank) for rank in range(2)]
     assert len(by_rank[0]) > 8
@@ -238,7 +238,7 @@ def test_a_truncated_shard_falls_back_to_the_newest_whole_save(tmp_path, caplog,
     assert updates(tmp_path, "checkpoint_best", 2) == [10, 10]
 
 
-def test_a_save_of_the_same_run_comes_before_one_of_more_updates(tmp_path):
+def test_a_save_of_the_same_run_is_preferred_to_more_updates(tmp_path):
     save_shards(tmp_path, 90, "old")
     save_shards(tmp_path, 10, "new")
     save_shards(tmp_path, 20, "new")
@@ -249,7 +249,7 @@ def test_a_save_of_the_same_run_comes_before_one_of_more_updates(tmp_path):
     assert updates(tmp_path, world_size=2) == [10, 10]
 
 
-def test_shards_that_are_missing_or_foreign_are_named(tmp_path):
+def test_missing_shards_and_shards_of_other_runs_are_reported(tmp_path):
     save_shards(tmp_path, 10, numbered=False)
     one, other = (tmp_path / f"checkpoint_last-rank-{rank}.pt" for rank in (0, 1))
     for file in tmp_path.glob("checkpoint_best*"):
