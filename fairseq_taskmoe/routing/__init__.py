@@ -1,1 +1,1 @@
-"""Which experts each direction uses: collecting, statistics, tables, figures."""
+"""Which experts each direction uses: measurement, statistics, tables and figures."""

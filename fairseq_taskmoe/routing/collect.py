@@ -1,12 +1,11 @@
-"""Which experts each language pair uses, measured on a test set (paper figures 5-11).
+"""Measure which experts each language pair uses on a test set (paper figures 5-11).
 
-The model reads the sources and, teacher-forced, the references or its own translations.
-P language pairs, E experts.
+The encoder reads the sources; the decoder reads, teacher-forced, the references or the model's own
+translations. P language pairs, E experts.
 """
 
 import sys
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -28,9 +27,10 @@ from ..files import new_folder
 from ..modules.gate_losses import GateStats, first_choices
 from ..modules.moe_layer import MoELayer
 from ..modules.routers import RouterOutput
+from ..plotting import can_plot
 from .figures import draw_figures
-from .heat_maps import LayerName, load_shares
 from .load import save_load
+from .shares import LayerName, load_shares
 from .similarity import save_similarity
 from .statistics import ExpertUse, RoutingStatistics, loads_of, save_npz, save_table
 from .summary import save_summary
@@ -49,12 +49,12 @@ def write_routing(
     beam: int = 0,
     multi_parallel: bool = False,
 ) -> List[str]:
-    """Write tables of routing, similarity and load to the new folder out, with matplotlib figures.
+    """Write tables of routing, similarity and load to the new folder out, and figures.
 
-    Without lang_pairs: of all trained pairs that the data folder holds. With a beam the decoder
-    reads what a search of that width translates, without one the references. What an interrupted
-    run has measured stays in the folder {out}.unfinished until a run with the same settings ends.
-    Returns the files' names.
+    Without lang_pairs: for all trained pairs that the data folder contains. With a beam the decoder
+    reads the translations of a search of that width, otherwise the references. The measurements of
+    an interrupted run stay in the folder {out}.unfinished until a run with the same settings
+    finishes. Figures need matplotlib. Returns the names of the files.
     """
     choice = TextChoice(split, beam, multi_parallel)
     with new_folder(out) as folder:
@@ -72,7 +72,7 @@ def write_routing(
         save_similarity(shares, folder)
         save_summary(shares, folder / "summary.tsv")
         save_load(statistics.lang_pairs, loads_of(statistics), folder)
-        if find_spec("matplotlib"):
+        if can_plot():
             draw_figures(folder)
         written = sorted(file.name for file in folder.iterdir())
     unfinished.remove()
@@ -80,7 +80,7 @@ def write_routing(
 
 
 def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
-    """Return the pairs that a checkpoint was trained on and that the data folder holds."""
+    """Return the pairs that a checkpoint was trained on and that the data folder contains."""
     trained = read_model(path).pairs
     check_folders(data)
     folder = split_paths(data)[0]
@@ -93,7 +93,7 @@ def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
 
 
 def describe(path: str, choice: TextChoice) -> Dict[str, str]:
-    """Return what routing.npz says of how it was measured."""
+    """Return the names and values of `about` in routing.npz."""
     model = read_model(path).checkpoint["cfg"]["model"]
     return {
         "encoder router": str(model["encoder_moe_router"]),
@@ -110,9 +110,9 @@ def collect(
     model: Any, task: Any, choice: TextChoice, batching: Batching,
     unfinished: Optional[Unfinished] = None,
 ) -> RoutingStatistics:
-    """Run the pairs that a task serves through its model, and add up each MoE layer's choices.
+    """Run the pairs that a task serves through its model, and sum up each MoE layer's choices.
 
-    Pairs that an unfinished run has measured are taken over from it, and the others added to it.
+    Measurements of an unfinished run are used, and new ones are added to it.
     """
     layers = {
         (stack, i): layer.moe
@@ -143,61 +143,60 @@ def collect(
 def measure(
     model: Any, layers: Dict[LayerName, MoELayer], batches: Iterator[Batch]
 ) -> PairUse:
-    """Run one pair's batches through a model, and add up what its MoE layers did."""
+    """Run one pair's batches through a model, and sum up the choices of its MoE layers."""
     num_fields = len(ExpertUse._fields)
     num_experts: Dict[LayerName, Any] = {n: moe.router.num_experts for n, moe in layers.items()}
     sums = {name: np.zeros((num_fields, number)) for name, number in num_experts.items()}
     sentences = 0
     for batch in batches:
         sentences += len(batch["id"])
-        with watch_first_choices(layers) as seen:
+        with record_choices(layers) as choices:
             stats = gate_stats(model, batch)
-        for name, of_layer in zip(layers, stats, strict=True):
-            use = torch.stack([of_layer.load, of_layer.gate_sum, *seen[name]])
+        for name, layer_stats in zip(layers, stats, strict=True):
+            use = torch.stack([layer_stats.load, layer_stats.gate_sum, *choices[name]])
             sums[name] += use.double().cpu().numpy()
     return PairUse(sentences, sums)
 
 
 class Choices(NamedTuple):
-    """What GateStats do not say of a batch, for they are computed at every step of training."""
+    """Statistics of a batch beyond GateStats, which training computes at every step."""
 
-    tokens: Tensor  # (E,) tokens whose first choice an expert is, whether or not it had room
-    prob_sum: Tensor  # (E,) its softmax probabilities for those tokens, added up
-    dropped: Tensor  # (E,) choices that it had no room for
+    tokens: Tensor  # (E,) tokens whose first choice an expert is, whether or not it has capacity
+    prob_sum: Tensor  # (E,) sum of its softmax probabilities for those tokens
+    dropped: Tensor  # (E,) choices beyond its capacity
 
 
 @contextmanager
-def watch_first_choices(layers: Dict[LayerName, MoELayer]) -> Iterator[Dict[LayerName, Choices]]:
-    """Yield a dictionary that holds each layer's choices of the batch that was run last.
+def record_choices(layers: Dict[LayerName, MoELayer]) -> Iterator[Dict[LayerName, Choices]]:
+    """Yield a dictionary that holds each layer's choices in the most recent batch.
 
-    It listens to the routers, so that the model's forward need not compute what training has no
-    use for.
+    They are computed in hooks of the routers, since training does not need them.
     """
-    seen: Dict[LayerName, Choices] = {}
+    choices: Dict[LayerName, Choices] = {}
 
-    def listener(name: LayerName) -> Any:
-        def listen(router: Any, args: Any, routing: Any) -> None:
+    def make_hook(name: LayerName) -> Any:
+        def hook(router: Any, args: Any, routing: Any) -> None:
             _, inputs = args
-            seen[name] = Choices(
+            choices[name] = Choices(
                 *first_choices(routing, inputs.token_mask),
                 dropped_choices(routing, inputs.token_mask),
             )
 
-        return listen
+        return hook
 
-    handles = [moe.router.register_forward_hook(listener(name)) for name, moe in layers.items()]
+    handles = [moe.router.register_forward_hook(make_hook(name)) for name, moe in layers.items()]
     try:
-        yield seen
+        yield choices
     finally:
         for handle in handles:
             handle.remove()
 
 
 def dropped_choices(routing: RouterOutput, token_mask: Tensor) -> Tensor:
-    """Return how many choices (E,) of token_mask (B, S) each expert had no room for, in tokens."""
+    """Return how many choices (E,) of the tokens in token_mask (B, S) exceeded the capacity."""
     dropped = routing.probs.new_zeros(routing.probs.size(2))
     if routing.overflow is not None:
-        for k in range(routing.expert_ids.size(2)):  # each choice in turn, as if it came first
+        for k in range(routing.expert_ids.size(2)):  # count the k-th choices as first choices
             choice = routing._replace(expert_ids=routing.expert_ids[..., k:])
             dropped += first_choices(choice, token_mask & routing.overflow[..., k]).tokens
     return dropped
@@ -206,7 +205,7 @@ def dropped_choices(routing: RouterOutput, token_mask: Tensor) -> Tensor:
 def gate_stats(model: Any, batch: Dict[str, Any]) -> List[GateStats]:
     """Return the statistics of a batch's routing, one for each MoE layer, the encoder's first."""
     net_input = dict(batch["net_input"])
-    # a reference may be longer than the model's positions reach
+    # a reference may be longer than the model's maximum number of positions
     references = net_input["prev_output_tokens"][:, : model.max_decoder_positions()]
     net_input["prev_output_tokens"] = references
     _, extra = model(**net_input, features_only=True)

@@ -1,7 +1,8 @@
-"""The paper's figures 5-11 and a dendrogram, drawn from the files of `taskmoe routing` alone.
+"""The paper's figures 5-11 and a dendrogram, drawn from the files of `taskmoe routing`.
 
-Directions are told apart by the language that most of them have, English say: those into it
-(xx-en) and those out of it (en-xx). Others are in routing.png only. P language pairs, E experts.
+Directions are grouped by the language that most of them have, such as English: those into it
+(xx-en) and those from it (en-xx). Other directions appear only in routing.png. P language pairs,
+E experts.
 """
 
 from pathlib import Path
@@ -13,15 +14,9 @@ from scipy.spatial.distance import squareform
 
 from ..errors import refuse
 from ..models.config import STACKS
-from .heat_maps import (
-    HeatMap,
-    RoutingShares,
-    draw_heat_maps,
-    load_shares,
-    new_figure,
-    plot_routing,
-    save_figure,
-)
+from ..plotting import new_figure, save_figure
+from .heat_maps import HeatMap, draw_heat_maps, plot_routing
+from .shares import RoutingShares, load_shares
 from .similarity import JensenShannon, load_jensen_shannon
 from .summary import Directions, directions_of
 
@@ -29,7 +24,7 @@ TASK_KINDS = ("source", "target", "pair", "group", "static")  # routers that do 
 
 
 class HeatMapFigure(NamedTuple):
-    """A file of heat-maps side by side."""
+    """A file with one line of heat-maps."""
 
     name: str
     title: str
@@ -49,7 +44,7 @@ def draw_figures(folder: Path) -> List[str]:
     shares = load_shares(folder / "routing.npz")
     similarity = load_jensen_shannon(folder / "similarity.npz")
     if (shares.lang_pairs, list(shares.layers)) != (similarity.lang_pairs, list(similarity.layers)):
-        refuse(f"{folder}: routing.npz and similarity.npz are of different pairs or layers")
+        refuse(f"{folder}: routing.npz and similarity.npz have different pairs or layers")
     trees = list(find_trees(shares, similarity))
     plot_routing(folder / "routing.npz", folder / "routing.png")
     drawn = ["routing.png"]
@@ -65,7 +60,7 @@ def draw_figures(folder: Path) -> List[str]:
 
 
 def heat_map_figures(shares: RoutingShares) -> Iterator[HeatMapFigure]:
-    """Yield what to draw: the last layers (figure 5), then each stack's first and last layer."""
+    """Yield the figures: the last layers (figure 5), then each stack's first and last layer."""
     into, out_of = directions_of(shares.lang_pairs)
     panels = [
         heat_map(shares, stack, layers_of(shares, stack)[-1], directions)
@@ -88,7 +83,7 @@ def heat_map_figures(shares: RoutingShares) -> Iterator[HeatMapFigure]:
 
 
 def figure_title(about: Dict[str, str], stack: str, directions: Directions) -> str:
-    """Return what a figure of a stack's first and last layer shows, and which of the paper's."""
+    """Return the title of a stack's figure, with the corresponding figures of the paper."""
     kind = about.get(f"{stack} router")
     routed = f", routed by {kind}" if kind else ""
     text = about.get("decoder reads") if stack == "decoder" else None
@@ -108,13 +103,13 @@ def heat_map(shares: RoutingShares, stack: str, layer: int, directions: Directio
 
 def layers_of(shares: RoutingShares, stack: str) -> List[int]:
     """Return the MoE layers of a stack, ascending."""
-    return [layer for side, layer in shares.layers if side == stack]
+    return [layer for other, layer in shares.layers if other == stack]
 
 
 def is_drawn(shares: RoutingShares, stack: str, directions: Directions) -> bool:
-    """Say whether there is something to see: MoE layers, and directions that are not one task.
+    """Tell whether a stack has MoE layers, and directions that are not all the same task.
 
-    Routed by the target language, all directions into English are the same line.
+    With routing by target language, all directions into English have the same shares.
     """
     rows = [shares.layers[stack, layer][directions.rows] for layer in layers_of(shares, stack)]
     if not rows or not directions.rows:
@@ -132,7 +127,7 @@ def find_trees(shares: RoutingShares, similarity: JensenShannon) -> Iterator[Tre
             if is_drawn(shares, stack, directions):
                 layer = layers_of(shares, stack)[-1]
                 values = similarity.layers[stack, layer]
-                # of a direction of which nothing was routed nothing is known
+                # the values of a direction without routed text are NaN
                 rows = [row for row in directions.rows if not np.isnan(values[row, row])]
                 if len(rows) > 1:
                     distances = 1 - values[np.ix_(rows, rows)]
@@ -144,7 +139,7 @@ def find_trees(shares: RoutingShares, similarity: JensenShannon) -> Iterator[Tre
 
 
 def draw_trees(trees: Sequence[Tree], path: Path) -> None:
-    """Draw trees side by side, their leaves at the left."""
+    """Draw trees side by side, with the leaves on the left."""
     figure = new_figure()
     rows = max(len(tree.lang_pairs) for tree in trees)
     figure.set_size_inches(2.9 * len(trees), max(1.8, 0.18 * rows) + 1)

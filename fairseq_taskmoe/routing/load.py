@@ -1,6 +1,7 @@
-"""How the work is spread over experts, and which of them directions share: load.tsv, experts.tsv.
+"""The load of the experts, and the experts that directions have in common: load.tsv, experts.tsv.
 
-P language pairs, E experts of a layer. Every direction weighs the same, however long its text is.
+P language pairs, E experts of a layer. All directions have the same weight, whatever the length of
+their text.
 """
 
 import math
@@ -9,10 +10,11 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from .heat_maps import LayerName
+from ..text_tables import write_tsv
+from .shares import LayerName
 from .similarity import COVERED, experts_in_use
 
-FIFTH = 0.2  # of the experts: the busiest and the least busy ones, as fairseq's MoE logs them
+FIFTH = 0.2  # of the experts; fairseq's MoE branch logs the busiest and least busy fifth too
 LOAD_COLUMNS = (
     "side", "layer", "lang_pair", "tokens", "overflow", "entropy", "experts_80", "unused",
     "top_20", "bottom_20",
@@ -22,29 +24,29 @@ ALL = "all"
 
 
 class LayerLoad(NamedTuple):
-    """What one MoE layer received."""
+    """The load of one MoE layer."""
 
     shares: np.ndarray  # (P, E) of a pair's choices
     tokens: np.ndarray  # (P,)
-    overflow: np.ndarray  # (P,) share of a pair's choices that their expert had no room for
+    overflow: np.ndarray  # (P,) share of a pair's choices beyond their expert's capacity
 
 
-class Spread(NamedTuple):
-    """How one distribution over E experts is spread."""
+class Balance(NamedTuple):
+    """How evenly one distribution uses E experts."""
 
-    entropy: float  # in bits; log2 E where all are as busy
-    experts_80: int  # fewest experts that received 80 %
+    entropy: float  # in bits; log2 E for equal shares
+    experts_80: int  # the smallest number of experts that received 80 %
     unused: int
     top_20: float  # share of the busiest fifth of the experts
     bottom_20: float  # share of the least busy fifth
 
 
-def spread_of(shares: np.ndarray) -> Spread:
-    """Return how shares (E,) of a layer's experts, which sum to 1 or 0, are spread."""
+def balance_of(shares: np.ndarray) -> Balance:
+    """Return the balance of a layer's shares (E,), which sum to 1 or 0."""
     busiest = -np.sort(-shares)
     fifth = max(1, math.ceil(FIFTH * len(shares)))
     positive = shares[shares > 0]
-    return Spread(
+    return Balance(
         entropy=abs(float((positive * np.log2(positive)).sum())),
         experts_80=num_covering(busiest),
         unused=int((shares == 0).sum()),
@@ -54,7 +56,7 @@ def spread_of(shares: np.ndarray) -> Spread:
 
 
 def num_covering(descending: np.ndarray) -> int:
-    """Return how many of these, from the largest on, make up 80 % of their sum; 0 of nothing."""
+    """Return how many of the largest values make up 80 % of the sum; 0 if the sum is 0."""
     total = descending.sum()
     if not total:
         return 0
@@ -65,41 +67,38 @@ def save_load(
     lang_pairs: Sequence[str], layers: Dict[LayerName, LayerLoad], folder: Path
 ) -> None:
     """Write load.tsv, a row for each layer and pair and one for all pairs, and experts.tsv."""
-    for name, rows in (
-        ("load.tsv", load_rows(lang_pairs, layers)), ("experts.tsv", expert_rows(layers))
-    ):
-        with open(folder / name, "w", encoding="utf-8") as file:
-            file.writelines("\t".join(row) + "\n" for row in rows)
+    write_tsv(folder / "load.tsv", load_rows(lang_pairs, layers))
+    write_tsv(folder / "experts.tsv", expert_rows(layers))
 
 
 def load_rows(
     lang_pairs: Sequence[str], layers: Dict[LayerName, LayerLoad]
 ) -> Iterator[Tuple[str, ...]]:
-    """Yield the rows of load.tsv, its head first; pair `all` is the mean of the pairs' shares."""
+    """Yield the rows of load.tsv, the header first; pair `all` is the mean of the pairs' shares."""
     yield LOAD_COLUMNS
-    for (side, i), load in layers.items():
-        everyone = [(ALL, load.tokens.sum(), load.overflow.mean(), load.shares.mean(axis=0))]
+    for (stack, i), load in layers.items():
+        total = [(ALL, load.tokens.sum(), load.overflow.mean(), load.shares.mean(axis=0))]
         each = zip(lang_pairs, load.tokens, load.overflow, load.shares, strict=True)
-        for pair, tokens, overflow, shares in [*everyone, *each]:
-            spread = spread_of(shares)
+        for pair, tokens, overflow, shares in [*total, *each]:
+            balance = balance_of(shares)
             yield (
-                side, str(i), pair, f"{tokens:.0f}", f"{overflow:.6f}", f"{spread.entropy:.6f}",
-                str(spread.experts_80), str(spread.unused), f"{spread.top_20:.6f}",
-                f"{spread.bottom_20:.6f}",
+                stack, str(i), pair, f"{tokens:.0f}", f"{overflow:.6f}", f"{balance.entropy:.6f}",
+                str(balance.experts_80), str(balance.unused), f"{balance.top_20:.6f}",
+                f"{balance.bottom_20:.6f}",
             )
 
 
 def expert_rows(layers: Dict[LayerName, LayerLoad]) -> Iterator[Tuple[str, ...]]:
-    """Yield the rows of experts.tsv, its head first: one for each layer and expert.
+    """Yield the rows of experts.tsv, the header first: one for each layer and expert.
 
-    pairs_using counts the pairs that use it (routing_similarity.experts_in_use), pairs_80 those
-    that bring 80 % of what it receives.
+    pairs_using is the number of pairs that use it (similarity.experts_in_use), pairs_80 the
+    smallest number of pairs that contribute 80 % of its load.
     """
     yield EXPERT_COLUMNS
-    for (side, i), load in layers.items():
+    for (stack, i), load in layers.items():
         using: List[int] = experts_in_use(load.shares).sum(axis=0).tolist()
         for expert, received in enumerate(load.shares.T):
             yield (
-                side, str(i), str(expert), f"{received.mean():.6f}", str(using[expert]),
+                stack, str(i), str(expert), f"{received.mean():.6f}", str(using[expert]),
                 str(num_covering(-np.sort(-received))),
             )

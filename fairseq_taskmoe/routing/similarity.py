@@ -1,7 +1,7 @@
-"""How alike language pairs are routed: cosine, Jensen-Shannon, Jaccard, and experts in common.
+"""Similarity of the routing of language pairs: cosine, Jensen-Shannon, Jaccard, common experts.
 
-P language pairs, E experts of a layer. Shares (P, E) say how much of a pair's choices each expert
-received; of a pair of which nothing was routed (a row of zeros) nothing can be said: NaN.
+P language pairs, E experts of a layer. Shares (P, E) are those of a pair's choices that each expert
+received. For a pair without routed text (a row of zeros) the similarities are NaN.
 """
 
 import re
@@ -12,9 +12,10 @@ import numpy as np
 from scipy.special import rel_entr
 
 from ..errors import refuse
-from .heat_maps import LayerName, RoutingShares, read_arrays
+from ..text_tables import write_tsv
+from .shares import LayerName, RoutingShares, encoder_first, read_arrays
 
-COVERED = 0.8  # of a pair's choices: the experts that received them are those that it uses
+COVERED = 0.8  # a pair uses the experts that received this share of its choices
 METRICS = ("cosine", "jensen_shannon", "jaccard")
 COLUMNS = ("side", "layer", "lang_pair", "other_pair", *METRICS, "common_experts")
 ARRAY_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d{1,4})\.jensen_shannon")
@@ -30,7 +31,7 @@ class Similarity(NamedTuple):
 
 
 def similarity_of(shares: np.ndarray) -> Similarity:
-    """Return how alike the pairs with shares (P, E) are routed."""
+    """Return the similarities of the pairs with shares (P, E)."""
     in_use = experts_in_use(shares)
     return Similarity(
         cosine(shares), jensen_shannon(shares), jaccard(in_use), common_experts(in_use)
@@ -40,11 +41,11 @@ def similarity_of(shares: np.ndarray) -> Similarity:
 def experts_in_use(shares: np.ndarray, covered: float = COVERED) -> np.ndarray:
     """Return which experts (P, E) a pair uses: the busiest that received `covered` of its choices.
 
-    Experts as busy as the last of them count too: which of equals comes first is no matter of
-    routing. A task with K equal experts so uses K.
+    Experts with the same share as the last of them count too, since the order of equal shares is
+    arbitrary. A task with K equal experts thus uses K.
     """
     busiest = -np.sort(-shares, axis=1)
-    # rounding: 0.5 + 0.3 is to be 0.8
+    # the tolerance makes 0.5 + 0.3 reach 0.8
     reached = busiest.cumsum(axis=1) >= covered - 1e-9
     last = np.take_along_axis(busiest, reached.argmax(axis=1)[:, None], axis=1)
     return (shares >= last) & (shares > 0)
@@ -60,13 +61,13 @@ def cosine(shares: np.ndarray) -> np.ndarray:
 def jensen_shannon(shares: np.ndarray) -> np.ndarray:
     """Return 1 - Jensen-Shannon distance (P, P) of the rows of shares (P, E).
 
-    The distance is the square root of the divergence in bits (base 2), and so a metric from 0, the
-    same shares, to 1, no expert in common.
+    The distance is the square root of the divergence in bits (base 2), a metric from 0 (equal
+    shares) to 1 (no common expert).
     """
     shares = shares.astype(np.float64)
     rows = np.where(shares.any(axis=1, keepdims=True), shares, np.nan)
     similarity = np.empty((len(rows), len(rows)))
-    for i, row in enumerate(rows):  # one by one: memory is P E, not P^2 E
+    for i, row in enumerate(rows):  # one row at a time takes memory P E instead of P^2 E
         middle = (row + rows) / 2
         nats = (rel_entr(row, middle) + rel_entr(rows, middle)).sum(axis=1) / 2
         similarity[i] = 1 - np.sqrt(np.clip(nats / np.log(2), 0, 1))
@@ -74,14 +75,14 @@ def jensen_shannon(shares: np.ndarray) -> np.ndarray:
 
 
 def jaccard(in_use: np.ndarray) -> np.ndarray:
-    """Return for each two of P sets of experts (P, E): those in both / those in either."""
+    """Return |A & B| / |A | B| (P, P) for each two of P sets of experts (P, E)."""
     common = common_experts(in_use)
     sizes = np.where(in_use.any(axis=1), in_use.sum(axis=1), np.nan)
     return common / (sizes[:, None] + sizes - common)
 
 
 def common_experts(in_use: np.ndarray) -> np.ndarray:
-    """Return how many experts (P, P) each two of P sets (P, E) have in common."""
+    """Return the number of common experts (P, P) of each two of P sets (P, E)."""
     members = in_use.astype(np.int64)
     return members @ members.T
 
@@ -94,41 +95,40 @@ def save_similarity(shares: RoutingShares, folder: Path) -> None:
     """
     layers = {name: similarity_of(rows) for name, rows in shares.layers.items()}
     arrays = {"lang_pairs": np.array(shares.lang_pairs)}
-    for (side, i), similarity in layers.items():
+    for (stack, i), similarity in layers.items():
         for metric, values in similarity._asdict().items():
-            arrays[f"{side}.layers.{i}.{metric}"] = values
+            arrays[f"{stack}.layers.{i}.{metric}"] = values
     np.savez(folder / "similarity.npz", **arrays)  # type: ignore[arg-type]
-    with open(folder / "similarity.tsv", "w", encoding="utf-8") as file:
-        file.writelines("\t".join(row) + "\n" for row in table_rows(shares.lang_pairs, layers))
+    write_tsv(folder / "similarity.tsv", table_rows(shares.lang_pairs, layers))
 
 
 def table_rows(
     lang_pairs: List[str], layers: Dict[LayerName, Similarity]
 ) -> Iterator[Tuple[str, ...]]:
-    """Yield the rows of the table, its head first: one for each layer and two different pairs."""
+    """Yield the rows of the table, the header first: one for each layer and two different pairs."""
     yield COLUMNS
-    for (side, i), similarity in layers.items():
+    for (stack, i), similarity in layers.items():
         for row, pair in enumerate(lang_pairs):
             for other in range(row + 1, len(lang_pairs)):
                 yield (
-                    side, str(i), pair, lang_pairs[other],
+                    stack, str(i), pair, lang_pairs[other],
                     *(f"{getattr(similarity, metric)[row, other]:.6f}" for metric in METRICS),
                     str(similarity.common_experts[row, other]),
                 )
 
 
 class JensenShannon(NamedTuple):
-    """What a file of similarities says of each two pairs; NaN where it says nothing."""
+    """The Jensen-Shannon similarities in a file; NaN where they are unknown."""
 
     lang_pairs: List[str]  # P
     layers: Dict[LayerName, np.ndarray]  # (P, P), encoder first
 
 
 def load_jensen_shannon(path: Union[str, Path]) -> JensenShannon:
-    """Read the Jensen-Shannon similarities that save_similarity wrote; refuses what is none."""
+    """Read the Jensen-Shannon similarities of save_similarity; refuses a file of another form."""
     lang_pairs, arrays = read_arrays(path, ARRAY_NAME)
     if not arrays or not len(lang_pairs):
-        refuse(f"{path} is not a routing file: it lacks MoE layers or language pairs")
+        refuse(f"{path} is not a routing file: it has no MoE layers or no language pairs")
     layers = {}
     for name, values in arrays.items():
         if values.dtype.kind != "f" or values.shape != (len(lang_pairs), len(lang_pairs)):
@@ -137,7 +137,6 @@ def load_jensen_shannon(path: Union[str, Path]) -> JensenShannon:
         symmetric = np.allclose(values, values.T, equal_nan=True)
         if not symmetric or not ((known >= 0) & (known <= 1)).all():
             refuse(f"{path}: {name} has values that are not similarities from 0 to 1")
-        side, _, index, _ = name.split(".")
-        layers[side, int(index)] = values
-    order = sorted(layers, key=lambda layer: (layer[0] != "encoder", layer[1]))
-    return JensenShannon(lang_pairs.tolist(), {layer: layers[layer] for layer in order})
+        stack, _, index, _ = name.split(".")
+        layers[stack, int(index)] = values
+    return JensenShannon(lang_pairs.tolist(), encoder_first(layers))

@@ -1,4 +1,4 @@
-"""Whose text routing is measured on: references or own translations, all or what is common.
+"""The text that routing is measured on: references or translations, all sentences or common ones.
 
 B sentences of a batch, S source and T target positions, P language pairs.
 """
@@ -18,24 +18,24 @@ from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 
-Sentence = Tuple[int, ...]  # words by their numbers, without tags and end
+Sentence = Tuple[int, ...]  # token ids, without tags and end of sentence
 
 
 class TextChoice(NamedTuple):
-    """Which text the decoder reads, and which sentences of a test set count."""
+    """The text that the decoder reads, and the sentences of a test set that are used."""
 
     split: str = "test"
-    beam: int = 0  # 0: the references; otherwise what a beam search of that width translates
+    beam: int = 0  # 0: the references; otherwise the translations of a beam search of that width
     multi_parallel: bool = False  # only sentences that all directions have
 
     @property
     def decoder_reads(self) -> str:
-        """Say it in a word or two, for files."""
+        """Return a short description for routing.npz and figures."""
         return f"own translations, beam {self.beam}" if self.beam else "references"
 
 
 class RoutedText:
-    """The batches in which a model reads its test sets."""
+    """The batches of a model's test sets."""
 
     def __init__(
         self, model: TransformerTaskMoeModel, task: TranslationTaskMoeTask, choice: TextChoice,
@@ -50,11 +50,12 @@ class RoutedText:
             self.kept = common_sentences(task, choice.split, task.served)
 
     def batches(self, lang_pair: str) -> Iterator[Batch]:
-        """Yield a direction's batches, prev_output_tokens being what the decoder is to read."""
+        """Yield a direction's batches; prev_output_tokens is the text that the decoder reads."""
         beam = self.choice.beam
         translator = Translator(self.model, self.task, lang_pair, beam) if beam else None
-        found = batches(self.model, self.task, lang_pair, self.choice.split, self.batching)
-        for batch in found:
+        for batch in batches(
+            self.model, self.task, lang_pair, self.choice.split, self.batching
+        ):
             if self.kept:
                 batch = only_sentences(batch, self.kept[lang_pair])
             if len(batch["id"]):
@@ -62,12 +63,12 @@ class RoutedText:
 
 
 class Translator:
-    """Puts a model's own translations in the place of references.
+    """Replaces references by a model's own translations.
 
-    A hypothesis of a beam search is routed by its own words alone, so that reading it at once is
-    routed as writing it word by word was, up to rounding. Hypotheses that the search gave up do not
-    count. Where experts have a capacity it is another matter: then a batch's tokens compete for
-    room, here those of all positions and in the search those of one.
+    Without a capacity, routing a finished hypothesis at once is the same, up to rounding, as
+    routing it token by token during the search; hypotheses that the search discarded are not
+    counted. With a capacity it differs: the tokens of a batch compete for the experts, here those
+    of all positions, in the search those of one position.
     """
 
     def __init__(
@@ -83,14 +84,14 @@ class Translator:
         found = self.task.inference_step(self.generator, [self.model], batch)
         dictionary = self.task.dictionary
         tokens = [ranked[0]["tokens"].to(batch["id"].device) for ranked in found]
-        read = collate_tokens(
+        inputs = collate_tokens(
             tokens, dictionary.pad(), dictionary.eos(), move_eos_to_beginning=True
         )
-        return {**batch, "net_input": {**batch["net_input"], "prev_output_tokens": read}}
+        return {**batch, "net_input": {**batch["net_input"], "prev_output_tokens": inputs}}
 
 
 def only_sentences(batch: Batch, kept: Set[int]) -> Batch:
-    """Return the batch with those of its sentences whose place in the file is in kept."""
+    """Return the batch with only those sentences whose index in the file is in kept."""
     rows = torch.tensor([index in kept for index in batch["id"].tolist()], dtype=torch.bool)
     rows = rows.to(batch["id"].device)
     net_input = {
@@ -103,24 +104,25 @@ def only_sentences(batch: Batch, kept: Set[int]) -> Batch:
 def common_sentences(
     task: TranslationTaskMoeTask, split: str, lang_pairs: Sequence[str]
 ) -> Dict[str, Set[int]]:
-    """Return for each direction the places of the sentences that all directions have.
+    """Return for each direction the indices of the sentences that all directions have.
 
-    Sentences are the same where they are word for word in the language that all directions share,
-    source or reference; one that a direction has several times counts once, at its first place.
+    Sentences are compared in the language that all directions have, as source or reference, and
+    must be equal word by word. A sentence that occurs several times in a direction is used once,
+    where it occurs first.
     """
-    hub = shared_language(lang_pairs)
-    places: Dict[str, Dict[Sentence, int]] = {}
+    lang = shared_language(lang_pairs)
+    indices: Dict[str, Dict[Sentence, int]] = {}
     common: Optional[Set[Sentence]] = None
     for pair in lang_pairs:
-        places[pair] = first_places(task, split, pair, hub)
-        common = set(places[pair]) if common is None else common & set(places[pair])
+        indices[pair] = first_indices(task, split, pair, lang)
+        common = set(indices[pair]) if common is None else common & set(indices[pair])
         if not common:
             refuse(
-                f"--multi-parallel: no {hub} sentence of {', '.join(list(places)[:-1]) or pair} is "
-                f"in the {split} set of {pair}"
+                f"--multi-parallel: no {lang} sentence of {', '.join(list(indices)[:-1]) or pair} "
+                f"is in the {split} set of {pair}"
             )
     assert common is not None
-    return {pair: {places[pair][sentence] for sentence in common} for pair in lang_pairs}
+    return {pair: {indices[pair][sentence] for sentence in common} for pair in lang_pairs}
 
 
 def shared_language(lang_pairs: Sequence[str]) -> str:
@@ -131,15 +133,15 @@ def shared_language(lang_pairs: Sequence[str]) -> str:
     return "en" if "en" in shared else min(shared)
 
 
-def first_places(
+def first_indices(
     task: TranslationTaskMoeTask, split: str, lang_pair: str, lang: str
 ) -> Dict[Sentence, int]:
-    """Return where each sentence of a language comes first in a direction's test set."""
+    """Return the index at which each sentence of a language occurs first in a direction's set."""
     dataset = task.data_manager.load_pair(split, lang_pair)
     side: Any = dataset.src if lang_pair.split("-")[0] == lang else dataset.tgt
     left_out = list(TextOf(task.dictionary, task.tags).left_out)
-    places: Dict[Sentence, int] = {}
-    for place in range(len(dataset)):
-        words = side[place].numpy()
-        places.setdefault(tuple(words[~np.isin(words, left_out)].tolist()), place)
-    return places
+    indices: Dict[Sentence, int] = {}
+    for index in range(len(dataset)):
+        words = side[index].numpy()
+        indices.setdefault(tuple(words[~np.isin(words, left_out)].tolist()), index)
+    return indices

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import refuse
 from ..models.config import STACKS
-from ..routing.heat_maps import LayerName, read_arrays
+from ..routing.shares import LayerName, read_arrays
 
 SCOPES = ("layer", "global")
 ARRAY_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d{1,4})(?:\.first|\.first_prob)?")

@@ -17,7 +17,7 @@ from fairseq_taskmoe.routing.figures import (
     find_trees,
     heat_map_figures,
 )
-from fairseq_taskmoe.routing.heat_maps import RoutingShares, load_shares
+from fairseq_taskmoe.routing.shares import RoutingShares, load_shares
 from fairseq_taskmoe.routing.similarity import (
     JensenShannon,
     jensen_shannon,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy
 
-from fairseq_taskmoe.routing.load import LayerLoad, num_covering, save_load, spread_of
+from fairseq_taskmoe.routing.load import LayerLoad, balance_of, num_covering, save_load
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from fairseq_taskmoe.routing.load import LayerLoad, num_covering, save_load, spr
     ],
 )
 def test_spread_by_hand(shares, expected):
-    assert tuple(spread_of(np.array(shares))) == pytest.approx(expected, abs=1e-6)
+    assert tuple(balance_of(np.array(shares))) == pytest.approx(expected, abs=1e-6)
 
 
 counts = arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 50)).filter(np.any)
@@ -33,14 +33,14 @@ counts = arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 50)).filte
 @given(counts)
 def test_what_always_holds(numbers):
     shares = numbers / numbers.sum()
-    spread = spread_of(shares)
-    assert spread.entropy == pytest.approx(entropy(numbers, base=2), abs=1e-9)
-    assert 0 <= spread.bottom_20 <= spread.top_20 <= 1 + 1e-9
-    assert spread.unused + spread.experts_80 <= len(numbers)
+    balance = balance_of(shares)
+    assert balance.entropy == pytest.approx(entropy(numbers, base=2), abs=1e-9)
+    assert 0 <= balance.bottom_20 <= balance.top_20 <= 1 + 1e-9
+    assert balance.unused + balance.experts_80 <= len(numbers)
     busiest = np.sort(shares)[::-1]
-    assert busiest[: spread.experts_80].sum() >= 0.8 - 1e-6
-    assert busiest[: spread.experts_80 - 1].sum() < 0.8
-    assert spread_of(shares[::-1]) == pytest.approx(spread)
+    assert busiest[: balance.experts_80].sum() >= 0.8 - 1e-6
+    assert busiest[: balance.experts_80 - 1].sum() < 0.8
+    assert balance_of(shares[::-1]) == pytest.approx(balance)
 
 
 @given(counts, st.integers(1, 10**6))

@@ -12,7 +12,8 @@ import pytest
 from refusals import refusal
 
 from fairseq_taskmoe.errors import Refusal
-from fairseq_taskmoe.routing.heat_maps import load_shares, plot_routing
+from fairseq_taskmoe.routing.heat_maps import plot_routing
+from fairseq_taskmoe.routing.shares import load_shares
 
 PAIRS = np.array(["de-en", "en-de", "en-zh"])
 STACKS = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fairseq_taskmoe.routing.heat_maps import RoutingShares
+from fairseq_taskmoe.routing.shares import RoutingShares
 from fairseq_taskmoe.routing.similarity import cosine, jensen_shannon
 from fairseq_taskmoe.routing.summary import directions_of, save_summary, summary_rows
 

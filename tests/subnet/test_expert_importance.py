@@ -16,7 +16,7 @@ from refusals import refusal
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.modules.gate_losses import first_choices
 from fairseq_taskmoe.modules.routers import RouterOutput
-from fairseq_taskmoe.routing.collect import gate_stats, watch_first_choices
+from fairseq_taskmoe.routing.collect import gate_stats, record_choices
 from fairseq_taskmoe.subnet.expert_importance import (
     SCOPES,
     Importance,
@@ -266,7 +266,7 @@ def test_first_choices_are_those_of_a_loop_over_the_tokens(router, pad_to):
         moe.router.register_forward_hook(
             lambda router, args, routing, name=name: outputs.__setitem__(name, routing)
         )
-    with torch.no_grad(), watch_first_choices(layers) as firsts:
+    with torch.no_grad(), record_choices(layers) as firsts:
         gate_stats(model, batch)
     for (stack, i), routing in outputs.items():
         key = "src_tokens" if stack == "encoder" else "prev_output_tokens"
@@ -289,7 +289,7 @@ def test_first_choices_are_those_of_a_loop_over_the_tokens(router, pad_to):
 def test_nothing_listens_afterwards():
     model = make_model(router="token")
     layers = {("encoder", i): layer.moe for i, layer in enumerate(model.encoder.layers)}
-    with pytest.raises(KeyError), watch_first_choices(layers) as firsts:
+    with pytest.raises(KeyError), record_choices(layers) as firsts:
         firsts["encoder", 7]
     assert not any(moe.router._forward_hooks for moe in layers.values())
 
