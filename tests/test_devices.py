@@ -8,8 +8,8 @@ from refusals import refusal
 
 from fairseq_taskmoe import devices
 from fairseq_taskmoe.benchmarks.measure import synchronize
-from fairseq_taskmoe.benchmarks.memory import peak_bytes
 from fairseq_taskmoe.benchmarks.memory_limit import attempt, limited_memory
+from fairseq_taskmoe.benchmarks.resources import peak_bytes
 from fairseq_taskmoe.devices import (
     TOKENS,
     backend_of,

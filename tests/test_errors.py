@@ -45,7 +45,7 @@ ENDING = re.compile(r"\bsys\.exit\(|\bos\._exit\(|raise SystemExit|\(SystemExit\
 MAY_END_THE_PROCESS = {
     "cli.py", "errors.py",  # where commands end
     "files.py", "serving/service.py",  # on SIGTERM, in commands
-    "benchmarks/decode/rank.py", "benchmarks/decode/turns.py",  # programs
+    "benchmarks/decode/rank.py", "benchmarks/decode/rank_search.py",  # programs
 }
 
 

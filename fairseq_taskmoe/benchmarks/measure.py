@@ -1,4 +1,4 @@
-"""Measuring: variants take turns in one process, so that a noisy machine is noisy to all."""
+"""Timing variants in one process, interleaved, so that noise affects all variants equally."""
 
 import gc
 import json
@@ -15,7 +15,7 @@ from ..files import write_atomically
 
 
 class Timing(NamedTuple):
-    """Seconds that one variant took, a number for each repeat."""
+    """The seconds of each repeat of one variant."""
 
     seconds: List[float]
 
@@ -25,22 +25,22 @@ class Timing(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """Return half the distance of the quartiles, as a share of the median."""
+        """Return half the interquartile range, as a fraction of the median."""
         lower, _, upper = statistics.quantiles(self.seconds, n=4)
         return (upper - lower) / 2 / self.median
 
 
 class Phased(NamedTuple):
-    """A computation in phases whose times are wanted apart."""
+    """A computation in phases that are timed separately."""
 
     phases: Dict[str, Callable[[], Any]]  # by name, run in this order
-    release: Callable[[], None] = lambda: None  # frees what it leaves in memory; not timed
+    release: Callable[[], None] = lambda: None  # frees its memory; not timed
 
 
 def alternate(
     variants: Dict[str, Callable[[], Any]], repeats: int, device: str, burn_in: int = 2
 ) -> Dict[str, Timing]:
-    """Run all variants by turns, burn_in + repeats times, and return the timings of the latter."""
+    """Run all variants in turn, burn_in + repeats times, and return the timings of the repeats."""
     phased = {name: Phased({"all": run}) for name, run in variants.items()}
     timings = alternate_phases(phased, repeats, device, burn_in)
     return {name: phases["all"] for name, phases in timings.items()}
@@ -49,7 +49,7 @@ def alternate(
 def alternate_phases(
     variants: Dict[str, Phased], repeats: int, device: str, burn_in: int = 2
 ) -> Dict[str, Dict[str, Timing]]:
-    """As alternate, with a timing of each phase."""
+    """Do as alternate does, with a timing for each phase."""
     seconds: Dict[str, Dict[str, List[float]]] = {
         name: {phase: [] for phase in variant.phases} for name, variant in variants.items()
     }
@@ -70,19 +70,19 @@ def alternate_phases(
     }
 
 
-def together(timings: Iterable[Timing]) -> Timing:
-    """Return the timing of all phases of a computation."""
+def total_timing(timings: Iterable[Timing]) -> Timing:
+    """Return the timing of all phases of a computation together."""
     return Timing([sum(repeat) for repeat in zip(*(each.seconds for each in timings), strict=True)])
 
 
 def synchronize(device: str, cuda: Any = torch.cuda) -> None:
-    """Wait for what was started on a GPU."""
+    """Wait until the GPU has finished."""
     if device == "cuda":
         cuda.synchronize()
 
 
 def describe(settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the provenance of a measurement."""
+    """Return the settings and the provenance of a measurement."""
     return {
         "settings": settings,
         "hardware": {**hardware(), "threads": torch.get_num_threads()},

@@ -1,4 +1,4 @@
-"""Finding out that a computation does not fit memory, without being killed for it."""
+"""Detecting that a computation does not fit memory, before the system ends the process."""
 
 import gc
 import os
@@ -9,26 +9,26 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 import torch
 
-KEPT_FREE = 2**29  # bytes, for other processes and for what is not this process's own memory
-# torch's own allocator, and the C++ library's, which torch passes on by its name alone
+KEPT_FREE = 2**29  # bytes for other processes and for memory that is not counted for this process
+# the messages of torch's allocator, and of the C++ library's exception, which torch passes on
 ON_CPU = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")
 
 
 class Attempt(NamedTuple):
-    """What a computation returned, or that it did not fit."""
+    """The result of a computation, or that it did not fit memory."""
 
     fits: bool
     value: Any = None
 
 
 def attempt(compute: Callable[[], Any], cuda: Any = torch.cuda) -> Attempt:
-    """Run compute; any error but a lack of memory is raised."""
+    """Run compute; errors other than a lack of memory are raised."""
     try:
         return Attempt(True, compute())
     except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
-    # here the error is gone, and with it the frames that held on to what was allocated
+    # the error, and with it the frames that referred to allocated memory, no longer exist here
     gc.collect()
     if cuda.is_initialized():
         cuda.empty_cache()
@@ -36,7 +36,7 @@ def attempt(compute: Callable[[], Any], cuda: Any = torch.cuda) -> Attempt:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory, of the host or of a GPU, was used up."""
+    """Tell whether an error means that memory, of the host or of a GPU, was exhausted."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ON_CPU)
@@ -46,10 +46,11 @@ def is_lack_of_memory(error: BaseException) -> bool:
 def limited_memory(
     device: str, gigabytes: Optional[float], shared_by: int = 1, cuda: Any = torch.cuda
 ) -> Iterator[None]:
-    """Let this process allocate so many more GB, or by default its share of what is free.
+    """Limit what this process allocates from now on, to its share of free memory by default.
 
-    On CPU by a limit to its address space: without one, Linux promises memory that it does not
-    have, and kills the process that uses it. GB are 10^9 bytes.
+    shared_by: the number of processes that share the free memory. On CPU the address space is
+    limited: without a limit, Linux grants more memory than it has, and ends the process that uses
+    it. One gigabyte is 10^9 bytes.
     """
     room = None if gigabytes is None else int(gigabytes * 1e9)
     if device == "cuda":
@@ -59,7 +60,7 @@ def limited_memory(
     if room is None:
         room = _free_bytes(shared_by)
     if room is None or not sys.platform.startswith("linux"):
-        yield  # nobody can tell how much there is
+        yield  # the free memory is unknown
         return
     import resource
 
@@ -76,7 +77,7 @@ def limited_memory(
 
 @contextmanager
 def _limited_gpu(room: Optional[int], cuda: Any) -> Iterator[None]:
-    """Limit torch's allocator, where a number of bytes is given: a GPU refuses what it has not."""
+    """Limit torch's allocator if room is given; without a limit, the GPU's memory is the limit."""
     if room is None:
         yield
         return
@@ -95,7 +96,7 @@ def _address_space() -> int:
 
 
 def _free_bytes(shared_by: int) -> Optional[int]:
-    """Return what is free for each of some processes, of the machine and of its container."""
+    """Return the free bytes for each process, the minimum of the machine's and the container's."""
     free = [value for value in (_free_on_machine(), _free_in_container()) if value is not None]
     return max(0, min(free) - KEPT_FREE) // shared_by if free else None
 
@@ -110,7 +111,7 @@ def _free_on_machine() -> Optional[int]:
 
 
 def _free_in_container() -> Optional[int]:
-    """Return what cgroup v2 leaves, None without a limit; cached files give way."""
+    """Return the bytes that cgroup v2 leaves, None without a limit; file caches count as free."""
     folder = Path("/sys/fs/cgroup")
     try:
         most = (folder / "memory.max").read_text().strip()

@@ -1,4 +1,4 @@
-"""Count what a rank sends to others, where tensors are handed to torch.distributed."""
+"""Count what a rank sends to others, at the calls of torch.distributed."""
 
 import math
 from collections import Counter
@@ -11,13 +11,14 @@ from torch import Tensor
 
 
 class Sent(NamedTuple):
-    """What one rank handed to collectives: rows, facts, counts, all_reduce.
+    """What one rank sent in collectives, by kind: rows, facts, counts, all_reduce.
 
-    `rows` are tokens and their gradients, `facts` say which experts and gates they have, `counts`
-    how many are to come. `all_reduce` is the size of the tensors: gradients, and a few sums.
+    `rows` are tokens and their gradients, `facts` the experts and gates of tokens, `counts` the
+    numbers of rows that follow. `all_reduce` is the size of the reduced tensors: gradients and a
+    few sums.
     """
 
-    num_bytes: "Counter[str]"  # for other ranks alone, but for all_reduce
+    num_bytes: "Counter[str]"  # to other ranks only, except all_reduce
     calls: "Counter[str]"
 
     def clear(self) -> None:
@@ -27,9 +28,9 @@ class Sent(NamedTuple):
 
 @contextmanager
 def counting_collectives(facts_width: int) -> Iterator[Sent]:
-    """Give what this process sends from now on.
+    """Yield the counts of what this process sends from now on.
 
-    facts_width tells facts from rows: the numbers of a unit's facts, 1 + 2 K.
+    facts_width: the width of facts, 1 + 2 K, which distinguishes them from rows.
     """
     sent = Sent(Counter(), Counter())
     exchange, reduce = dist.all_to_all_single, dist.all_reduce
@@ -41,10 +42,10 @@ def counting_collectives(facts_width: int) -> Iterator[Sent]:
         kind = "counts"
         if source.is_floating_point():
             kind = "facts" if source.size(1) == facts_width else "rows"
-        size, place = dist.get_world_size(group), dist.get_rank(group)
+        size, rank = dist.get_world_size(group), dist.get_rank(group)
         sizes = input_sizes or [source.size(0) // size] * size
         row_bytes = math.prod(source.shape[1:]) * source.element_size()
-        sent.num_bytes[kind] += (sum(sizes) - sizes[place]) * row_bytes
+        sent.num_bytes[kind] += (sum(sizes) - sizes[rank]) * row_bytes
         sent.calls[kind] += 1
         return exchange(output, source, output_sizes, input_sizes, group, async_op)
 

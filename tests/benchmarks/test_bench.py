@@ -1,4 +1,4 @@
-"""`taskmoe bench train` measures equal work, says on what, and refuses what it cannot run."""
+"""`taskmoe bench train` measures equal work, records its conditions, and refuses bad flags."""
 
 import json
 from types import SimpleNamespace
@@ -12,13 +12,17 @@ from fairseq.trainer import Trainer
 from fairseq.utils import clip_grad_norm_
 from omegaconf import OmegaConf
 
-from fairseq_taskmoe.benchmarks.flops import flops
-from fairseq_taskmoe.benchmarks.memory import measured_weights
+from fairseq_taskmoe.benchmarks.resources import flops, measured_weights
 from fairseq_taskmoe.benchmarks.train import bench as train_step
-from fairseq_taskmoe.benchmarks.train.batch import Text, random_batch
-from fairseq_taskmoe.benchmarks.train.bench import Load, bench_train, training_step
-from fairseq_taskmoe.benchmarks.train.models import SIZES, Variant, build, list_variants
-from fairseq_taskmoe.benchmarks.train.update import LEARNING_RATE, build_optimizer, update
+from fairseq_taskmoe.benchmarks.train.batch import BatchSize, random_batch
+from fairseq_taskmoe.benchmarks.train.bench import TrainingLoad, bench_train
+from fairseq_taskmoe.benchmarks.train.models import SIZES, TrainingVariant, build, list_variants
+from fairseq_taskmoe.benchmarks.train.step import (
+    LEARNING_RATE,
+    build_optimizer,
+    training_step,
+    update,
+)
 from fairseq_taskmoe.cli import run_verb
 from fairseq_taskmoe.data.languages import numbered_dictionary
 from fairseq_taskmoe.data.task_table import TaskTable
@@ -30,13 +34,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_paddi
 PAIRS = ["en-de", "de-en"]
 TABLE = TaskTable.from_pairs(PAIRS)
 DICTIONARY = numbered_dictionary(100)
-TEXT = Text(tokens=64, length=8)
+TEXT = BatchSize(tokens=64, length=8)
 SMALL = ("--arch", "tiny", "--tokens", 64, "--length", 8, "--vocab-size", 100, "--repeats", 2,
          "--threads", 1)
 
 
 def variant(name, num_experts=4):
-    return Variant(name, name, num_experts, "highest")
+    return TrainingVariant(name, name, num_experts, "highest")
 
 
 def built(name, num_experts=4, arch="tiny"):
@@ -57,7 +61,7 @@ def step(name, full=False, dtype=torch.float32, text=None):
 
 
 @pytest.mark.slow
-def test_report_names_speed_of_each_variant_and_the_circumstances(tmp_path):
+def test_report_has_the_speed_of_each_variant_and_the_provenance(tmp_path):
     out = tmp_path / "bench.json"
     printed = run(
         "taskmoe", "bench", "train", *SMALL, "--out", out, "--moe-expert-count", "8,4",
@@ -123,7 +127,7 @@ def test_reference_does_the_work_of_the_chosen_experts():
     assert counted["target_target"] < 1.001 * counted["dense_equal"]  # its gates
 
 
-def test_small_is_smaller_than_base_and_as_wide_as_said():
+def test_small_has_the_documented_sizes():
     model = built("dense", arch="small").model
     assert len(model.encoder.layers) == len(model.decoder.layers) == 3
     assert model.encoder.layers[0].fc1.weight.shape == (1024, 256)
@@ -309,7 +313,7 @@ def test_a_model_that_does_not_fit_is_reported_and_the_others_go_on(monkeypatch)
 
     monkeypatch.setattr(train_step, "make_case", make)
     variants = [variant("dense"), variant("stock")]
-    load = Load("tiny", 100, TEXT)
+    load = TrainingLoad("tiny", 100, TEXT)
     report = bench_train(variants, "stock", load, 2, "cpu", PAIRS)
     assert report["variants"]["stock"] == {"fits": False}
     assert report["variants"]["dense"]["seconds"] > 0

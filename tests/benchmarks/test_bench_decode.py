@@ -15,7 +15,7 @@ from fairseq_taskmoe.benchmarks.decode import bench as decode
 from fairseq_taskmoe.benchmarks.decode.bench import Sweep, bench_decode
 from fairseq_taskmoe.benchmarks.decode.ranks import bench_processes, start_ranks
 from fairseq_taskmoe.benchmarks.decode.search import (
-    Load,
+    DecodingLoad,
     make_batch,
     make_search,
     make_task,
@@ -34,7 +34,7 @@ from fairseq_taskmoe.verbs.bench import verb as bench
 # the tiny architecture: width C, networks of width F, every second of 2 + 2 layers an MoE layer
 C, F, E = 64, 128, 4
 B, S, T, BEAM = 3, 9, 7, 2
-LOAD = Load("tiny", 200, S, T, BEAM)
+LOAD = DecodingLoad("tiny", 200, S, T, BEAM)
 LARGE = LOAD._replace(vocab_size=8000)  # 2000 sentences: 128 MB for each copy of the probabilities
 SAME = ("extracted", "padded", "stock_widths", "task", "task_routed")  # one function
 FFN = 2 * C * F + F + C  # parameters of a network
@@ -82,7 +82,7 @@ def test_a_model_can_have_other_settings_than_its_architecture(variants):
     assert {layer.fc1.out_features for layer in variants["dense"].model.decoder.layers} == {F}
 
 
-def test_the_hybrid_routes_tokens_in_its_encoder_alone(variants):
+def test_the_hybrid_routes_tokens_only_in_its_encoder(variants):
     names = ("token_task", "task", "task_routed")
     hybrid, folded, routed = (variants[name].model for name in names)
     routers = [type(module) for module in hybrid.modules() if isinstance(module, Router)]
@@ -122,7 +122,7 @@ def test_weights_of_a_step_are_those_of_the_chosen_experts(work):
     assert work["stock_widths"].weight_bytes_per_step == work["extracted"].weight_bytes_per_step
 
 
-def test_one_hypothesis_visits_as_many_experts_as_a_token(variants):
+def test_one_hypothesis_uses_as_many_experts_as_a_token(variants):
     alone = LOAD._replace(beam=1)
     assert work_of(variants["token_token"], alone, size=1).experts_per_step == 2
 
@@ -145,7 +145,7 @@ def test_experts_are_counted_once_a_call_without_padding_and_what_is_dropped():
     assert chosen == {"layer": [{0, 1, 3}, {0, 1, 3}]}
 
 
-def test_gates_of_token_routing_say_nothing_about_what_all_states_have_in_common(variants):
+def test_gates_of_token_routing_ignore_the_mean_state(variants):
     model, task = variants["token_token"]
     means = []
 
@@ -255,7 +255,7 @@ def test_command_reports_and_draws_what_it_measured(tmp_path, capsys):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_figure_shows_what_the_report_says(tmp_path):
+def test_figure_shows_the_report(tmp_path):
     rows = [
         {"label": "task", "batch_size": 8, "fits": True, "tokens_per_second": 30.0},
         {"label": "task", "batch_size": 1, "fits": True, "tokens_per_second": 10.0},
@@ -324,7 +324,7 @@ def test_a_figure_without_matplotlib_is_refused_before_anything_is_measured(monk
 
 
 def test_two_processes_send_each_token_once_to_the_other_experts_and_back():
-    two = LOAD._replace(beam=1)  # and two experts, one in each process: every token visits both
+    two = LOAD._replace(beam=1)  # and two experts, one in each process: every token uses both
     (report,) = bench_processes(Sweep(["extracted", "token_token"], [2], [B], 2), two, 2)
     alone, spread = report["rows"]
     assert alone["communication_share"] == 0 and alone["bytes_sent"] == {}

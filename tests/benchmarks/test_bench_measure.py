@@ -1,10 +1,15 @@
-"""What all measurements share: turns, operations as torch counts them, and peaks of memory."""
+"""Interleaved timings, operations as torch counts them, and peaks of memory."""
 
 import torch
 
-from fairseq_taskmoe.benchmarks.flops import flops
-from fairseq_taskmoe.benchmarks.measure import Phased, Timing, alternate, alternate_phases, together
-from fairseq_taskmoe.benchmarks.memory import peak_bytes
+from fairseq_taskmoe.benchmarks.measure import (
+    Phased,
+    Timing,
+    alternate,
+    alternate_phases,
+    total_timing,
+)
+from fairseq_taskmoe.benchmarks.resources import flops, peak_bytes
 
 
 def test_variants_take_turns_and_the_burn_in_is_left_out():
@@ -28,7 +33,7 @@ def test_phases_are_timed_apart_and_what_they_leave_is_freed_after_each_turn():
     timings = alternate_phases(phased, repeats=2, device="cpu", burn_in=0)
     assert calls == ["a1", "a2", "free a", "b1", "b2", "free b"] * 2
     assert set(timings["a"]) == {"1", "2"}
-    whole = together([Timing([1.0, 4.0]), Timing([2.0, 1.0])])
+    whole = total_timing([Timing([1.0, 4.0]), Timing([2.0, 1.0])])
     assert whole.seconds == [3.0, 5.0]
 
 

@@ -1,1 +1,1 @@
-"""Beam search by batch size, on random weights."""
+"""Beam search by batch size, with random weights."""

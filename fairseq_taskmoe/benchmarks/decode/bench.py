@@ -1,7 +1,7 @@
-"""Throughput of beam search by batch size: token-level experts, task-level ones, dense models.
+"""Throughput of beam search by batch size: token-level MoE, task-level MoE, dense models.
 
-All variants translate the same random sentences into as many tokens. Beside the speed stand the
-operations and the bytes of weights of each: what computes less, or reads less, shows there.
+All variants translate the same random sentences into the same number of tokens. The report has the
+operations and the bytes of weights of each variant beside its speed.
 """
 
 import gc
@@ -12,25 +12,25 @@ from tqdm import tqdm
 
 from ..measure import alternate, describe
 from ..memory_limit import attempt, limited_memory
-from .search import Load, make_batch, make_search, make_task
-from .variants import REFERENCE, Variant, build_variants
-from .work import Work, count_work
+from .search import DecodingLoad, make_batch, make_search, make_task
+from .variants import REFERENCE, DecodingVariant, build_variants
+from .work import SearchWork, count_work
 
 Row = Dict[str, Any]
 
 
 class Sweep(NamedTuple):
-    """What is measured."""
+    """The variants and sizes to measure."""
 
     variants: Sequence[str]
     expert_counts: Sequence[int]
     batch_sizes: Sequence[int]
     repeats: int = 3
-    memory_gb: Optional[float] = None  # for models and searches; None: what is free
+    memory_gb: Optional[float] = None  # for models and searches; None: the free memory
 
 
-def bench_decode(sweep: Sweep, load: Load) -> Iterator[Dict[str, Any]]:
-    """Yield the report of what has been measured so far, after each batch size."""
+def bench_decode(sweep: Sweep, load: DecodingLoad) -> Iterator[Dict[str, Any]]:
+    """Yield the report of the measurements so far, after each batch size."""
     provenance = describe({**load._asdict(), **sweep._asdict()})
     rows: List[Row] = []
     warm_up(load)
@@ -44,10 +44,10 @@ def bench_decode(sweep: Sweep, load: Load) -> Iterator[Dict[str, Any]]:
                 }
 
 
-def warm_up(load: Load) -> None:
-    """Translate once with a tiny model: libraries load parts of themselves at their first use.
+def warm_up(load: DecodingLoad) -> None:
+    """Translate once with a tiny model, before memory is limited.
 
-    Where there is no room for those, anything may happen.
+    Libraries load parts of themselves at first use, and may crash if that exceeds the limit.
     """
     tiny = load._replace(arch="tiny", model=(), vocab_size=100, length=2, output_length=2)
     task = make_task(tiny.vocab_size)
@@ -56,15 +56,15 @@ def warm_up(load: Load) -> None:
         count_work(search, model, tiny.output_length, load.device)
 
 
-def measure_sizes(sweep: Sweep, load: Load, num_experts: int) -> Iterator[List[Row]]:
+def measure_sizes(sweep: Sweep, load: DecodingLoad, num_experts: int) -> Iterator[List[Row]]:
     """Yield the rows of each batch size, for one number of experts."""
     task = make_task(load.vocab_size)
     built = attempt(lambda: build_variants(sweep.variants, num_experts, load, task))
-    variants: Dict[str, Variant] = built.value if built.fits else {}
+    variants: Dict[str, DecodingVariant] = built.value if built.fits else {}
     sizes = sorted(sweep.batch_sizes)
     for size in tqdm(sizes, desc=f"{num_experts} experts", leave=False, disable=None):
         measured = measure_size(variants, size, sweep.repeats, load)
-        # whose batch did not fit has no room for a larger one
+        # a variant whose batch did not fit is not measured with larger ones
         variants = {name: variant for name, variant in variants.items() if name in measured}
         yield add_ratios([
             make_row(name, num_experts, size, sweep, measured.get(name)) for name in sweep.variants
@@ -74,7 +74,7 @@ def measure_sizes(sweep: Sweep, load: Load, num_experts: int) -> Iterator[List[R
 def make_row(
     name: str, num_experts: int, size: int, sweep: Sweep, measured: Optional[Row]
 ) -> Row:
-    """Return the row of a variant, without figures where its batch did not fit."""
+    """Return the row of a variant, without measurements if its batch did not fit."""
     several = len(sweep.expert_counts) > 1
     return {
         "variant": name, "label": f"{name}@{num_experts}" if several else name,
@@ -84,20 +84,20 @@ def make_row(
 
 
 def measure_size(
-    variants: Dict[str, Variant], size: int, repeats: int, load: Load
+    variants: Dict[str, DecodingVariant], size: int, repeats: int, load: DecodingLoad
 ) -> Dict[str, Row]:
-    """Return what was measured of each variant that has room for the batch, by turns."""
+    """Return the measurements of each variant whose batch fits memory."""
     searches, work = {}, {}
-    lost: Set[str] = set()
+    too_large: Set[str] = set()
     for name, (model, task) in variants.items():
         batch = make_batch(task, size, load)
         search = make_search(model, task, batch, load)
-        # the first run of each is counted, and not timed
+        # the first run is counted and not timed
         count = partial(count_work, search, model, load.output_length, load.device)
         counted = attempt(count)
         if counted.fits:
             work[name] = counted.value
-            searches[name] = _until_it_does_not_fit(search, name, lost)
+            searches[name] = _run_while_it_fits(search, name, too_large)
     timings = alternate(searches, repeats, load.device, burn_in=0)
     tokens = size * load.output_length
     return {
@@ -105,18 +105,18 @@ def measure_size(
             "seconds": timing.median, "spread": timing.spread,
             "tokens_per_second": tokens / timing.median, **describe_work(work[name], tokens),
         }
-        for name, timing in timings.items() if name not in lost
+        for name, timing in timings.items() if name not in too_large
     }
 
 
-def describe_work(work: Work, tokens: int) -> Row:
+def describe_work(work: SearchWork, tokens: int) -> Row:
     return {**work._asdict(), "flops_per_token": work.flops / tokens}
 
 
-def _until_it_does_not_fit(search: Callable[[], Any], name: str, lost: Set[str]) -> Any:
+def _run_while_it_fits(search: Callable[[], Any], name: str, too_large: Set[str]) -> Any:
     def run() -> None:
-        if name not in lost and not attempt(search).fits:
-            lost.add(name)
+        if name not in too_large and not attempt(search).fits:
+            too_large.add(name)
 
     return run
 
@@ -124,18 +124,18 @@ def _until_it_does_not_fit(search: Callable[[], Any], name: str, lost: Set[str])
 def add_ratios(rows: List[Row]) -> List[Row]:
     """Add to the rows of one batch size the speed relative to REFERENCE."""
     gc.collect()
-    of = next((row for row in rows if row["variant"] == REFERENCE and row["fits"]), None)
+    reference = next((row for row in rows if row["variant"] == REFERENCE and row["fits"]), None)
     for row in rows:
-        if row["fits"] and of is not None:
-            row["speed_of_reference"] = row["tokens_per_second"] / of["tokens_per_second"]
+        if row["fits"] and reference is not None:
+            row["speed_of_reference"] = row["tokens_per_second"] / reference["tokens_per_second"]
     return rows
 
 
 def summarise(rows: Sequence[Row]) -> Dict[str, Any]:
     """Return each variant's best batch size, and ratios at the best and at equal sizes.
 
-    With several numbers of experts, `time_of_fewest_experts` is by how much a token's time grows
-    from the least of them, at equal batch sizes.
+    `time_of_fewest_experts` is the time for a token relative to the fewest experts measured, at
+    equal batch sizes.
     """
     fitting = [row for row in rows if row["fits"]]
     best: Dict[Any, Row] = {}

@@ -1,8 +1,8 @@
-"""Gates of random weights that use experts about as evenly as trained ones do.
+"""Random gates that use experts about as evenly as trained gates.
 
-The states of an untrained transformer have much in common, and a random gate's choice follows what
-they have in common: 64 tokens then meet a third of 32 experts, where the balance loss of training
-spreads them over nearly all. Token routing would look better than it is.
+The states of an untrained transformer have a large common component, which determines the choice
+of a random gate: 64 tokens then use a third of 32 experts. With a balance loss they use nearly all.
+Without this correction, token routing would seem faster than it is.
 """
 
 from typing import Any, Dict
@@ -16,11 +16,10 @@ from ...modules.routers import TokenRouter
 
 @torch.no_grad()
 def even_out(model: nn.Module, batch: Dict[str, Any], targets: Tensor) -> None:
-    """Let the token routers of a model choose by what tells states apart.
+    """Remove the mean state of each MoE layer from its token router's gate.
 
-    The mean state of a layer's tokens is projected out of its gate, layer by layer while the model
-    reads a batch of random sentences, and targets (B, T) of random words. A collective call where
-    experts are spread over ranks.
+    This is done layer by layer, while the model reads a batch of random sentences and targets
+    (B, T) of random words. A collective call if experts are distributed over ranks.
     """
 
     def project(router: nn.Module, args: Any) -> None:

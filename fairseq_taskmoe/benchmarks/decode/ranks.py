@@ -1,7 +1,7 @@
-"""Several devices: a sub-network in each for itself, against experts that are spread over all.
+"""Several devices: independent sub-networks, compared with experts distributed over the devices.
 
-Each process is a device: one core of a CPU, or a GPU. Here is the process that starts them and
-collects what they measured; rank.py is what runs in each.
+Each process uses one core of a CPU, or one GPU. This module starts the processes, which run
+rank.py, and collects their measurements.
 """
 
 import json
@@ -18,10 +18,10 @@ from typing import Any, Dict, Generator, Iterator, List, Sequence
 from ...errors import refuse
 from ..measure import describe
 from .bench import Row, Sweep, add_ratios, make_row, summarise
-from .search import Load
+from .search import DecodingLoad
 from .variants import REFERENCE
 
-# fairseq logs while it is imported, unless somebody has set up logging before
+# fairseq logs while it is imported, unless logging is configured before
 RANK = f"""
 import logging
 logging.basicConfig(level=logging.WARNING)
@@ -31,8 +31,8 @@ main()
 VARIANTS = ("extracted", REFERENCE)
 
 
-def bench_processes(sweep: Sweep, load: Load, processes: int) -> Iterator[Dict[str, Any]]:
-    """Yield the report of what has been measured so far, after each batch size."""
+def bench_processes(sweep: Sweep, load: DecodingLoad, processes: int) -> Iterator[Dict[str, Any]]:
+    """Yield the report of the measurements so far, after each batch size."""
     provenance = describe(
         {**load._asdict(), **sweep._asdict(), "processes": processes, "pinned": can_pin(processes)}
     )
@@ -47,12 +47,12 @@ def bench_processes(sweep: Sweep, load: Load, processes: int) -> Iterator[Dict[s
 
 
 def measure_sizes(
-    sweep: Sweep, load: Load, num_experts: int, processes: int
+    sweep: Sweep, load: DecodingLoad, num_experts: int, processes: int
 ) -> Iterator[List[Row]]:
     """Yield the rows of each batch size (per process), for one number of experts.
 
-    A process that finds no room in the middle of an exchange cannot go on with the others: they
-    are started anew for the variants that are left.
+    A process that runs out of memory during a collective call cannot continue with the others: all
+    processes are started again for the remaining variants.
     """
     variants, sizes = list(sweep.variants), sorted(sweep.batch_sizes)
     while sizes:
@@ -60,11 +60,11 @@ def measure_sizes(
             "variants": variants, "num_experts": num_experts, "batch_sizes": sizes,
             "repeats": sweep.repeats, "memory_gb": sweep.memory_gb, "load": load._asdict(),
         }
-        nothing = (each for each in ["{}"] * len(sizes))
-        with closing(start_ranks(processes, job) if variants else nothing) as lines:
+        no_variants = (line for line in ["{}"] * len(sizes))
+        with closing(start_ranks(processes, job) if variants else no_variants) as lines:
             for message in map(json.loads, lines):
-                if "lost" in message:
-                    variants.remove(message["lost"])
+                if "out_of_memory" in message:
+                    variants.remove(message["out_of_memory"])
                     break
                 measured = {
                     name: {**row, **per_token(row, processes * sizes[0] * load.output_length)}
@@ -78,7 +78,7 @@ def measure_sizes(
 
 
 def per_token(row: Row, tokens: int) -> Row:
-    """Return figures of all processes by output token."""
+    """Return the measurements of all processes for each output token."""
     return {
         "tokens_per_second": tokens / row["seconds"],
         "flops_per_token": row["flops"] / tokens,
@@ -87,9 +87,9 @@ def per_token(row: Row, tokens: int) -> Row:
 
 
 def start_ranks(processes: int, job: Dict[str, Any]) -> Generator[str, None, None]:
-    """Run rank.py in processes of one group, and give the lines that they print.
+    """Run rank.py in the processes of one group, and yield the lines that they print.
 
-    When one fails the others are ended, and so are all when no more lines are wanted.
+    When one process fails, the others are terminated. When the generator is closed, all are.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -97,7 +97,7 @@ def start_ranks(processes: int, job: Dict[str, Any]) -> Generator[str, None, Non
     environment = {
         **os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
         "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
-        # or every thread of the exchange takes 64 MB of the address space that is limited
+        # otherwise each communication thread takes 64 MB of the limited address space
         "MALLOC_ARENA_MAX": "1",
     }
     command = [sys.executable, "-c", RANK, json.dumps(job)]
@@ -107,7 +107,7 @@ def start_ranks(processes: int, job: Dict[str, Any]) -> Generator[str, None, Non
         for rank in range(processes)
     ]
     os.close(writing)
-    watch = threading.Thread(target=_end_together, args=(children,), daemon=True)
+    watch = threading.Thread(target=_terminate_together, args=(children,), daemon=True)
     watch.start()
     try:
         with os.fdopen(reading) as lines:
@@ -123,13 +123,13 @@ def start_ranks(processes: int, job: Dict[str, Any]) -> Generator[str, None, Non
     if failed:
         how = f"signal {-failed[0]}" if failed[0] < 0 else f"status {failed[0]}"
         refuse(
-            f"process {statuses.index(failed[0])} of {processes} ended early with {how}; what it "
-            "said stands above"
+            f"process {statuses.index(failed[0])} of {processes} ended early with {how}; see its "
+            "output above"
         )
 
 
-def _end_together(children: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Wait for all processes; when one fails, end the others, which would wait for it for ever."""
+def _terminate_together(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Wait for all processes; when one fails, terminate the others, which would wait forever."""
     while any(child.poll() is None for child in children):
         if any(child.poll() for child in children):
             for child in children:
@@ -138,5 +138,5 @@ def _end_together(children: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 def can_pin(processes: int) -> bool:
-    """Say whether there is a core for each process."""
+    """Tell whether there is a core for each process."""
     return hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) >= processes

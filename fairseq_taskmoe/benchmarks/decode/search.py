@@ -1,4 +1,4 @@
-"""Beam search as fairseq runs it, on random sentences, with outputs of one length.
+"""fairseq's beam search on random sentences, with outputs of a fixed length.
 
 Shapes: B sentences, S source positions.
 """
@@ -23,21 +23,21 @@ SERVED = "en-de"
 Hypotheses = List[List[Dict[str, Any]]]  # of each sentence, best first
 
 
-class Load(NamedTuple):
-    """What is decoded, but for the batch size and the number of experts."""
+class DecodingLoad(NamedTuple):
+    """The model and the search, except the batch size and the number of experts."""
 
     arch: str = "base"
     vocab_size: int = 8000
-    length: int = 32  # tokens of a source sentence, its end counted
-    output_length: int = 32  # tokens of every hypothesis, its end counted: steps of the search
+    length: int = 32  # tokens of a source sentence, with the end of sentence
+    output_length: int = 32  # tokens of each hypothesis, with the end: the steps of the search
     beam: int = 4
     dtype: str = "float32"
     device: str = "cpu"
-    model: Sequence[str] = ()  # settings NAME=VALUE of the model that are not the architecture's
+    model: Sequence[str] = ()  # settings NAME=VALUE that change the architecture
 
 
 class StockTask(FairseqTask):
-    """What fairseq's own model and search need of a task: its words."""
+    """The parts of a task that fairseq's own model and search need: its dictionaries."""
 
     def __init__(self, dictionary: Dictionary):
         super().__init__(None)
@@ -53,7 +53,8 @@ class StockTask(FairseqTask):
 
 
 def make_task(vocab_size: int) -> TranslationTaskMoeTask:
-    """Return the real task of LANG_PAIRS, on a dictionary of numbered words and no data."""
+    """Return this project's task for LANG_PAIRS, with a dictionary of numbered words and no data.
+    """
     settings = {
         "data": "", "lang_pairs": ",".join(LANG_PAIRS), "seed": 1, "train_subset": "train",
         "dataset_impl": None,
@@ -63,14 +64,16 @@ def make_task(vocab_size: int) -> TranslationTaskMoeTask:
     return TranslationTaskMoeTask(cfg, numbered_dictionary(vocab_size - num_tags))
 
 
-def generation(load: Load) -> GenerationConfig:
-    """Return the settings under which every hypothesis has the same length."""
+def generation(load: DecodingLoad) -> GenerationConfig:
+    """Return the settings with which every hypothesis has the same length."""
     words = load.output_length - 1
     return GenerationConfig(beam=load.beam, min_len=words, max_len_a=0, max_len_b=words)
 
 
-def make_batch(task: FairseqTask, batch_size: int, load: Load, seed: int = 1) -> Dict[str, Any]:
-    """Return a batch of one direction as evaluation makes it, without padding."""
+def make_batch(
+    task: FairseqTask, batch_size: int, load: DecodingLoad, seed: int = 1
+) -> Dict[str, Any]:
+    """Return a batch of one direction in the form of evaluation, without padding."""
     words = task.source_dictionary
     source = torch.randint(
         words.nspecial, load.vocab_size, (batch_size, load.length),
@@ -91,15 +94,15 @@ def make_batch(task: FairseqTask, batch_size: int, load: Load, seed: int = 1) ->
     }
 
 
-def random_targets(batch_size: int, load: Load) -> Tensor:
-    """Return random words (B, T), as a decoder's input of the output's length."""
+def random_targets(batch_size: int, load: DecodingLoad) -> Tensor:
+    """Return random words (B, T) with the length of the output, as the decoder's input."""
     shape, generator = (batch_size, load.output_length), torch.Generator().manual_seed(2)
-    first_word = 4  # behind <s>, <pad>, </s> and <unk>
+    first_word = 4  # after <s>, <pad>, </s> and <unk>
     return torch.randint(first_word, load.vocab_size, shape, generator=generator).to(load.device)
 
 
 def make_search(
-    model: Module, task: FairseqTask, batch: Dict[str, Any], load: Load
+    model: Module, task: FairseqTask, batch: Dict[str, Any], load: DecodingLoad
 ) -> Callable[[], Hypotheses]:
     """Return a function that translates the batch."""
     generator = task.build_generator([model], generation(load))

@@ -1,8 +1,8 @@
-"""The models whose decoding is compared, made of the same random weights as far as they go.
+"""The models whose decoding is compared, with the same random weights where they correspond.
 
-`extracted`, `padded`, `stock_widths`, `task` and `task_routed` compute the same function. The
-others have its attention and embeddings, and of `token_token` the experts too. Routed and folded
-models share their weights' memory.
+`extracted`, `padded`, `stock_widths`, `task` and `task_routed` compute the same function. The other
+variants have the same attention and embeddings, and `token_token` also the same experts. Routed and
+folded models share the memory of their weights.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ from ...tasks.translation_task_moe import TranslationTaskMoeTask
 from .gates import even_out
 from .search import (
     SERVED,
-    Load,
+    DecodingLoad,
     StockTask,
     generation,
     make_batch,
@@ -36,27 +36,27 @@ from .search import (
 )
 
 REFERENCE = "token_token"
-SAMPLE = 64  # sentences from which gates learn what all have in common
+SAMPLE = 64  # sentences whose mean state is removed from the gates
 VARIANTS = {
     "dense": "ordinary widths",
     REFERENCE: "each token routed, dropless",
     "task": "target/target, folded for one direction as `taskmoe evaluate` does",
     "task_routed": "target/target through the routers",
     "token_task": "token/target: tokens routed in the encoder, the decoder folded",
-    "extracted": "the sub-network cut out: a dense model of unequal widths",
+    "extracted": "the extracted sub-network: a dense model of unequal widths",
     "padded": "the same in fairseq's own transformer, zero-padded to the widest layer",
     "stock_widths": "fairseq's own layers given the unequal widths",
 }
 
 
-class Variant(NamedTuple):
-    """A model that is ready to translate, and the task whose search it is used in."""
+class DecodingVariant(NamedTuple):
+    """A model that is ready to translate, and the task that builds its search."""
 
     model: nn.Module
     task: FairseqTask
 
 
-def make_config(load: Load, num_experts: int, router: str) -> Any:
+def make_config(load: DecodingLoad, num_experts: int, router: str) -> Any:
     """Return the configuration of an architecture with the same router in both stacks."""
     settings = {
         **ARCHITECTURES[load.arch],
@@ -68,16 +68,18 @@ def make_config(load: Load, num_experts: int, router: str) -> Any:
     return OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), settings, own)
 
 
-def build_own(cfg: Any, task: TranslationTaskMoeTask, load: Load) -> TransformerTaskMoeModel:
-    """Return a model of random weights, the same whenever it is built."""
+def build_own(
+    cfg: Any, task: TranslationTaskMoeTask, load: DecodingLoad
+) -> TransformerTaskMoeModel:
+    """Return a model with random weights, which are the same for every call."""
     torch.manual_seed(1)
     model = TransformerTaskMoeModel.build_model(cfg, task).to(load.device, _dtype(load))
     return model.eval().requires_grad_(False)
 
 
 def build_variants(
-    names: Sequence[str], num_experts: int, load: Load, task: TranslationTaskMoeTask
-) -> Dict[str, Variant]:
+    names: Sequence[str], num_experts: int, load: DecodingLoad, task: TranslationTaskMoeTask
+) -> Dict[str, DecodingVariant]:
     """Return the variants of one number of experts."""
     cfg = make_config(load, num_experts, "target")
     routed = build_own(cfg, task, load)
@@ -88,18 +90,18 @@ def build_variants(
     })
     subnet = extract_subnet(trained, [SERVED])
     fold = partial(fold_model, task_id=task.task_table.task_id(SERVED))
-    # only what is asked for is made: extracted models have weights of their own
-    make: Dict[str, Callable[[], Variant]] = {
-        "dense": lambda: Variant(_one_expert(routed), task),
-        REFERENCE: lambda: Variant(_routed_by_token(routed, cfg, STACKS, task, load), task),
-        "token_task": lambda: Variant(
+    # only the requested variants are built: extracted models have their own weights
+    make: Dict[str, Callable[[], DecodingVariant]] = {
+        "dense": lambda: DecodingVariant(_one_expert(routed), task),
+        REFERENCE: lambda: DecodingVariant(_routed_by_token(routed, cfg, STACKS, task, load), task),
+        "token_task": lambda: DecodingVariant(
             fold(_routed_by_token(routed, cfg, ["encoder"], task, load)), task
         ),
-        "task": lambda: Variant(fold(routed), task),
-        "task_routed": lambda: Variant(routed, task),
-        "extracted": lambda: Variant(_extracted(subnet, task, load), task),
-        "padded": lambda: Variant(_stock(trained, subnet, stock, load), stock),
-        "stock_widths": lambda: Variant(
+        "task": lambda: DecodingVariant(fold(routed), task),
+        "task_routed": lambda: DecodingVariant(routed, task),
+        "extracted": lambda: DecodingVariant(_extracted(subnet, task, load), task),
+        "padded": lambda: DecodingVariant(_stock(trained, subnet, stock, load), stock),
+        "stock_widths": lambda: DecodingVariant(
             _with_widths(_stock(trained, subnet, stock, load), subnet, load), stock
         ),
     }
@@ -109,7 +111,7 @@ def build_variants(
 def _with_layers(
     model: TransformerTaskMoeModel, change: Callable[[str, int, Any], Any]
 ) -> TransformerTaskMoeModel:
-    """Return a model whose MoE layers are change(stack, number, layer), all else shared."""
+    """Return a model whose MoE layers are change(stack, number, layer); the rest is shared."""
     changed = shallow_copy(model)
     for name in STACKS:
         stack = shallow_copy(model.get_submodule(name))
@@ -124,9 +126,9 @@ def _with_layers(
 
 def _routed_by_token(
     model: TransformerTaskMoeModel, cfg: Any, stacks: Sequence[str], task: TranslationTaskMoeTask,
-    load: Load,
+    load: DecodingLoad,
 ) -> TransformerTaskMoeModel:
-    """Return the model with gates in stacks that read tokens and use experts about evenly."""
+    """Return the model with token routers in stacks, whose gates use experts about evenly."""
     by_token = OmegaConf.merge(cfg, {f"{stack}_moe_router": "token" for stack in stacks})
     torch.manual_seed(2)
 
@@ -155,17 +157,17 @@ def _one_expert(model: TransformerTaskMoeModel) -> TransformerTaskMoeModel:
 
 
 def _extracted(
-    subnet: Subnet, task: TranslationTaskMoeTask, load: Load
+    subnet: Subnet, task: TranslationTaskMoeTask, load: DecodingLoad
 ) -> TransformerTaskMoeModel:
-    """Return what `taskmoe extract --format taskmoe` leaves, loaded."""
+    """Return the model of `taskmoe extract --format taskmoe`."""
     cfg = OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), subnet.model_cfg)
     model = build_own(cfg, task, load)
     model.load_state_dict(subnet.state)
     return model
 
 
-def _stock(trained: TrainedModel, subnet: Subnet, task: StockTask, load: Load) -> nn.Module:
-    """Return what `taskmoe extract --format fairseq` leaves, as fairseq-generate runs it."""
+def _stock(trained: TrainedModel, subnet: Subnet, task: StockTask, load: DecodingLoad) -> nn.Module:
+    """Return the model of `taskmoe extract --format fairseq`, as fairseq-generate runs it."""
     checkpoint = stock_checkpoint(trained, subnet)
     model = build_model(OmegaConf.create(checkpoint["cfg"]["model"]), task, from_checkpoint=True)
     model.to(load.device, _dtype(load)).eval().requires_grad_(False)
@@ -174,8 +176,8 @@ def _stock(trained: TrainedModel, subnet: Subnet, task: StockTask, load: Load) -
     return model
 
 
-def _with_widths(model: nn.Module, subnet: Subnet, load: Load) -> nn.Module:
-    """Give fairseq's layers the sub-network's own feed-forward networks."""
+def _with_widths(model: nn.Module, subnet: Subnet, load: DecodingLoad) -> nn.Module:
+    """Replace the feed-forward networks of fairseq's layers by those of the sub-network."""
     for stack in STACKS:
         layers: Any = model.get_submodule(f"{stack}.layers")
         for i, layer in enumerate(layers):
@@ -197,5 +199,5 @@ def set_feed_forward(layer: nn.Module, weights: Dict[str, Tensor]) -> None:
         layer._modules[name] = linear
 
 
-def _dtype(load: Load) -> torch.dtype:
+def _dtype(load: DecodingLoad) -> torch.dtype:
     return getattr(torch, load.dtype)

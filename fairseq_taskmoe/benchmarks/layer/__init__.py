@@ -1,1 +1,1 @@
-"""One MoE layer against a dense network and other libraries' layers."""
+"""One MoE layer, compared with a dense network and with the layers of other libraries."""

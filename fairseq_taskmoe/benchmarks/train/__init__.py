@@ -1,1 +1,1 @@
-"""A training step of whole models, against dense ones and fairseq's own."""
+"""A training step of whole models, compared with dense models and fairseq's own."""

@@ -1,4 +1,4 @@
-"""Random batches to train on.
+"""Random training batches.
 
 Shapes: B sentences, S source and T target positions.
 """
@@ -11,32 +11,34 @@ from fairseq.data.data_utils import collate_tokens
 from torch import Tensor
 
 
-class Text(NamedTuple):
-    """How much text there is in a batch."""
+class BatchSize(NamedTuple):
+    """The number and the lengths of the sentences in a batch."""
 
     tokens: int = 4096  # positions on each side, padding included
-    length: int = 32  # of a sentence; of the longest where they are ragged
+    length: int = 32  # of a sentence; with ragged, of the longest
     ragged: bool = False
 
 
-def random_batch(text: Text, dictionary: Dictionary, num_tasks: int, device: str) -> Dict[str, Any]:
+def random_batch(
+    size: BatchSize, dictionary: Dictionary, num_tasks: int, device: str
+) -> Dict[str, Any]:
     """Return a batch as fairseq collates it, with sources padded on the left.
 
-    Without ragged there is no padding, and tasks come by turns. With it, lengths of both sides are
-    drawn so that an eighth is padding, as in batches of sentences of similar length, and tasks are
-    in random order.
+    Without ragged there is no padding, and the tasks alternate. With it, the lengths of both sides
+    are drawn so that about an eighth is padding, as in batches of sentences of similar length, and
+    the tasks are in random order.
     """
     generator = torch.Generator().manual_seed(1)
-    num_sentences = text.tokens // text.length
+    num_sentences = size.tokens // size.length
     sources, targets = (
         [
             random_sentence(length, dictionary, generator)
-            for length in lengths(num_sentences, text, generator)
+            for length in lengths(num_sentences, size, generator)
         ]
         for _ in range(2)
     )
     task_ids = torch.arange(num_sentences) % num_tasks
-    if text.ragged:
+    if size.ragged:
         task_ids = task_ids[torch.randperm(num_sentences, generator=generator)]
     pad, eos = dictionary.pad(), dictionary.eos()
     shifted = collate_tokens(targets, pad, eos, move_eos_to_beginning=True)
@@ -54,18 +56,18 @@ def random_batch(text: Text, dictionary: Dictionary, num_tasks: int, device: str
     }
 
 
-def lengths(num_sentences: int, text: Text, generator: torch.Generator) -> List[int]:
-    """Return the lengths of one side's sentences, one of which is the longest."""
-    if not text.ragged:
-        return [text.length] * num_sentences
-    shortest = max(2, round(0.75 * text.length))
-    drawn = torch.randint(shortest, text.length + 1, (num_sentences,), generator=generator)
-    drawn[0] = text.length
+def lengths(num_sentences: int, size: BatchSize, generator: torch.Generator) -> List[int]:
+    """Return the lengths of one side's sentences; the first has the maximum length."""
+    if not size.ragged:
+        return [size.length] * num_sentences
+    shortest = max(2, round(0.75 * size.length))
+    drawn = torch.randint(shortest, size.length + 1, (num_sentences,), generator=generator)
+    drawn[0] = size.length
     return drawn.tolist()
 
 
 def random_sentence(length: int, dictionary: Dictionary, generator: torch.Generator) -> Tensor:
-    """Return random words (length,), the last of which is the end of the sentence."""
+    """Return random words (length,) with the end of sentence as the last."""
     words = torch.randint(
         dictionary.nspecial, len(dictionary), (length,), generator=generator
     )

@@ -1,8 +1,8 @@
-"""The models whose training steps are compared: ours with each router, and stock fairseq's.
+"""The models whose training steps are compared: our MoE and dense models, and stock fairseq.
 
-`dense_equal` has one feed-forward network as wide as K experts where the others have MoE layers:
-the same computation for each token. `dense` has the ordinary width everywhere, and `stock` is
-fairseq's own `transformer` of those sizes, with fairseq's own criterion.
+`dense_equal` has a feed-forward network as wide as K experts in place of each MoE layer: the same
+computation for each token. `dense` has the ordinary width in all layers. `stock` is fairseq's own
+`transformer` of these sizes, with fairseq's own criterion.
 """
 
 from argparse import Namespace
@@ -23,18 +23,12 @@ from ...data.task_table import TaskTable
 from ...models.config import ARCHITECTURES, TransformerTaskMoeConfig
 from ...models.transformer_task_moe import TransformerTaskMoeModel
 
-# name -> (encoder router, decoder router); these depend on the number of experts
-ROUTED = {
-    "token_token": ("token", "token"),
-    "target_target": ("target", "target"),
-    "token_target": ("token", "target"),
-    "pair_pair": ("pair", "pair"),
-    "sentence_sentence": ("sentence", "sentence"),
-}
+# name -> router of both stacks; these variants depend on the number of experts
+ROUTED = {"token_token": "token", "target_target": "target"}
 UNROUTED = ("dense", "dense_equal", "stock")
 VARIANTS = (*UNROUTED, *ROUTED)
 POSITIONS = {"max_source_positions": 1024, "max_target_positions": 1024}
-# as wide as experiments on a few million sentences are; no architecture of its own in the plugin
+# a common size for a few million sentences; the plugin has no architecture of this size
 SMALL: Dict[str, Any] = {
     f"{stack}_{name}": number
     for stack in ("encoder", "decoder")
@@ -46,7 +40,7 @@ SIZES = {**ARCHITECTURES, "small": {**SMALL, "share_all_embeddings": True}}
 LABEL_SMOOTHING, GATE_LOSS_WEIGHT = 0.1, 0.01
 
 
-class Variant(NamedTuple):
+class TrainingVariant(NamedTuple):
     """A model to measure."""
 
     label: str
@@ -55,8 +49,8 @@ class Variant(NamedTuple):
     precision: str  # of float32 products, as torch names it
 
 
-class Trained(NamedTuple):
-    """A model and what is minimised."""
+class TrainedModel(NamedTuple):
+    """A model and its criterion."""
 
     model: nn.Module
     criterion: FairseqCriterion
@@ -64,10 +58,10 @@ class Trained(NamedTuple):
 
 def list_variants(
     words: Sequence[str], expert_counts: Sequence[int], precision: str
-) -> List[Variant]:
-    """Return the variants that words name: `dense`, or with a precision of its own `dense:medium`.
+) -> List[TrainingVariant]:
+    """Return the variants that words name: `dense`, or with its own precision `dense:medium`.
 
-    Routed ones come with each number of experts, which their labels tell where there are several.
+    There is one MoE variant for each number of experts; if there are several, the labels have it.
     """
     variants = []
     for word in words:
@@ -76,13 +70,15 @@ def list_variants(
         for count in counts:
             label = f"{name}@{count}" if len(counts) > 1 else name
             variants.append(
-                Variant(f"{label}:{own}" if own else label, name, count, own or precision)
+                TrainingVariant(f"{label}:{own}" if own else label, name, count, own or precision)
             )
     return variants
 
 
-def build(variant: Variant, arch: str, dictionary: Dictionary, table: TaskTable) -> Trained:
-    """Return a model of random weights and its criterion."""
+def build(
+    variant: TrainingVariant, arch: str, dictionary: Dictionary, table: TaskTable
+) -> TrainedModel:
+    """Return a model with random weights, and its criterion."""
     torch.manual_seed(1)
     task: Any = SimpleNamespace(
         source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
@@ -91,22 +87,20 @@ def build(variant: Variant, arch: str, dictionary: Dictionary, table: TaskTable)
     sizes = {**SIZES[arch], **POSITIONS}
     if variant.name == "stock":
         criterion = LabelSmoothedCrossEntropyCriterion(task, False, LABEL_SMOOTHING)
-        return Trained(build_stock(sizes, task), criterion)
-    sizes["moe_expert_count"] = 0
-    if variant.name != "dense":
-        routers = ROUTED.get(variant.name, ("dense", "dense"))
-        sizes.update(
-            moe_expert_count=variant.num_experts, encoder_moe_router=routers[0],
-            decoder_moe_router=routers[1],
-        )
+        return TrainedModel(build_stock(sizes, task), criterion)
+    router = ROUTED.get(variant.name, "dense")
+    sizes.update(
+        moe_expert_count=0 if variant.name == "dense" else variant.num_experts,
+        encoder_moe_router=router, decoder_moe_router=router,
+    )
     cfg = OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), sizes)
     ours = MoeLabelSmoothedCrossEntropyCriterion(
         task, False, LABEL_SMOOTHING, GATE_LOSS_WEIGHT, 0.0
     )
-    return Trained(TransformerTaskMoeModel.build_model(cfg, task), ours)
+    return TrainedModel(TransformerTaskMoeModel.build_model(cfg, task), ours)
 
 
 def build_stock(sizes: Dict[str, Any], task: Any) -> nn.Module:
-    """Return the model of `fairseq-train --arch transformer` with flags for these sizes."""
+    """Return the model of `fairseq-train --arch transformer` with the flags of these sizes."""
     stock = {name: value for name, value in sizes.items() if not name.startswith("moe_")}
     return TransformerModel.build_model(Namespace(**stock), task)

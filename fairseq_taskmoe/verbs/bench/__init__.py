@@ -1,1 +1,1 @@
-"""The measurements of `taskmoe bench`, one module each: add_arguments(parser) and run(args)."""
+"""The benchmarks of `taskmoe bench`: modules with add_arguments(parser) and run(args)."""

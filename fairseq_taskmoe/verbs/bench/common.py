@@ -1,4 +1,4 @@
-"""What the measurements of speed have in common: their flags, and the state of the process."""
+"""Flags that the benchmarks have in common, and the settings of their process."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser, repeats: int = 7) -> None:
 
 
 def quiet_profiler() -> None:
-    """Keep torch's profiler, which counts memory, off stderr; to be called before torch loads."""
+    """Silence torch's profiler, which counts memory; must be called before torch is imported."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
@@ -25,12 +25,12 @@ def quiet_profiler() -> None:
 def add_expert_counts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--moe-expert-count", default="32", metavar="E[,E]",
-        help="with several, variants that depend on it are measured with each; default: 32",
+        help="experts in an MoE layer; MoE variants are measured with each number; default: 32",
     )
 
 
 def expert_counts(args: argparse.Namespace, least: int) -> List[int]:
-    """Return the numbers of --moe-expert-count, each once."""
+    """Return the numbers of --moe-expert-count, without duplicates."""
     from ...errors import refuse
 
     words = args.moe_expert_count.split(",")
@@ -40,7 +40,7 @@ def expert_counts(args: argparse.Namespace, least: int) -> List[int]:
 
 
 def chosen_variants(args: argparse.Namespace, known: Collection[str]) -> List[str]:
-    """Return --variants, refusing one that is not known."""
+    """Return --variants; refuses an unknown one."""
     from ...errors import refuse
 
     variants = args.variants.split(",")
@@ -51,7 +51,7 @@ def chosen_variants(args: argparse.Namespace, known: Collection[str]) -> List[st
 
 
 def check_device(args: argparse.Namespace) -> None:
-    """Refuse a GPU where there is none."""
+    """Refuse --device cuda if there is no GPU."""
     import torch
 
     from ...errors import refuse
@@ -61,12 +61,12 @@ def check_device(args: argparse.Namespace) -> None:
 
 
 def ratio(value: Optional[float]) -> str:
-    """Return a ratio as a table shows it, a dash where there is nothing to compare with."""
+    """Return the text of a ratio, a dash if there is no reference."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Set threads and memory of this process, as training would."""
+    """Set this process's threads, and keep freed memory as training does."""
     import torch
 
     from ...host import keep_freed_memory

@@ -1,19 +1,20 @@
-"""Measure beam search by batch size: token routing, task routing, and what is cut out of it.
+"""Measure beam search by batch size: token routing, task routing, and extracted sub-networks.
 
     taskmoe bench decode --moe-expert-count 32 --threads 2 --out decode.json --plot decode.png
-    taskmoe bench decode --processes 2 --out spread.json
+    taskmoe bench decode --processes 2 --out processes.json
 
-Random weights and sentences, outputs of one length. tokens/s are output tokens of the best
-hypotheses. MFLOP are those of matrix products and attention for each of them; MB are the weights
-that a decoding step reads; experts, those that a layer's tokens chose in a step.
+Weights and sentences are random; all outputs have the same length. tokens/s: output tokens of the
+best hypotheses. MFLOP: matrix products and attention for each of these tokens. MB/step: weights
+that a decoding step reads. experts: experts that a layer's tokens chose in a step.
 
-With --processes N, one-core processes (or GPUs) translate batches of their own at the same time:
-`extracted` each for itself, `token_token` with experts spread over all of them.
+With --processes N, N one-core processes (or GPUs) translate their own batches at the same time:
+`extracted` independently, `token_token` with its experts distributed over all processes.
 """
 
 import argparse
 from typing import Any, Dict, List
 
+from ..flags import check_least
 from . import common
 
 DEFAULT = "dense,token_token,task,extracted"
@@ -23,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=["tiny", "base", "big"], default="base", help="size")
     parser.add_argument(
         "--model", metavar="NAME=VALUE[,..]",
-        help="other settings of the model, as encoder_layers=2,decoder_embed_dim=192",
+        help="changes of the architecture, such as encoder_layers=2,decoder_embed_dim=192",
     )
     common.add_expert_counts(parser)
     parser.add_argument("--vocab-size", type=int, default=8000, help="words; default: 8000")
-    parser.add_argument("--length", type=int, default=32, help="of a source; default: 32")
+    parser.add_argument("--length", type=int, default=32, help="tokens of a source; default: 32")
     parser.add_argument(
-        "--output-length", type=int, metavar="N", help="of a hypothesis (default: --length)"
+        "--output-length", type=int, metavar="N", help="tokens of a hypothesis (default: --length)"
     )
     parser.add_argument("--beam", type=int, default=4, help="default: 4")
     parser.add_argument(
@@ -42,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"padded, stock_widths; default: {DEFAULT}",
     )
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="at the same time; default: 1"
+        "--processes", type=int, default=1, metavar="N", help="number of processes; default: 1"
     )
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], default="float32"
     )
     parser.add_argument(
         "--memory-limit", type=float, metavar="GB",
-        help="of models and searches, for each process (default: what is free)",
+        help="memory of models and searches for each process (default: the free memory)",
     )
     parser.add_argument("--plot", metavar="FILE.png", help="draw tokens/s against batch size")
     common.add_arguments(parser, repeats=3)
@@ -60,14 +61,14 @@ def run(args: argparse.Namespace) -> None:
     from ...benchmarks import measure
     from ...benchmarks.decode.bench import Sweep, bench_decode
     from ...benchmarks.decode.ranks import bench_processes
-    from ...benchmarks.decode.search import Load
+    from ...benchmarks.decode.search import DecodingLoad
     from ...tables.figure2 import check_plot, draw
 
     check(args)
     sweep = Sweep(
         args.variants, args.moe_expert_count, args.batch_sizes, args.repeats, args.memory_limit
     )
-    load = Load(
+    load = DecodingLoad(
         args.arch, args.vocab_size, args.length, args.output_length, args.beam, args.dtype,
         args.device, args.model,
     )
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         for row in report["rows"][printed:]:
             print(line(row), flush=True)
         printed = len(report["rows"])
-        if args.out:  # a sweep that is ended leaves what it has measured
+        if args.out:  # an interrupted run leaves its measurements so far
             measure.save(args.out, report)
         if args.plot:
             draw(report, args.plot)
@@ -93,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what cannot be measured, and complete the flags."""
-    from ...benchmarks.decode.ranks import VARIANTS as SPREAD
+    """Check the flags, and replace them by their values and defaults."""
+    from ...benchmarks.decode.ranks import VARIANTS as DISTRIBUTED
     from ...benchmarks.decode.variants import VARIANTS
     from ...distributed.layout import expert_layout
     from ...errors import refuse
@@ -102,22 +103,18 @@ def check(args: argparse.Namespace) -> None:
     common.check_device(args)
     args.batch_sizes = batch_sizes(args.batch_sizes)
     args.model = model_settings(args.model or "")
-    args.moe_expert_count = common.expert_counts(args, least=2)  # a token visits 2
+    args.moe_expert_count = common.expert_counts(args, least=2)  # top-2
     if args.output_length is None:
         args.output_length = args.length
-    for name, least in (
-        ("repeats", 2), ("length", 2), ("output_length", 2), ("beam", 1), ("processes", 1),
-        ("vocab_size", 20),
-    ):
-        if getattr(args, name) < least:
-            flag = f"--{name.replace('_', '-')}"
-            refuse(f"{flag} {getattr(args, name)}: give {least} or more")
+    check_least(
+        args, repeats=2, length=2, output_length=2, beam=1, processes=1, vocab_size=20
+    )
     if args.memory_limit is not None and args.memory_limit <= 0:
         refuse(f"--memory-limit {args.memory_limit}: give more than 0 GB")
     if args.beam > args.vocab_size // 2 - 1:
         refuse(f"--beam {args.beam}: --vocab-size {args.vocab_size} is too small for it")
-    known = VARIANTS if args.processes == 1 else SPREAD
-    args.variants = args.variants or (DEFAULT if args.processes == 1 else ",".join(SPREAD))
+    known = VARIANTS if args.processes == 1 else DISTRIBUTED
+    args.variants = args.variants or (DEFAULT if args.processes == 1 else ",".join(DISTRIBUTED))
     args.variants = list(dict.fromkeys(common.chosen_variants(args, list(known))))
     if args.processes == 1:
         return
@@ -125,7 +122,7 @@ def check(args: argparse.Namespace) -> None:
         if expert_layout(count, args.processes).size == 1:
             refuse(
                 f"--processes {args.processes} and --moe-expert-count {count} have no common "
-                "divisor: each process would hold all experts"
+                "divisor: each process would have all experts"
             )
     check_gpus(args)
 
@@ -139,11 +136,11 @@ def check_gpus(args: argparse.Namespace) -> None:
     if args.device == "cuda" and args.processes > torch.cuda.device_count():
         refuse(f"--processes {args.processes}: there are {torch.cuda.device_count()} GPUs")
     if args.threads:
-        refuse("--threads: each of --processes has one")
+        refuse("--threads: with --processes, each process has one thread")
 
 
 def model_settings(text: str) -> List[str]:
-    """Return the settings of a model, which its configuration knows."""
+    """Return the settings in --model; refuses those that the configuration does not have."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -160,7 +157,7 @@ def model_settings(text: str) -> List[str]:
 
 
 def batch_sizes(text: str) -> List[int]:
-    """Return comma-separated numbers of 1 or more, each once."""
+    """Return comma-separated numbers of 1 or more, without duplicates."""
     from ...errors import refuse
 
     words = text.split(",")
@@ -172,7 +169,7 @@ def batch_sizes(text: str) -> List[int]:
 def heading(processes: int) -> str:
     sent = f"{'communic.':>11}{'kB/token':>10}" if processes > 1 else ""
     return (
-        f"{'batch':>5}  {'variant':18}{'s/search':>9}{'spread':>8}{'tokens/s':>10}{'of token':>9}"
+        f"{'batch':>5}  {'variant':18}{'s/search':>9}{'spread':>8}{'tokens/s':>10}{'relative':>9}"
         f"{'MFLOP':>8}{'MB/step':>9}{'experts':>9}{'memory':>11}{sent}"
     )
 
@@ -194,11 +191,12 @@ def line(row: Dict[str, Any]) -> str:
 
 def summary(report: Dict[str, Any]) -> str:
     """Return the best batch size of each variant, and ratios there."""
-    lines = ["", f"{'variant':18}{'best batch':>11}{'tokens/s':>10}{'of token':>9}"]
+    lines = ["", f"{'variant':18}{'best batch':>11}{'tokens/s':>10}{'relative':>9}"]
     for name, row in report["summary"].items():
         lines.append(
             f"{name:18}{row['best_batch_size']:11}{row['tokens_per_second']:10.1f}"
             f"{common.ratio(row['speed_of_reference_at_best']):>9}"
         )
-    lines.append("of token: speed of token_token at the same batch size, here at the best of each")
+    lines.append("relative: speed relative to token_token, above at equal batch sizes, here at the "
+                 "best batch size of each")
     return "\n".join(lines)

@@ -1,13 +1,13 @@
-"""Measure one MoE layer, forward and backward, against a dense network of the same computation.
+"""Measure one MoE layer, forward and backward, and a dense network of the same computation.
 
-Speed and memory, beside the layers of fairscale and Hugging Face where these are installed:
+Variants from other libraries need fairscale or transformers:
 
-    taskmoe bench layer --threads 2 --variants dense,task,fairscale,nllb,nllb_topk,switch
+    taskmoe bench layer --threads 2 --variants dense,task,fairscale,nllb,nllb_topk
     taskmoe bench layer --threads 2 --variants task,token --moe-expert-count 8,32,128
 
-GFLOP are those that torch counts: a peer that computes more, or less, shows there. fairscale drops
-tokens beyond a capacity; nllb is Hugging Face's layer as it is, which sends each token to the wrong
-experts, and to as many as there are; nllb_topk uses its parts right; switch has one expert a token.
+GFLOP: operations that torch counts, which show whether a variant computes more or less. fairscale
+drops tokens beyond a capacity. nllb is Hugging Face's layer as installed, which sends tokens to the
+wrong experts and computes much more; nllb_topk calls its parts correctly.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, default=8, metavar="N", help="in a batch; default: 8")
     parser.add_argument(
         "--variants", default="dense,token,sentence,task",
-        help="comma-separated: dense, token, sentence, task, fairscale, nllb, nllb_topk, switch",
+        help="comma-separated: dense, token, sentence, task, fairscale, nllb, nllb_topk",
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     common.add_arguments(parser)
@@ -35,7 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     common.quiet_profiler()
     from ...benchmarks import measure
-    from ...benchmarks.layer.bench import REFERENCE, VARIANTS, Shape, bench_layer, list_variants
+    from ...benchmarks.layer.bench import (
+        REFERENCE,
+        VARIANTS,
+        LayerLoad,
+        bench_layer,
+        list_variants,
+    )
     from ...errors import refuse
 
     common.check_device(args)
@@ -48,13 +54,13 @@ def run(args: argparse.Namespace) -> None:
     if REFERENCE not in names:
         names.insert(0, REFERENCE)
     if args.moe_top_k != 2 and any(name.startswith(("nllb", "fairscale")) for name in names):
-        refuse(f"--moe-top-k {args.moe_top_k}: fairscale's and NLLB's tokens visit 2 experts")
+        refuse(f"--moe-top-k {args.moe_top_k}: fairscale and NLLB have 2 experts for each token")
     common.prepare(args)
-    shape = Shape(
+    load = LayerLoad(
         counts[0], args.embed_dim, args.ffn_dim, args.moe_top_k, args.tokens, args.length,
         args.tasks, args.dtype,
     )
-    report = bench_layer(list_variants(names, counts), shape, args.repeats, args.device)
+    report = bench_layer(list_variants(names, counts), load, args.repeats, args.device)
     print(table(report))
     if args.out:
         measure.save(args.out, report)
@@ -70,12 +76,12 @@ def table(report: Dict[str, Any]) -> str:
     for label, row in report["variants"].items():
         lines.append(f"{label:{width}}" + (line(row) if row["fits"] else "  does not fit memory"))
     lines.append(
-        f"speed: of {report['reference']}; memory: at the peak, beyond weights and their gradients"
+        f"speed: relative to {report['reference']}; memory: the peak without weights and gradients"
     )
     lines += [f"{name}: skipped, {reason}" for name, reason in report["skipped"].items()]
     for name, by_count in report["growth"].items():
         steps = ", ".join(f"{count}: {ratio:.2f}" for count, ratio in by_count.items())
-        lines.append(f"{name}: time by number of experts, of that with the fewest: {steps}")
+        lines.append(f"{name}: time by number of experts, relative to the fewest: {steps}")
     return "\n".join(lines)
 
 

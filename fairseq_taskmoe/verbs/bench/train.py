@@ -1,13 +1,13 @@
-"""Measure training steps of whole models, by turns, on random tokens.
+"""Measure training steps of whole models on random tokens.
 
     taskmoe bench train --tokens 4096 --threads 2 --variants dense_equal,target_target,token_token
     taskmoe bench train --arch small --full-step --variants stock,dense,dense:medium
     taskmoe bench train --variants dense_equal,target_target --moe-expert-count 8,32,128
 
-A step is forward, loss and backward. `dense_equal` has one network as wide as the chosen experts
-where others have MoE layers: the same computation for each token; `dense` has the ordinary width
-everywhere, and `stock` is fairseq's own `transformer` of that size. GFLOP are those of forward and
-backward; memory is the peak of these, beyond weights and gradients.
+A step is forward, loss and backward. `dense_equal` has a network as wide as the chosen experts in
+place of each MoE layer, the same computation for each token; `dense` has the ordinary width in all
+layers; `stock` is fairseq's own `transformer` of that size. GFLOP and memory are those of forward
+and backward; memory is the peak without weights and gradients.
 """
 
 import argparse
@@ -29,19 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length", type=int, default=32, help="of a sentence; default: 32")
     parser.add_argument(
         "--ragged", action="store_true",
-        help="sentences of different lengths up to --length, about an eighth of positions padding, "
-        "tasks in random order (default: equal lengths, tasks by turns)",
+        help="sentences of different lengths up to --length, with about an eighth of positions "
+        "padding, and tasks in random order (default: equal lengths, alternating tasks)",
     )
     parser.add_argument("--vocab-size", type=int, default=8000, help="words; default: 8000")
     parser.add_argument(
         "--variants", default="dense_equal,target_target,token_token,dense",
-        help="comma-separated: stock, dense, dense_equal, target_target, token_token, "
-        "token_target, pair_pair, sentence_sentence; dense:medium, say, has a "
-        "--float32-matmul-precision of its own",
+        help="comma-separated: stock, dense, dense_equal, target_target, token_token; a suffix "
+        "such as :medium sets the --float32-matmul-precision of one variant",
     )
     parser.add_argument(
         "--reference", metavar="NAME",
-        help="variant whose speed is 1 (default: dense_equal if there, else the first)",
+        help="variant whose speed is 1 (default: dense_equal if measured, else the first)",
     )
     parser.add_argument(
         "--full-step", action="store_true",
@@ -54,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lang-pairs", default="en-de,de-en,en-fr,fr-en,en-ru,ru-en,en-zh,zh-en",
-        help="tasks among which sentences are shared out",
+        help="tasks of the sentences",
     )
     common.add_arguments(parser)
 
@@ -62,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     common.quiet_profiler()
     from ...benchmarks import measure
-    from ...benchmarks.train.batch import Text
-    from ...benchmarks.train.bench import Load, bench_train
+    from ...benchmarks.train.batch import BatchSize
+    from ...benchmarks.train.bench import TrainingLoad, bench_train
     from ...benchmarks.train.models import list_variants
     from ...errors import refuse
 
@@ -78,8 +77,8 @@ def run(args: argparse.Namespace) -> None:
     if reference not in labels:
         refuse(f"--reference {reference}: choose from --variants, here {', '.join(labels)}")
     common.prepare(args)
-    text = Text(args.tokens, args.length, args.ragged)
-    load = Load(args.arch, args.vocab_size, text, args.full_step, args.dtype)
+    text = BatchSize(args.tokens, args.length, args.ragged)
+    load = TrainingLoad(args.arch, args.vocab_size, text, args.full_step, args.dtype)
     report = bench_train(
         variants, reference, load, args.repeats, args.device, pairs_in_flag(args)
     )
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def chosen(args: argparse.Namespace) -> List[str]:
-    """Return the variants' names, refusing one that is not known."""
+    """Return the variants' names; refuses an unknown one."""
     from ...benchmarks.train.models import VARIANTS
     from ...errors import refuse
 
@@ -99,7 +98,7 @@ def chosen(args: argparse.Namespace) -> List[str]:
         if name not in VARIANTS:
             refuse(f"--variants {word}: choose from {', '.join(VARIANTS)}")
         if colon and precision not in common.PRECISIONS:
-            refuse(f"--variants {word}: after the colon {', '.join(common.PRECISIONS)}")
+            refuse(f"--variants {word}: choose a precision from {', '.join(common.PRECISIONS)}")
     return words
 
 
@@ -115,17 +114,18 @@ def table(report: Dict[str, Any]) -> str:
     for label, row in report["variants"].items():
         lines.append(f"{label:{width}}" + (line(row) if row["fits"] else "  does not fit memory"))
     lines.append(
-        f"speed: of {report['reference']}; {report['padding']:.1%} of positions are padding"
+        f"speed: relative to {report['reference']}; {report['padding']:.1%} of positions are "
+        "padding"
         + ("\nforward+backward: seconds and speed; update: clipping and adam" if full else "")
     )
     return "\n".join(lines)
 
 
 def line(row: Dict[str, Any]) -> str:
-    apart = ""
+    phases = ""
     if "phases" in row:
         first, update = row["phases"]["forward_backward"], row["phases"]["update"]
-        apart = (
+        phases = (
             f"{first['seconds']:11.3f}{common.ratio(first['speed_of_reference']):>7}"
             f"{update['seconds']:9.3f}{row['update_share']:7.1%}"
         )
@@ -133,5 +133,5 @@ def line(row: Dict[str, Any]) -> str:
         f"{row['seconds']:9.3f}{row['spread']:8.1%}{row['tokens_per_second']:10.0f}"
         f"{common.ratio(row['speed_of_reference']):>7}{row['flops'] / 1e9:9.2f}"
         f"{row['weight_bytes'] / 1e6:8.1f} MB{row['gradient_bytes'] / 1e6:8.1f} MB"
-        f"{row['extra_bytes'] / 1e6:8.1f} MB{apart}"
+        f"{row['extra_bytes'] / 1e6:8.1f} MB{phases}"
     )

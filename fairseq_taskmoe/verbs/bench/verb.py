@@ -1,8 +1,8 @@
-"""Measure throughput on random weights and tokens.
+"""Measure throughput with random weights and tokens.
 
-layer: one MoE layer, against a dense network of the same computation and other libraries' layers.
-train: a training step of whole models, against dense ones and fairseq's own.
-decode: beam search by batch size, of token routing, task routing and what is cut out of it.
+layer: one MoE layer, compared with a dense network of the same computation and other libraries.
+train: a training step of whole models, compared with dense models and fairseq's own.
+decode: beam search by batch size, with token routing, task routing and extracted sub-networks.
 """
 
 import argparse

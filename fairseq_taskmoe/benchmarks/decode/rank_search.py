@@ -1,4 +1,4 @@
-"""One variant in one of several processes that translate at the same time.
+"""The search of one variant in one of several processes that translate at the same time.
 
 Shapes: P processes.
 """
@@ -17,32 +17,35 @@ from ...models.lockstep_search import LockstepDecoder
 from ..measure import Timing, synchronize
 from ..memory_limit import Attempt, attempt
 from ..wire_counter import counting_collectives
-from .search import Load, make_batch, make_search
-from .variants import REFERENCE, Variant
-from .work import Chosen, count_work
+from .search import DecodingLoad, make_batch, make_search
+from .variants import REFERENCE, DecodingVariant
+from .work import ChosenExperts, count_work
 
-ENDED_WITHIN = 60.0  # seconds, in which the first process ends one that cannot go on
+TERMINATION_SECONDS = 60.0  # time for the first process to terminate a process without memory
 
 
-class Turns:
-    """Translates a batch of this process's own, again and again.
+class RankSearch:
+    """Translates this process's batch repeatedly.
 
-    Every call is one of all processes: those with spread experts go step by step together.
+    All methods are collective calls: processes with distributed experts decode in lockstep.
     """
 
-    def __init__(self, name: str, variant: Variant, size: int, load: Load, layout: ExpertLayout):
+    def __init__(
+        self, name: str, variant: DecodingVariant, size: int, load: DecodingLoad,
+        layout: ExpertLayout,
+    ):
         self.name, self.load, self.layout = name, load, layout
         model: Any = variant.model
-        self.model, self.together = model, LockstepDecoder(model)
+        self.model, self.lockstep = model, LockstepDecoder(model)
         batch = make_batch(variant.task, size, load, seed=1 + dist.get_rank())
-        self.search = make_search(self.together.model, variant.task, batch, load)
+        self.search = make_search(self.lockstep.model, variant.task, batch, load)
         self.fits = True
-        self.turns: List[Tuple[float, Optional[float]]] = []  # seconds, those in collectives
-        self.sent: Dict[str, int] = {}  # bytes, in one search
+        self.seconds: List[Tuple[float, Optional[float]]] = []  # total, and in collectives
+        self.sent: Dict[str, int] = {}  # bytes in one search
         self.work: Dict[str, Any] = {}
 
     def count(self, top_k: int) -> None:
-        """Translate once, to count what is computed and sent."""
+        """Translate once, and count the computation and the bytes sent."""
         held = partial(held_experts, layout=self.layout) if self.name == REFERENCE else _own
         with counting_collectives(1 + 2 * top_k) as sent:
             counted = self._attempt(partial(
@@ -52,24 +55,28 @@ class Turns:
         self.sent = dict(sent.num_bytes)
         self.work = counted.value._asdict() if counted.fits else {}
 
-    def time(self, watched: bool) -> None:
-        """Translate once; watched, the time in collectives is taken as well."""
-        waited = [0.0]
-        watch = _watching(self.load.device, waited) if watched else nullcontext()
+    def time(self, with_communication: bool) -> None:
+        """Translate once and take the time; with_communication, also that in collectives."""
+        in_collectives = [0.0]
+        timer = (
+            _timing_collectives(self.load.device, in_collectives) if with_communication
+            else nullcontext()
+        )
         dist.barrier()
         start = time.perf_counter()
-        with watch:
+        with timer:
             self._attempt(self.translate)
         synchronize(self.load.device)
-        self.turns.append((time.perf_counter() - start, waited[0] if watched else None))
+        total = time.perf_counter() - start
+        self.seconds.append((total, in_collectives[0] if with_communication else None))
 
     def translate(self) -> None:
         self.search()
-        self.together.finish_batch(had_one=True)
+        self.lockstep.finish_batch(had_one=True)
 
     def gather(self, repeats: int) -> Any:
-        """Return on rank 0 what all processes measured together, None if it did not fit one."""
-        own = {"fits": self.fits, "turns": self.turns, "sent": self.sent, "work": self.work}
+        """Return the measurements of all processes on rank 0, None if one lacked memory."""
+        own = {"fits": self.fits, "seconds": self.seconds, "sent": self.sent, "work": self.work}
         ranks: Any = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
         dist.gather_object(own, ranks)
         if ranks is None or not all(rank["fits"] for rank in ranks):
@@ -79,36 +86,36 @@ class Turns:
     def _attempt(self, compute: Callable[[], Any]) -> Attempt:
         if not self.fits:
             return Attempt(False)
-        tried = attempt(compute)
-        self.fits = tried.fits
+        result = attempt(compute)
+        self.fits = result.fits
         if self.name == REFERENCE and not self.fits:
             report_out_of_memory(self.name)
-        return tried
+        return result
 
 
 def combine(ranks: Sequence[Dict[str, Any]], repeats: int) -> Dict[str, Any]:
-    """Return the figures of P processes together: a turn takes as long as the slowest."""
-    timing = Timing([max(seconds for seconds, _ in turn) for turn in zip(
-        *(rank["turns"][:repeats] for rank in ranks), strict=True
+    """Return the measurements of P processes together: the slowest determines the time."""
+    timing = Timing([max(total for total, _ in repeat) for repeat in zip(
+        *(rank["seconds"][:repeats] for rank in ranks), strict=True
     )])
-    watched = [turn for rank in ranks for turn in rank["turns"] if turn[1] is not None]
+    known = [pair for rank in ranks for pair in rank["seconds"] if pair[1] is not None]
     kinds = sorted({kind for rank in ranks for kind in rank["sent"]})
     work = [rank["work"] for rank in ranks]
     return {
         "seconds": timing.median,
         "spread": timing.spread,
-        "communication_share": sum(turn[1] for turn in watched) / sum(turn[0] for turn in watched),
+        "communication_share": sum(pair[1] for pair in known) / sum(pair[0] for pair in known),
         "bytes_sent": {kind: sum(rank["sent"].get(kind, 0) for rank in ranks) for kind in kinds},
         "flops": sum(each["flops"] for each in work),
         "peak_bytes": max(each["peak_bytes"] for each in work),
-        # of one process: its own experts, chosen by anybody's tokens
+        # mean of a process: of its own experts, those that tokens of any process chose
         "experts_per_step": sum(each["experts_per_step"] for each in work) / len(work),
         "weight_bytes_per_step": sum(each["weight_bytes_per_step"] for each in work) // len(work),
     }
 
 
-def held_experts(chosen: Chosen, layout: ExpertLayout) -> Chosen:
-    """Return which of its experts this process computes, of what all chose: a collective call."""
+def held_experts(chosen: ChosenExperts, layout: ExpertLayout) -> ChosenExperts:
+    """Return which of its own experts this process computes for all ranks: a collective call."""
     own = layout.experts(dist.get_rank())
     gathered: Any = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, chosen)
@@ -123,33 +130,33 @@ def held_experts(chosen: Chosen, layout: ExpertLayout) -> Chosen:
 
 
 def report_out_of_memory(name: str) -> None:
-    """Tell the first process that a variant does not fit here, and wait to be ended by it."""
-    print(json.dumps({"lost": name}), flush=True)
-    time.sleep(ENDED_WITHIN)
+    """Report to the first process that a variant does not fit, which terminates this process."""
+    print(json.dumps({"out_of_memory": name}), flush=True)
+    time.sleep(TERMINATION_SECONDS)
     raise SystemExit(1)
 
 
 @contextmanager
-def _watching(device: str, waited: List[float]) -> Iterator[None]:
-    """Add to waited the seconds in what experts exchange and what keeps searches in step."""
+def _timing_collectives(device: str, seconds: List[float]) -> Iterator[None]:
+    """Add the time in all-to-all and all-reduce to seconds[0]."""
 
-    def watched(collective: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(collective: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             synchronize(device)
             start = time.perf_counter()
             result = collective(*args, **kwargs)
             synchronize(device)
-            waited[0] += time.perf_counter() - start
+            seconds[0] += time.perf_counter() - start
             return result
 
         return run
 
     with (
-        patch.object(dist, "all_to_all_single", watched(dist.all_to_all_single)),
-        patch.object(dist, "all_reduce", watched(dist.all_reduce)),
+        patch.object(dist, "all_to_all_single", timed(dist.all_to_all_single)),
+        patch.object(dist, "all_reduce", timed(dist.all_reduce)),
     ):
         yield
 
 
-def _own(chosen: Chosen) -> Chosen:
+def _own(chosen: ChosenExperts) -> ChosenExperts:
     return chosen
