@@ -1,8 +1,8 @@
-"""The `taskmoe` command: one verb per tool.
+"""The `taskmoe` command: one verb for each tool.
 
-A verb is a module with a docstring (its description), add_arguments(parser) and run(args). Only
-the verb that was asked for is imported, and it imports torch and fairseq only inside run, so that
---help answers at once.
+A verb is a module with a docstring (its description), add_arguments(parser) and run(args). Only the
+requested verb is imported, and it imports torch and fairseq only inside run, so that --help is
+fast.
 """
 
 import argparse
@@ -28,15 +28,15 @@ VERBS = {
     "user-dir": Verb("user_dir", "print the folder for fairseq's --user-dir"),
     "evaluate": Verb("evaluate", "translate and score all directions of a test set"),
     "compare": Verb("compare", "test systems against a baseline, by paired bootstrap"),
-    "extract": Verb("extract", "cut the model for one direction, or several, out of a checkpoint"),
+    "extract": Verb("extract", "extract the model for one or several directions"),
     "translate": Verb("translate", "translate text with an extracted model"),
     "serve": Verb("serve", "HTTP service over extracted models"),
-    "distill": Verb("distill", "translate training data with a teacher, for a student"),
+    "distill": Verb("distill", "translate training data with a teacher model"),
     "average": Verb("average", "average the weights of checkpoints, experts included"),
-    "consolidate": Verb("consolidate", "put the shards of all ranks into one checkpoint"),
-    "reshard": Verb("reshard", "cut a checkpoint into shards for a number of ranks"),
-    "params": Verb("params", "count parameters, of a checkpoint or of an architecture"),
-    "plan": Verb("plan", "estimate memory, traffic and time of training on N GPUs"),
+    "consolidate": Verb("consolidate", "merge the shards of all ranks into one checkpoint"),
+    "reshard": Verb("reshard", "split a checkpoint into shards for a number of ranks"),
+    "params": Verb("params", "count the parameters of a checkpoint or an architecture"),
+    "plan": Verb("plan", "estimate memory and traffic of training on N GPUs"),
     "routing": Verb("routing", "routing statistics and figures"),
     "tabulate": Verb("tabulate", "tables and figures of the paper, from results files"),
     "bench": Verb("bench.verb", "measure throughput"),
@@ -44,14 +44,14 @@ VERBS = {
 
 
 def parse_verb(words: List[str]) -> str:
-    """Return the verb that words begin with, or answer --help, --version or a mistake and exit."""
+    """Return the verb at the start of words; handles --help, --version and errors, and exits."""
     width = max(map(len, VERBS))
     verbs = [f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items()]
     parser = Parser(
         prog="taskmoe",
         usage="taskmoe [--help] [--version] VERB ...",
         description="Tools for Task-level Mixture-of-Experts translation models.",
-        epilog="\n".join(["verbs:", *verbs, "", "`taskmoe VERB --help` explains a verb."]),
+        epilog="\n".join(["verbs:", *verbs, "", "`taskmoe VERB --help` describes a verb."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -67,7 +67,7 @@ def run_verb(words: List[str]) -> None:
         prog=f"taskmoe {verb}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a shortened flag would change its meaning when others are added
+        allow_abbrev=False,  # an abbreviation could change its meaning when flags are added
     )
     module.add_arguments(parser)
     args = parser.parse_args(words[1:])
@@ -83,7 +83,7 @@ def run_verb(words: List[str]) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    # fairseq's import makes every library's debug messages and deprecations this command's output
+    # importing fairseq would print the debug messages and deprecations of all libraries
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # where there is no GPU
@@ -92,7 +92,7 @@ def main() -> None:
             with command():
                 run_verb(sys.argv[1:])
         finally:
-            print(end="", flush=True)  # a closed pipe shows here, not when Python shuts down
+            print(end="", flush=True)  # raise BrokenPipeError here, not when Python shuts down
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as in `taskmoe params ... | head`

@@ -1,1 +1,1 @@
-"""Training data for a student from the translations of a teacher."""
+"""Training data for a student model: translations by a teacher model."""

@@ -1,7 +1,7 @@
 """Sequence-level distillation: training data whose targets are a teacher's translations.
 
-Kim and Rush (2016). The sources are translated in chunks: a finished one is a file of its own, and
-what a killed run has finished is kept in the folder OUT.part.
+Kim and Rush (2016). The sources are translated in chunks. Each finished chunk is a file, and the
+folder OUT.part keeps the finished chunks of an interrupted run.
 """
 
 import json
@@ -37,7 +37,7 @@ from ..models.lockstep_search import join_ranks
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..read_files import read_json
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
-from .distilled_folder import RECORD, check_data, is_complete, link_what_stays
+from .distilled_folder import RECORD, check_data, is_complete, link_unchanged
 
 
 def distill(
@@ -50,13 +50,13 @@ def distill(
     cpu: bool = False,
     chunk_sentences: int = 5000,
 ) -> None:
-    """Write the folder out: the data, with a teacher's translations to learn from.
+    """Write the folder out: a copy of data whose training targets are a teacher's translations.
 
-    The training set of each of lang_pairs (default: all that the teacher was trained on) is its
-    sources and the translations; all else is as in data. A sentence whose translation is empty, or
-    whose source is too long for the teacher, keeps its reference. Run again after a kill, it goes
-    on where it was: chunk_sentences, in which batches are made, are translated and stored together.
-    Under torchrun all ranks translate.
+    The training set of each of lang_pairs (default: all that the teacher was trained on) consists
+    of its sources and the translations; everything else is as in data. A sentence whose translation
+    is empty, or whose source is too long for the teacher, keeps its reference. An interrupted run
+    can be resumed: chunk_sentences sentences are batched, translated and stored together. Under
+    torchrun all ranks translate.
     """
     join_ranks(cpu)
     model, task = load_for_pairs(data, path, lang_pairs)
@@ -88,7 +88,7 @@ def distill(
 
 
 def _chunks(folder: Path, number: int, size: int) -> Dict[Path, range]:
-    """Return the sentences of each of a direction's chunks, by how its files' names start."""
+    """Return the sentences of each chunk of a direction, by the prefix of the chunk's files."""
     return {
         folder / f"{start // size:06}": range(start, min(start + size, number))
         for start in range(0, number, size)
@@ -99,7 +99,7 @@ def _translate_pair(
     model: TransformerTaskMoeModel, task: TranslationTaskMoeTask, lang_pair: str,
     dataset: TaskPairDataset, chunks: Dict[Path, range], search: Search, batching: Batching,
 ) -> None:
-    """Write the chunks of a direction that are not there, each with its record."""
+    """Write the missing chunks of a direction, each with its record."""
     todo = on_first_rank(
         lambda: {prefix: rows for prefix, rows in chunks.items() if not _record(prefix).exists()}
     )
@@ -130,7 +130,7 @@ def _sources(
     model: TransformerTaskMoeModel, task: TranslationTaskMoeTask, dataset: TaskPairDataset,
     rows: range,
 ) -> TaskPairDataset:
-    """Return the sources of rows, in memory, without the text of those that are too long."""
+    """Return the sources of rows, in memory; sources that are too long are empty."""
     sizes = dataset.src_sizes[rows.start : rows.stop]
     sources = ListDataset([dataset.src[row] for row in rows], sizes)
     chunk = TaskPairDataset(
@@ -144,7 +144,7 @@ def _write_chunk(
     prefix: Path, found: List[List[int]], dataset: TaskPairDataset, rows: range,
     words: Callable[[Tensor], List[int]], task: TranslationTaskMoeTask,
 ) -> None:
-    """Write a chunk's targets, then its record: with that, the chunk is finished."""
+    """Write a chunk's targets, then its record, which marks the chunk as finished."""
     kept = 0
     for i, row in enumerate(rows):
         if not found[i]:
@@ -160,22 +160,22 @@ def _record(prefix: Path) -> Path:
 
 
 def _kept_references(path: Path) -> int:
-    """Return how many references a finished chunk kept, by its record."""
+    """Return the number of references that a finished chunk kept, from its record."""
     record = read_json(path, "record of a finished chunk")
     number = record.get("kept_references") if isinstance(record, dict) else None
     if type(number) is not int:
-        refuse(f"{path}: damaged; remove it, and its sentences are translated again")
+        refuse(f"{path}: damaged; remove it to translate its sentences again")
     return number
 
 
-def _put_together(
+def _write_folder(
     data: str, out: Path, part: Path, task: TranslationTaskMoeTask, record: Dict[str, Any]
 ) -> None:
-    """Make the folder out of the finished chunks, and of all that stays as it was in data."""
+    """Write the folder out, from the finished chunks and the unchanged files of data."""
     folder = part / "data"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    link_what_stays(data, str(folder), task.served)
+    link_unchanged(data, str(folder), task.served)
     kept = {}
     for pair in task.served:
         records = sorted((part / "chunks" / pair).glob("*.json"))
@@ -183,14 +183,14 @@ def _put_together(
         chunks = [path.with_suffix("") for path in records]
         found = sum(len(IndexedSentences(str(chunk), len(task.words))) for chunk in chunks)
         if found != record["sentences"][pair]:
-            refuse(f"{part}/chunks/{pair}: damaged, with {found} sentences of "
-                   f"{record['sentences'][pair]}; remove it")
+            refuse(f"{part}/chunks/{pair}: damaged: it has {found} of "
+                   f"{record['sentences'][pair]} sentences; remove it")
         join_sentences(
             folder / f"train.{pair}.{pair.split('-')[1]}", chunks, len(task.words)
         )
         print(
             f"{pair}: {record['sentences'][pair]} sentences, of which {kept[pair]} keep their "
-            "reference for want of a translation", file=sys.stderr,
+            "reference, since they have no translation", file=sys.stderr,
         )
     written = json.dumps({**record, "kept_references": kept}, indent=2) + "\n"
     write_atomically(folder / RECORD, written)

@@ -1,4 +1,4 @@
-"""The data folder that distillation makes: what it takes over, and what it says of itself."""
+"""The data folder that distillation writes: its unchanged files, and its record."""
 
 import json
 import os
@@ -14,20 +14,20 @@ RECORD = "distillation.json"
 
 
 def check_data(data: str, lang_pairs: Sequence[str]) -> None:
-    """Refuse a data folder whose training sets are not one indexed file a side."""
+    """Refuse a data folder whose training sets are not one indexed file for each side."""
     if os.pathsep in data:
-        refuse(f"{data}: distill the folders of sharded data one by one")
+        refuse(f"{data}: distill the folders of sharded data one at a time")
     for pair in lang_pairs:
         if pair_prefix(data, "train", pair) is None:
             refuse_missing_pair(data, "train", pair)
         more = pair_prefix(data, "train1", pair)
         if more is not None:
-            refuse(f"{more}.{pair.split('-')[0]}: more training data of {pair}; put it into one "
+            refuse(f"{more}.{pair.split('-')[0]}: more training data for {pair}; merge it into one "
                    "train set")
 
 
 def is_complete(out: str, record: Dict[str, Any]) -> bool:
-    """Say whether out was made with this record, refusing anything else that is there."""
+    """Tell whether out was made with this record; refuses a folder with other contents."""
     path = os.path.join(out, RECORD)
     if os.path.isfile(path):
         stored = read_json(path, "record of a distillation")
@@ -36,16 +36,16 @@ def is_complete(out: str, record: Dict[str, Any]) -> bool:
         if stored == json.loads(json.dumps(record)):
             return True
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        refuse(f"--out {out} exists; nothing was overwritten (its {RECORD} is missing, or was "
-               "written with other settings)")
+        refuse(f"--out {out} exists; nothing was overwritten (its {RECORD} is missing or has other "
+               "settings)")
     return False
 
 
-def link_what_stays(data: str, folder: str, lang_pairs: Sequence[str]) -> None:
-    """Link into folder all of data but the targets to learn from.
+def link_unchanged(data: str, folder: str, lang_pairs: Sequence[str]) -> None:
+    """Link all files of data into folder, except the training targets of lang_pairs.
 
-    fairseq takes the files of the other direction where a direction has none of its own: so that
-    the reverse of a pair does not learn from the pair's translations, it gets its own names.
+    fairseq uses the files of the reverse direction if a direction has none of its own. The reverse
+    of a pair therefore gets files of its own, so that it is not trained on the translations.
     """
     directions = {pair: tuple(pair.split("-")) for pair in lang_pairs}
     reverse = {pair: f"{target}-{source}" for pair, (source, target) in directions.items()}

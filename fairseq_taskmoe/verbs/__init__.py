@@ -1,1 +1,1 @@
-"""The verbs of the `taskmoe` command, one module each: add_arguments(parser) and run(args)."""
+"""The verbs of the `taskmoe` command: modules with add_arguments(parser) and run(args)."""

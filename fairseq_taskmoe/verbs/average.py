@@ -9,7 +9,9 @@ from .flags import refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help="of one model, in one file")
+    parser.add_argument(
+        "checkpoints", nargs="+", metavar="CKPT", help="checkpoints of one model, each in one file"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="new checkpoint")
 
 

@@ -1,4 +1,4 @@
-"""Put the shards that the ranks of one run have saved together into one ordinary checkpoint.
+"""Merge the shards that the ranks of one run have saved into one ordinary checkpoint.
 
     taskmoe consolidate checkpoints/checkpoint_last-rank-0.pt --out checkpoints/whole.pt
 """
@@ -11,7 +11,8 @@ from .flags import refuse_empty
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="SHARD",
-        help="any of the shards, DIR/checkpoint_last-rank-N.pt, or all: DIR/checkpoint_last.pt",
+        help="one of the shards, DIR/checkpoint_last-rank-N.pt, or their common name, "
+        "DIR/checkpoint_last.pt",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="new checkpoint")
 

@@ -1,47 +1,47 @@
 """Translate and score all directions of a binarized test set, with the model loaded once.
 
-Writes hypotheses, results.json and results.md; what an interrupted run has translated is kept.
-A model that does not fit one device: `torchrun --nproc_per_node N --no-python taskmoe evaluate ...`
-spreads its experts over N ranks, each of which translates a share of the sentences.
+Writes hypotheses, results.json and results.md. The same command resumes an interrupted run.
+For a model that does not fit one device, `torchrun --nproc_per_node N --no-python taskmoe evaluate
+...` distributes its experts over N ranks, each of which translates a part of the sentences.
 """
 
 import argparse
 
-from . import translating
-from .flags import pairs_in_flag, refuse_empty
+from . import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    translating.add_data(parser, "checkpoint to evaluate", "folder for the results")
+    flags.add_data(parser, "checkpoint to evaluate", "folder for the results")
     parser.add_argument(
         "--lang-pairs", metavar="PAIRS",
         help="comma-separated directions, trained or zero-shot (default: all trained ones)",
     )
     parser.add_argument(
         "--zero-shot-pairs", metavar="PAIRS",
-        help="further directions, as de-fr,fr-de; where the data has none of their own, the "
-        "sentences are taken that two sets translate from the same English",
+        help="further directions, such as de-fr,fr-de; without test data of their own, they get "
+        "the sentences that have the same English side in two other test sets",
     )
     parser.add_argument(
         "--languages", metavar="FILE",
-        help="YAML of `de: {train_pairs: 4508785, class: high}`, for an average over each class",
+        help="YAML with lines such as `de: {train_pairs: 4508785, class: high}`, for an average "
+        "over each class",
     )
     parser.add_argument("--gen-subset", default="test", metavar="SPLIT", help="default: test")
-    translating.add_search(parser, beam=5)
-    translating.add_batching(parser, "; with --max-len-a always 12000, as fairseq-generate")
+    flags.add_search(parser, beam=5)
+    flags.add_batching(parser, "; with --max-len-a 12000, as in fairseq-generate")
     parser.add_argument(
         "--skip-invalid-size-inputs-valid-test", action="store_true",
-        help="translate sentences that are too long for the model to an empty line",
+        help="write an empty translation for sentences that are too long for the model",
     )
     parser.add_argument(
         "--references", metavar="DIR",
-        help="raw text DIR/SPLIT.en-de.de, and .en where it is there (default: detokenized from "
-        "the data)",
+        help="folder of raw references DIR/SPLIT.en-de.de, with optional sources .en (default: "
+        "references detokenized from the data)",
     )
     parser.add_argument(
         "--tokenize", metavar="NAME",
-        help="sacreBLEU's tokenizer for all directions but Chinese, as `intl` in the paper "
-        "(default: 13a, or the language's own)",
+        help="sacreBLEU's tokenizer for all directions except Chinese, `intl` in the paper "
+        "(default: 13a, or a special tokenizer of the language)",
     )
     parser.add_argument(
         "--floors", action="store_true",
@@ -49,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-folding", action="store_true",
-        help="run task-routed layers through the router, for checks",
+        help="run the router in task-routed layers, for checks",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    refuse_empty(args)
+    flags.refuse_empty(args)
     from ..evaluation.evaluate import Settings, evaluate
     from ..evaluation.results import terminal_table
     from ..evaluation.translate import Batching
@@ -64,20 +64,12 @@ def run(args: argparse.Namespace) -> None:
     if args.languages:
         languages = read_languages(args.languages)
         resources = {code: language.resources for code, language in languages.items()}
-    settings = Settings(args.gen_subset, translating.search_of(args), args.tokenize)
+    settings = Settings(args.gen_subset, flags.search_of(args), args.tokenize)
     results = evaluate(
-        args.data,
-        args.path,
-        args.out,
-        pairs_in_flag(args),
-        settings,
+        args.data, args.path, args.out, flags.pairs_in_flag(args), settings,
         Batching(args.max_tokens, args.batch_size, args.skip_invalid_size_inputs_valid_test),
-        args.references,
-        args.floors,
-        args.cpu,
-        not args.no_folding,
-        pairs_in_flag(args, "zero_shot_pairs"),
-        resources,
+        args.references, args.floors, args.cpu, not args.no_folding,
+        flags.pairs_in_flag(args, "zero_shot_pairs"), resources,
     )
     if results is not None:  # on rank 0
         print(terminal_table(results))

@@ -1,4 +1,4 @@
-"""Count parameters: of a checkpoint, or of an architecture without allocating its weights.
+"""Count the parameters of a checkpoint, or of an architecture without allocating its weights.
 
     taskmoe params checkpoints/checkpoint_best.pt
     taskmoe params --arch transformer_task_moe_base --vocab-size 64000 --moe-expert-count 32
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from ..errors import refuse
-from .flags import pairs_in_flag, refuse_empty
+from .flags import check_least, pairs_in_flag, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", help="checkpoint of transformer_task_moe")
-    parser.add_argument("--arch", metavar="NAME", help="architecture, as transformer_task_moe_base")
+    parser.add_argument("--arch", metavar="NAME", help="such as transformer_task_moe_base")
     parser.add_argument(
         "--vocab-size", type=int, metavar="N",
         help="rows of the embedding: words, language tags and 4 special symbols",
@@ -25,12 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated, for the task embeddings (default: the paper's 30 WMT directions)",
     )
     parser.add_argument(
-        "--num-pairs", type=int, metavar="N", help="instead: N directions into and out of English"
+        "--num-pairs", type=int, metavar="N", help="instead: N directions into and from English"
     )
     parser.add_argument("--format", choices=["text", "json"], default="text")
     for name in ("--max-source-positions", "--max-target-positions"):
         parser.add_argument(name, type=int, metavar="N", help="for learned positions; default 1024")
-    group = parser.add_argument_group("the model's flags, as fairseq-train explains them")
+    group = parser.add_argument_group("model flags, as in fairseq-train")
     add_model_flags(group, model_fields())
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     given = [name for name in others if getattr(args, name) is not None]
     described = [f"--{name.replace('_', '-')}" for name in given] + words
     if args.checkpoint and described:
-        refuse(f"{described[0]} goes with --arch: a checkpoint has its own configuration")
+        refuse(f"{described[0]} requires --arch: a checkpoint has its own configuration")
 
     from .. import register  # noqa: F401
     from ..plan.parameters import report_architecture, report_checkpoint
@@ -72,9 +72,9 @@ def add_model_flags(group: argparse._ArgumentGroup, fields: Dict[str, bool]) -> 
 
 
 def model_fields() -> Dict[str, bool]:
-    """Return the model's options and which of them are switches.
+    """Return the model's options, with True for those that are switches.
 
-    They are read from the source of the dataclass, since importing it loads torch.
+    They are read from the source code of the dataclass, since importing it would load torch.
     """
     source = Path(__file__).parents[1] / "models" / "config.py"
     module = ast.parse(source.read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def model_fields() -> Dict[str, bool]:
     return {
         ast.unparse(node.target): ast.unparse(node.annotation) == "bool"
         for node in config.body
-        # II(...) takes the value from another component, which has the flag; SUPPRESS hides one
+        # II(...) takes the value from a flag of another component; SUPPRESS hides a flag
         if isinstance(node, ast.AnnAssign)
         and not ast.unparse(node.value or node).startswith("II(")
         and "SUPPRESS" not in ast.unparse(node)
@@ -93,7 +93,7 @@ def model_fields() -> Dict[str, bool]:
 
 
 def given_model_flags(args: argparse.Namespace) -> List[str]:
-    """Return the model's flags on the command line, as words for fairseq's own parser."""
+    """Return the model's flags on the command line, as arguments for fairseq's own parser."""
     values = {name: getattr(args, name) for name in model_fields()}
     return [
         "--" + name.replace("_", "-") + ("" if value is True else f"={value}")
@@ -126,15 +126,14 @@ def model_config(args: argparse.Namespace, words: List[str]) -> Any:
 
 
 def task_table(args: argparse.Namespace) -> Any:
-    """Return the table of the pairs that the model is for."""
+    """Return the task table of the model's pairs."""
     from ..data.languages import NUM_SPECIAL
     from ..data.task_table import TaskTable, load_task_groups
     from ..plan.parameters import WMT_PAIRS, pairs_with_english
 
     if args.vocab_size is None or args.vocab_size < NUM_SPECIAL:
         refuse(f"--arch needs --vocab-size N, rows of the embedding, at least {NUM_SPECIAL}")
-    if args.num_pairs is not None and args.num_pairs < 1:
-        refuse(f"--num-pairs {args.num_pairs}: give 1 or more")
+    check_least(args, num_pairs=1)
     if args.num_pairs and args.lang_pairs:
         refuse("give one of --num-pairs and --lang-pairs")
     pairs = pairs_with_english(args.num_pairs) if args.num_pairs else WMT_PAIRS

@@ -1,4 +1,4 @@
-"""Cut a checkpoint into shards for a number of ranks; it may be one file, or shards for others.
+"""Split a checkpoint, or shards for another number of ranks, into shards for a number of ranks.
 
     taskmoe reshard checkpoints/checkpoint_last.pt --ranks 8 --out resharded/checkpoint_last.pt
 """
@@ -11,14 +11,14 @@ from .flags import refuse_empty
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
-        help="ordinary checkpoint, or shards: any of them, or their name without -rank-N",
+        help="ordinary checkpoint; one of the shards, or their common name without -rank-N",
     )
     parser.add_argument(
-        "--ranks", required=True, type=int, metavar="W", help="number of ranks to cut it for"
+        "--ranks", required=True, type=int, metavar="W", help="number of ranks"
     )
     parser.add_argument(
         "--expert-parallel-size", "--moe-expert-parallel-size", type=int, metavar="N",
-        help="ranks that share the experts among them (default: the largest possible number)",
+        help="ranks that share one copy of the experts (default: the largest possible number)",
     )
     parser.add_argument(
         "--out", required=True, metavar="FILE",

@@ -4,37 +4,39 @@
     curl localhost:8000/translate -H 'Content-Type: application/json' \\
         -d '{"source": "en", "target": "de", "text": "Good day!"}'
 
-Sentences of all waiting requests are translated together. /openapi.json describes the interface;
-/directions, /health and /metrics report on the service. It has no authentication and no
-encryption: to serve other machines, use a proxy that has both.
+Sentences of all waiting requests are translated together. /openapi.json describes the requests;
+/directions, /health and /metrics describe the service. It has no authentication and no encryption:
+for access from other machines, use a proxy that has them.
 """
 
 import argparse
 from dataclasses import fields
 
-from ..host import use_passive_waiting
 from ..serving.limits import Limits, flag
-from .flags import refuse_empty
+from .flags import check_least, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", metavar="DIR", help="an extracted model, or a folder of them")
-    parser.add_argument("--host", default="127.0.0.1", help="address; default: 127.0.0.1")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1"
+    )
     parser.add_argument(
         "--port", type=int, default=8000, help="default: 8000; 0: any free port, which is printed"
     )
     parser.add_argument(
         "--allowed-hosts", metavar="NAMES",
-        help="comma-separated names to allow in Host headers, besides localhost; * for any "
-        "(default: none if --host is a loopback address, else any)",
+        help="comma-separated Host headers to accept besides localhost; * for any (default: none "
+        "on a loopback --host, else any)",
     )
     parser.add_argument(
         "--device", choices=["cpu", "cuda", "auto"], default="cpu", help="default: cpu"
     )
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N",
-        help="threads of each model; with several models, divide the number of cores by the number "
-        "of models that are busy at the same time; default: one for each core",
+        help="threads of each model; models that work at the same time share the cores, so with "
+        "many models give the number of cores divided by that of busy models; default: one for "
+        "each core",
     )
     limits = parser.add_argument_group("limits")
     for each in fields(Limits):
@@ -46,13 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     refuse_empty(args)
-    use_passive_waiting()
+    check_least(args, threads=0)
+    share_cores()
 
-    from ..errors import refuse
     from ..serving.service import serve
 
-    if args.threads < 0:
-        refuse(f"--threads {args.threads}: give 0 or more")
     limits = Limits(**{each.name: getattr(args, each.name) for each in fields(Limits)})
     allowed_hosts = None
     if args.allowed_hosts:

@@ -1,6 +1,7 @@
 """Translate text with an extracted model, line by line.
 
-MODEL is a folder of `taskmoe extract`, of any format. Standard input is translated as it arrives.
+MODEL is a folder of `taskmoe extract`, in any format. Lines of standard input are translated as
+they arrive.
 """
 
 import argparse
@@ -8,8 +9,7 @@ import math
 
 from ..errors import refuse
 from ..files import clean_up_when_terminated
-from ..host import use_passive_waiting
-from .flags import refuse_empty
+from .flags import check_least, refuse_empty
 
 DEFAULT_MAX_TOKENS = 4000
 
@@ -17,14 +17,17 @@ DEFAULT_MAX_TOKENS = 4000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder of an extracted model")
     parser.add_argument(
-        "--lang-pair", metavar="PAIR", help="direction; required if the model has several"
+        "--lang-pair", metavar="PAIR", help="direction, if the model has more than one"
     )
-    parser.add_argument("--input", metavar="FILE", help="one sentence per line (default: stdin)")
+    parser.add_argument(
+        "--input", metavar="FILE", help="text with one sentence in each line (default: stdin)"
+    )
     parser.add_argument("--output", metavar="FILE", help="new file (default: stdout)")
     parser.add_argument("--beam", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument(
         "--n-best", type=int, default=1, metavar="N",
-        help="write the N best of each line, as `line number TAB score TAB translation`",
+        help="write the N best translations of each line as `line number TAB score TAB "
+        "translation`",
     )
     parser.add_argument(
         "--scores", action="store_true", help="write `score TAB translation`: the log-probability "
@@ -36,20 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-len", type=int, default=200, metavar="N",
-        help="maximum number of pieces of a translation; default: 200",
+        help="maximum number of pieces in a translation; default: 200",
     )
     parser.add_argument(
         "--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, metavar="N",
-        help="maximum number of source pieces in a batch, with padding (CTranslate2 with several "
-        f"threads: at most 500, as each batch has one thread); default: {DEFAULT_MAX_TOKENS}",
+        help="pieces in a batch, with padding (CTranslate2 on several cores: 500, one core for "
+        f"each batch); default: {DEFAULT_MAX_TOKENS}",
     )
     parser.add_argument(
         "--buffer", type=int, default=2000, metavar="N",
-        help="maximum number of lines to sort by length and translate together; default: 2000",
+        help="maximum number of lines that are sorted by length and translated together; default: "
+        "2000",
     )
     parser.add_argument(
         "--skip-long", action="store_true",
-        help="translate lines that are too long for the model to empty lines",
+        help="write an empty translation for lines that are too long for the model",
     )
     parser.add_argument(
         "--device", choices=["cpu", "cuda", "auto"], default="cpu", help="default: cpu"
@@ -61,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     refuse_empty(args)
-    for name in ("beam", "n_best", "max_len", "max_tokens", "buffer"):
-        if getattr(args, name) < 1:
-            refuse(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
+    check_least(args, beam=1, n_best=1, max_len=1, max_tokens=1, buffer=1)
     if args.n_best > args.beam:
         refuse(f"--n-best {args.n_best}: at most the --beam of {args.beam}")
     if not math.isfinite(args.lenpen):

@@ -1,4 +1,4 @@
-"""A teacher's translations as training data: what changes, what stays, and kills on the way."""
+"""A teacher's translations as training data: what changes, what stays, and resuming after kills."""
 
 import os
 import shutil
@@ -92,7 +92,7 @@ def test_targets_are_the_teachers_translations(corpus, teacher, distilled):
         source, target = pair.split("-")
         found = sentences(distilled, f"train.{pair}.{target}")
         assert [text(torch.tensor(tokens)) for tokens in found] == expected
-        assert len(set(expected)) > 20, "sentences are told apart"
+        assert len(set(expected)) > 20, "sentences are distinguished"
         assert all(tokens[-1] == 2 and max(tokens) < len(task.words) for tokens in found)
         original = sentences(corpus.data, f"train.en-de.{source}")
         assert sentences(distilled, f"train.{pair}.{source}") == original
@@ -183,7 +183,7 @@ def test_killed_and_resumed_is_never_stopped(corpus, teacher, distilled, tmp_pat
     assert not part.exists()
 
 
-def test_a_finished_folder_is_left_alone(corpus, teacher, distilled):
+def test_a_finished_folder_is_not_changed(corpus, teacher, distilled):
     before = {path: path.stat().st_mtime_ns for path in distilled.iterdir()}
     part = distilled.with_name("data-bin.part")
     part.mkdir()  # of a run that was killed when all was done
@@ -208,7 +208,7 @@ def test_what_cannot_be_distilled_is_refused(corpus, teacher, tmp_path):
     shutil.copytree(corpus.data, data)
     with pytest.raises(Refusal, match="data has no train data for de-ru"):
         distill(str(data), teacher, out, ["de-ru"], SEARCH, cpu=True)
-    with pytest.raises(Refusal, match="distill the folders of sharded data one by one"):
+    with pytest.raises(Refusal, match="distill the folders of sharded data one at a time"):
         distill(f"{data}:{data}", teacher, out, ["en-de"], SEARCH, cpu=True)
     with pytest.raises(Refusal, match="no.pt: no such checkpoint"):
         distill(str(data), str(tmp_path / "no.pt"), out, ["en-de"], SEARCH, cpu=True)
@@ -230,8 +230,8 @@ def test_what_cannot_be_distilled_is_refused(corpus, teacher, tmp_path):
 def test_a_student_trains_on_it_through_the_commands(corpus, teacher, tmp_path):
     out = tmp_path / "new"
     flags = ("--path", teacher, "--out", out, "--beam", 1, "--max-len-b", 12, "--cpu")
-    said = run("taskmoe", "distill", corpus.data, *flags, "--chunk-sentences", 300).stderr
-    assert "ru-en: 300 of 400 sentences" in said and "ru-en: 400 sentences, of which" in said
+    printed = run("taskmoe", "distill", corpus.data, *flags, "--chunk-sentences", 300).stderr
+    assert "ru-en: 300 of 400 sentences" in printed and "ru-en: 400 sentences, of which" in printed
     trained = run(
         "fairseq-train", out, *TRAIN, "--langs", "de,en,ru", "--moe-expert-count", 0,
         "--max-update", 3, "--save-dir", tmp_path / "student",

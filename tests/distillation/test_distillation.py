@@ -134,9 +134,9 @@ def test_loss_is_the_formulas(routers, weight, temperature, teacher):
     torch.testing.assert_close(loss, expected.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(log["distill_loss"], kl.detach().float(), rtol=1e-5, atol=1e-5)
     assert size == 25 and log["nll_loss"] == plain_log["nll_loss"]
-    found, wanted = gradients(student, loss), gradients(student, expected)
+    found, expected_grads = gradients(student, loss), gradients(student, expected)
     for name in found:
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[name], expected_grads[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_student_with_experts_has_its_gate_losses(teacher):
@@ -158,10 +158,10 @@ def test_without_weight_it_is_the_ordinary_criterion_exactly(router, teacher):
     plain, plain_size, plain_log = make_criterion()(student, sample)
     assert torch.equal(loss, plain) and size == plain_size
     assert log.keys() - plain_log.keys() == {"distill_loss"}
-    found, wanted = gradients(student, loss), gradients(student, plain)
+    found, expected_grads = gradients(student, loss), gradients(student, plain)
     for name in found:
-        assert (found[name] is None) == (wanted[name] is None)
-        assert found[name] is None or torch.equal(found[name], wanted[name])
+        assert (found[name] is None) == (expected_grads[name] is None)
+        assert found[name] is None or torch.equal(found[name], expected_grads[name])
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher):
