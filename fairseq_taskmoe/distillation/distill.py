@@ -84,7 +84,7 @@ def distill(
         chunks = _chunks(part / "chunks" / pair, len(sets[pair]), chunk_sentences)
         _translate_pair(model, task, pair, sets[pair], chunks, search, batching)
     if rank() == 0:
-        _put_together(data, Path(out), part, task, record)
+        _write_folder(data, Path(out), part, task, record)
 
 
 def _chunks(folder: Path, number: int, size: int) -> Dict[Path, range]:

@@ -1,1 +1,1 @@
-"""Estimates for a model on N devices: parameters, memory, traffic, time."""
+"""Estimates for training on N devices: parameters, memory, traffic, checkpoint sizes."""

@@ -1,8 +1,8 @@
-"""What a batch leaves in memory for backward, measured on the model's own code.
+"""The memory that forward keeps for backward, measured by running the model's own code.
 
-The model is built on the meta device and then given weights that share a single zero: forward runs
-for real, layer by layer, while 13 billion parameters take no memory. What autograd saves is counted
-for one and for two sentences; it grows linearly, since fused attention keeps no matrix of weights.
+The model is built on the meta device, and then all its weights are views of a single zero: forward
+can run, and 13 billion parameters take no memory. The tensors that autograd saves are counted for
+one and for two sentences. Their size grows linearly, since fused attention keeps no weight matrix.
 """
 
 import weakref
@@ -31,14 +31,14 @@ class Activations(NamedTuple):
     """Bytes that are kept from forward to backward."""
 
     total: float
-    experts: Dict[str, float]  # of these inside experts, of each stack: grow with the rows
-    largest_layer: float  # what one layer keeps; recomputed at once with --checkpoint-activations
+    experts: Dict[str, float]  # part of the total in the experts of each stack
+    largest_layer: float  # the maximum for one layer, whether or not it is recomputed
     largest_layer_experts: float
     largest_layer_stack: str
 
 
 class SentenceShape(NamedTuple):
-    """The sentence that is measured, in tokens."""
+    """The lengths of the measured sentence, in tokens."""
 
     source: int
     target: int
@@ -53,15 +53,15 @@ def measure_activations(
     dtype: torch.dtype,
     mask_bytes: int = 1,
 ) -> Activations:
-    """Return what num_sentences sentences keep, every token of which visits K experts.
+    """Return the bytes that num_sentences sentences keep, without a capacity limit.
 
-    One and two sentences are measured; what grows from one to the other is added for each further
-    one. A dropped-out element keeps mask_bytes: torch's kernel for GPUs keeps one, this project's
-    for CPUs an element of dtype. Dropout of attention weights keeps nothing in fused kernels.
+    One and two sentences are measured; the difference is added for each further sentence. Dropout
+    keeps mask_bytes for each element: torch's GPU kernel one byte, this project's CPU kernel an
+    element of dtype. Dropout of attention weights keeps nothing in fused kernels.
     """
 
     def measure(checkpointed: bool) -> Parts:
-        # without a capacity: with weights of zero all tokens choose alike, and most would be lost
+        # no capacity: with weights of zero all tokens choose the same experts
         changed = {"checkpoint_activations": checkpointed, "moe_capacity_factor": 0.0}
         model = _model_without_weights(
             OmegaConf.merge(cfg, changed), vocab_size, table, dtype, mask_bytes
@@ -92,10 +92,10 @@ def measure_activations(
 
 
 def saved_bytes(model: nn.Module, run: Callable[[], Any]) -> Parts:
-    """Return what autograd still holds after run() for each part of a model.
+    """Return the bytes that autograd holds after run(), for each part of a model.
 
-    A part is the path of named modules that were running: () | (layer,) | (layer, experts).
-    Parameters and buffers are not counted, a storage that is saved several times counts once.
+    A part is the path of the running modules: () | (layer,) | (layer, experts). Parameters and
+    buffers are not counted; a storage that is saved several times is counted once.
     """
     known = {
         tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
@@ -113,7 +113,7 @@ def saved_bytes(model: nn.Module, run: Callable[[], Any]) -> Parts:
     sizes: Parts = {}
     for reference, name in saved:
         kept = reference()
-        if kept is None:  # of a result that nobody kept
+        if kept is None:  # the graph of this tensor no longer exists
             continue
         storage = kept.tensor.untyped_storage()
         if storage.data_ptr() not in known:
@@ -124,7 +124,7 @@ def saved_bytes(model: nn.Module, run: Callable[[], Any]) -> Parts:
 
 
 class _Saved:
-    """Something that autograd holds, and lets go of with the graph."""
+    """A saved tensor, which exists as long as its graph."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
@@ -132,7 +132,7 @@ class _Saved:
 
 @contextmanager
 def _part_names(model: nn.Module) -> Iterator[List[str]]:
-    """Give a list that holds the names of the layer, and of its experts, that are running."""
+    """Yield a list with the names of the running layer and of its running experts."""
     running: List[str] = []
     handles = []
     layers = {
@@ -170,7 +170,7 @@ def _model_without_weights(
 def _training_loss(
     model: TransformerTaskMoeModel, shape: SentenceShape, num_sentences: int
 ) -> Callable[[], Any]:
-    """Return a function that computes the loss of sentences of one word, without padding."""
+    """Return a function that computes the loss of sentences of equal words, without padding."""
     dictionary = model.decoder.dictionary
     task: Any = SimpleNamespace(target_dictionary=dictionary, task_table=model.task_table)
     criterion = MoeLabelSmoothedCrossEntropyCriterion(task, False, 0.1, 0.01, 0.0)
@@ -190,7 +190,7 @@ def _training_loss(
 
 
 def _share_one_zero(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give a model on the meta device tensors that can be read and take no memory."""
+    """Replace the tensors of a model on the meta device by readable ones that take no memory."""
     zeros = {True: torch.zeros((), dtype=dtype), False: torch.zeros((), dtype=torch.long)}
     for module in model.modules():
         own = {**module._parameters, **module._buffers}
@@ -202,7 +202,7 @@ def _share_one_zero(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 class _SizedDropout(nn.Module):
-    """Keeps what dropout keeps for backward, and changes nothing."""
+    """Keeps a mask for backward as dropout does, and returns its input."""
 
     def __init__(self, mask_bytes: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a rank holds in the memory of its device, and what checkpoints take."""
+"""The memory of a rank's device, and the sizes of checkpoints."""
 
 import math
 from typing import Dict, List, NamedTuple, Tuple
@@ -14,12 +14,12 @@ Shape = Tuple[int, ...]
 
 
 class LocalParameters(NamedTuple):
-    """The parameters that one rank holds, those of its experts apart."""
+    """The parameters of one rank."""
 
     shared: List[Shape]
     experts: List[Shape]
-    total: int  # of the whole model, all experts counted once
-    saved_values: int  # in a checkpoint of the whole model, where each name has a copy
+    total: int  # of the whole model, with all experts
+    saved_values: int  # in a checkpoint of the whole model, which has a copy for each name
 
     @property
     def num_shared(self) -> int:
@@ -35,7 +35,7 @@ class LocalParameters(NamedTuple):
 
 
 def local_parameters(model: nn.Module, layout: ExpertLayout) -> LocalParameters:
-    """Return what a rank holds of a model, which may be on the meta device."""
+    """Return the parameters of a rank, for a model that may be on the meta device."""
     in_experts = {
         id(parameter)
         for module in model.modules()
@@ -57,10 +57,10 @@ def local_parameters(model: nn.Module, layout: ExpertLayout) -> LocalParameters:
 
 
 def state_bytes(shapes: List[Shape], precision: str, optimizer: str) -> Dict[str, int]:
-    """Return the bytes of weights, gradients and the optimizer's state, as fairseq lays them out.
+    """Return the bytes of weights, gradients and optimizer state in fairseq.
 
-    With fp16 (unflattened) and bf16 the optimizer works on float32 masters, which keep float32
-    gradients of their own beside those of the model.
+    With fp16 (unflattened) and bf16 the optimizer has float32 master weights, with their own
+    float32 gradients.
     """
     num = sum(map(math.prod, shapes))
     reduced = precision != "fp32"
@@ -74,9 +74,9 @@ def state_bytes(shapes: List[Shape], precision: str, optimizer: str) -> Dict[str
 
 
 def state_values(shape: Shape, optimizer: str) -> int:
-    """Return how many float32 values an optimizer keeps for a parameter, by fairseq's defaults.
+    """Return the number of float32 values in an optimizer's state, with fairseq's defaults.
 
-    Adafactor factors the last two dimensions; sgd is without momentum.
+    Adafactor factors the last two dimensions; sgd has no momentum.
     """
     num = math.prod(shape)
     if optimizer == "adafactor":
@@ -85,29 +85,29 @@ def state_values(shape: Shape, optimizer: str) -> int:
 
 
 def value_bytes(precision: str) -> int:
-    """Return the bytes of a value of the model's own dtype."""
+    """Return the bytes of a value in the model's dtype."""
     return 4 if precision == "fp32" else 2
 
 
 def gradient_buffer_bytes(local: LocalParameters, precision: str, num_ranks: int) -> int:
-    """Return the buffer in which legacy_ddp adds up shared gradients."""
+    """Return the size of the buffer in which legacy_ddp reduces shared gradients."""
     if num_ranks == 1:
         return 0
     return min(GRADIENT_BUFFER, local.num_local) * value_bytes(precision)
 
 
 def step_work_bytes(local: LocalParameters, precision: str, optimizer: str) -> int:
-    """Return what the largest parameter needs in between, in backward or in the optimizer.
+    """Return the temporary memory for the largest parameter, in backward or in the optimizer.
 
-    A second gradient before it is added to the first, or the optimizer's float32 scratch.
+    That is a second gradient before it is added to the first, or a float32 buffer of the optimizer.
     """
     largest = max(map(math.prod, local.shared + local.experts))
     return largest * max(value_bytes(precision), 4 if optimizer != "sgd" else 0)
 
 
 def loss_work_bytes(num_targets: float, vocab_size: int, precision: str) -> float:
-    """Return what the loss needs beside the logits: their gradient, and float32 copies at work."""
-    rows = min(num_targets, 2**14)  # the loss works on that many rows at once
+    """Return the memory of the loss without the logits: their gradient, and float32 copies."""
+    rows = min(num_targets, 2**14)  # the loss computes that many rows at once
     copies = 1 if precision == "fp32" else 2
     return vocab_size * (num_targets * value_bytes(precision) + rows * copies * 4)
 
@@ -115,12 +115,12 @@ def loss_work_bytes(num_targets: float, vocab_size: int, precision: str) -> floa
 def checkpoint_sizes(
     local: LocalParameters, layout: ExpertLayout, optimizer: str
 ) -> Dict[str, float]:
-    """Return the bytes of checkpoint files, whose values are float32 whatever the training is.
+    """Return the bytes of checkpoint files, whose values are float32 with every --precision.
 
-    `whole` is the ordinary file; `shard_0` and `shard` are those of --moe-sharded-checkpoints, of
-    which only the first holds the shared parameters. `moments` is what each rank's device sees of
-    the whole file's optimizer state at resume. A parameter with several names is written under
-    each of them where the values were copied to the host, as from a GPU.
+    `whole` is the ordinary file; `shard_0` and `shard` are the files of --moe-sharded-checkpoints,
+    of which only the first has the shared parameters. `moments` is the optimizer state of the whole
+    file, which each device loads when training resumes. A parameter with several names is written
+    once for each name if the values were copied to the host, as from a GPU.
     """
     moments = {
         part: 4 * sum(state_values(shape, optimizer) for shape in shapes)

@@ -1,7 +1,6 @@
-"""Parameter counts of a model and of what it takes to serve one language pair (paper table 7).
+"""Parameter counts of a model and of its sub-network for one language pair (paper table 7).
 
-The model is built by its own code on torch's meta device, where tensors have shapes and no memory:
-the table of 13 billion parameters costs what that of a tiny model costs.
+The model is built by its own code on torch's meta device, where tensors have no memory.
 """
 
 from typing import Any, Dict, List, NamedTuple
@@ -17,6 +16,7 @@ from ..errors import refuse
 from ..models.config import STACKS
 from ..models.router_kinds import ROUTERS
 from ..models.transformer_task_moe import TransformerTaskMoeModel, build_without_task
+from ..text_tables import aligned
 
 # Paper table 3: fifteen languages from and to English
 WMT_LANGUAGES = "cs fr ru zh es fi de et lv lt ro hi kk tr gu".split()
@@ -24,14 +24,14 @@ WMT_PAIRS = [pair for lang in WMT_LANGUAGES for pair in (f"{lang}-en", f"en-{lan
 
 
 class Counts(NamedTuple):
-    """Parameters of one model, counted as the paper counts: as if no embeddings were shared."""
+    """Parameters of one model, counted as in the paper: as if no embeddings were shared."""
 
     vocabulary: int  # input embedding
-    encoder: int  # all but the embedding; with learned positions, those too
+    encoder: int  # without the embedding, with learned positions
     decoder: int
     softmax: int  # decoder embedding and output projection
-    experts: int  # in MoE layers; contained in encoder and decoder
-    total_shared: int  # what the model really holds
+    experts: int  # in MoE layers; part of encoder and decoder
+    total_shared: int  # shared embeddings counted once
 
     @property
     def total(self) -> int:
@@ -41,18 +41,18 @@ class Counts(NamedTuple):
 class ParameterReport(NamedTuple):
     """A model, and its sub-network for one language pair.
 
-    The sub-network holds K experts for each MoE layer of a stack that routes by task or statically,
-    folded into one network, without gates, task embeddings and K - 1 of the K output biases. Of a
-    stack that routes by the text (token, sentence) or by chance it holds everything. This is what
-    `taskmoe extract --format taskmoe` leaves; fairseq's own transformer, with one width for all
-    layers, pads the others with zeros.
+    In a stack that routes by task or statically, the sub-network has K experts for each MoE layer,
+    folded into one network, without gates, task embeddings and K - 1 of the K output biases. A
+    stack that routes by text (token, sentence) or at random is complete. This is the model of
+    `taskmoe extract --format taskmoe`; fairseq's own transformer has one width for all layers, and
+    the narrower ones are padded with zeros.
     """
 
     full: Counts
     effective: Counts
 
     def to_json(self) -> Dict[str, int]:
-        """Return the report as flat numbers."""
+        """Return the report as a flat dictionary."""
         return {
             **{name: getattr(self.full, name) for name in Counts._fields},
             "total": self.full.total,
@@ -63,29 +63,24 @@ class ParameterReport(NamedTuple):
         }
 
     def to_text(self) -> str:
-        """Return the report as a table in millions, with the exact numbers beside."""
+        """Return the report as a table in millions and in exact numbers."""
         rows = [["", "all experts", "", "one pair", ""]]
         for name in ("vocabulary", "encoder", "decoder", "softmax", "total", "total_shared",
                      "experts"):
             cells = [getattr(counts, name) for counts in self]
             rows.append([name, *(text for n in cells for text in (f"{n / 1e6:,.1f} M", f"{n:,}"))])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-            for row in rows
-        ]
         notes = (
             "total: input embedding, decoder embedding and output projection counted separately, "
             "as in the paper",
-            "total_shared: parameters that the model holds, shared ones counted once",
-            "experts: contained in encoder and decoder",
-            "one pair: effective, what serves one language pair once its experts are extracted",
+            "total_shared: parameters of the model, shared ones counted once",
+            "experts: part of encoder and decoder",
+            "one pair: the parameters of the sub-network for one language pair (effective)",
         )
-        return "\n".join([*lines, "", *notes])
+        return "\n".join([*aligned(rows), "", *notes])
 
 
 def report_architecture(cfg: Any, vocab_size: int, table: TaskTable) -> ParameterReport:
-    """Count the model of a configuration with vocab_size words for the pairs of a table."""
+    """Count the parameters of a configuration with vocab_size words and the pairs of a table."""
     full = build_on_meta(cfg, vocab_size, table)
     return _report(cfg, full, vocab_size, table)
 
@@ -109,17 +104,17 @@ def report_checkpoint(path: str) -> ParameterReport:
 
 
 def build_on_meta(cfg: Any, vocab_size: int, table: TaskTable) -> TransformerTaskMoeModel:
-    """Build a model without its weights."""
+    """Build a model on the meta device."""
     dictionary = numbered_dictionary(vocab_size)
     try:
         with torch.device("meta"):
             return build_without_task(cfg, dictionary, table)
-    except (ValueError, ArithmeticError, RuntimeError) as error:  # as of 7 heads in a width of 8
+    except (ValueError, ArithmeticError, RuntimeError) as error:  # such as 7 heads in a width of 8
         refuse(f"no model can be built from these sizes: {' '.join(str(error).split())}")
 
 
 def pairs_with_english(num_pairs: int) -> List[str]:
-    """Return the names of num_pairs directions: made-up languages into and out of English."""
+    """Return the names of num_pairs directions: made-up languages into and from English."""
     pairs = [pair for n in range(num_pairs) for pair in (f"x{n}-en", f"en-x{n}")]
     return pairs[:num_pairs]
 
@@ -146,7 +141,7 @@ def _report(
 
 
 def _count(model: nn.Module, moe_layers: List[str]) -> Counts:
-    """Count a model; moe_layers names those whose feed-forward networks are, or were, experts."""
+    """Count a model; moe_layers: the layers whose feed-forward networks are, or were, experts."""
     sizes = {name: p.numel() for name, p in model.named_parameters(remove_duplicate=False)}
     vocabulary = sizes.pop("encoder.embed_tokens.weight")
     softmax = sizes.pop("decoder.embed_tokens.weight") + sizes.pop(

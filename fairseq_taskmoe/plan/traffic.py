@@ -1,7 +1,4 @@
-"""What a training step sends between ranks: rows to experts and back, and gradients.
-
-Bytes are those that one rank sends; all ranks together receive as much.
-"""
+"""The bytes that a rank sends in a training step: rows to experts and back, and gradients."""
 
 import math
 from typing import List, NamedTuple, Sequence
@@ -10,15 +7,15 @@ import torch
 
 from ..distributed.layout import ExpertLayout
 
-COUNT_BYTES = 24  # to each rank and for each layer: units, rows and the sum of rows, as int64
+COUNT_BYTES = 24  # to each rank for each layer: units, rows and the sum of rows, as int64
 NUM_DRAWS = 100
 
 
 class Exchange(NamedTuple):
-    """What one rank sends for the MoE layers of one stack in one micro-batch, in bytes."""
+    """The bytes that one rank sends for the MoE layers of one stack in one micro-batch."""
 
-    rows: float  # tokens on their way to experts and back, and the gradients of both
-    facts: float  # which experts and gates a unit has, and how much is to come
+    rows: float  # tokens to experts and back, and the gradients of both
+    facts: float  # experts and gates of a unit, and the number of rows that follow
     collectives: int  # calls of all-to-all
 
     @property
@@ -27,10 +24,10 @@ class Exchange(NamedTuple):
 
 
 def expected_remote_ranks(layout: ExpertLayout, top_k: int) -> float:
-    """Return how many other ranks of its group a token visits, whose K experts are any K of E.
+    """Return the expected number of other ranks of its group that a token is sent to.
 
-    A rank with E / P experts holds none of K distinct ones with probability
-    C(E - E / P, K) / C(E, K). At the least a token visits 0 other ranks, at the most min(K, P - 1).
+    The token's K experts are any K of E with equal probability. A rank with E / P experts has none
+    of them with probability C(E - E / P, K) / C(E, K). The minimum is 0, the maximum min(K, P - 1).
     """
     num_experts, here = layout.num_experts, layout.experts_per_rank
     if num_experts == 0 or layout.size == 1:
@@ -54,24 +51,25 @@ def exchange_bytes(
     """Return what one rank sends for num_layers MoE layers of one stack in one micro-batch.
 
     Args:
-        num_tokens: real tokens of the rank's micro-batch on this stack's side
-        num_units: what the router decides for: tokens, or sentences
-        value_bytes: bytes of a value of a row on the wire, 2 in half precision
+        num_tokens: real tokens of the rank's micro-batch in this stack
+        num_units: the units of routing: tokens or sentences
+        value_bytes: bytes of a value that is sent, 2 in half precision
         group_size: ranks that share a copy of the experts
-        remote_ranks: mean number of other ranks that a token visits
-        routed_ahead: whether all layers' routes are exchanged together, as task routes are
-        checkpointed: whether forward is run twice (--checkpoint-activations)
+        remote_ranks: mean number of other ranks that a token is sent to
+        routed_ahead: whether all layers' routes are exchanged at once, as with task routing
+        checkpointed: whether forward runs twice (--checkpoint-activations)
 
-    A row travels to each other rank that has an expert of its token, and one comes back: the rank
-    sends its own rows and returns others', the same number on average. Backward the gradients take
-    the same ways. A unit's facts are 1 + 2 K numbers in float32, and so is their gradient.
+    A row is sent to each other rank that has an expert of its token, and a result is sent back. A
+    rank sends its own rows and results for others, the same number on average. In backward the
+    gradients are sent likewise. A unit's facts are 1 + 2 K numbers in float32, and so is their
+    gradient.
     """
     if num_layers == 0 or group_size == 1:
         return Exchange(0.0, 0.0, 0)
     forwards = 2 if checkpointed else 1
     passes = forwards + 1
     rows = num_layers * passes * 2 * num_tokens * remote_ranks * embed_dim * value_bytes
-    plans = 1 if routed_ahead else forwards  # routes that are known ahead are not recomputed
+    plans = 1 if routed_ahead else forwards  # routes that are computed ahead are not recomputed
     facts = num_layers * (plans + 1) * num_units * remote_ranks * (1 + 2 * top_k) * 4
     counts = num_layers * plans * (group_size - 1) * COUNT_BYTES
     exchanges_of_facts = (1 if routed_ahead else num_layers) * (2 * plans + 1)
@@ -86,7 +84,7 @@ def all_reduce_bytes(num_bytes: float, num_ranks: int) -> float:
 def busiest_rank(layout: ExpertLayout, task_experts: Sequence[Sequence[int]]) -> float:
     """Return the rows that the busiest rank computes in an MoE layer, over the mean of the ranks.
 
-    task_experts names each task's K experts; all tasks have the same share of the tokens.
+    task_experts: the K experts of each task; all tasks have the same number of tokens.
     """
     rows = torch.zeros(layout.size)
     experts = torch.tensor(task_experts).flatten()
@@ -95,10 +93,10 @@ def busiest_rank(layout: ExpertLayout, task_experts: Sequence[Sequence[int]]) ->
 
 
 def busiest_rank_by_chance(layout: ExpertLayout, top_k: int, groups: Sequence[int]) -> float:
-    """Return the mean of busiest_rank where each group of tasks has K of E experts by chance.
+    """Return the mean of busiest_rank if each group of tasks has K random experts of E.
 
-    groups names the group of each task. A trained gate's balance loss spreads groups better than
-    chance does; but a group with half of all tokens keeps its experts that busy.
+    groups: the group of each task. A balance loss distributes the groups better than chance, but
+    cannot change the load of a group that has half of all tokens.
     """
     generator = torch.Generator().manual_seed(1)
     total = 0.0

@@ -12,6 +12,7 @@ for access from other machines, use a proxy that has them.
 import argparse
 from dataclasses import fields
 
+from ..host import use_passive_waiting
 from ..serving.limits import Limits, flag
 from .flags import check_least, refuse_empty
 
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     refuse_empty(args)
     check_least(args, threads=0)
-    share_cores()
+    use_passive_waiting()
 
     from ..serving.service import serve
 
