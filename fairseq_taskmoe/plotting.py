@@ -26,12 +26,12 @@ def new_figure(**options: Any) -> Any:
     return Figure(layout="constrained", **options)
 
 
-def check_format(figure: Any, out_path: Path) -> str:
-    """Return the format that the ending of out_path names; refuses one that is unknown."""
+def check_format(figure: Any, out_path: Path, action: str = "cannot draw") -> str:
+    """Return the format that the ending of out_path names; refuses an unknown one."""
     formats = figure.canvas.get_supported_filetypes()
     file_format = out_path.suffix[1:].lower()
     if file_format not in formats:
-        refuse(f"cannot draw {out_path}: its ending is none of {', '.join(sorted(formats))}")
+        refuse(f"{action} {out_path}: its ending is none of {', '.join(sorted(formats))}")
     return file_format
 
 

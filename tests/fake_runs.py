@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, Optional
 import yaml
 
 from fairseq_taskmoe.evaluation.results import Results
-from fairseq_taskmoe.metrics.scoring import DirectionScore, averages
+from fairseq_taskmoe.metrics.scoring import averages
 
 LANGUAGES = {
     "de": {"train_pairs": 2000, "class": "high"},
@@ -19,11 +19,13 @@ SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 
 
 def score(bleu: float, signature: str = SIGNATURE, chrfpp: Optional[float] = None) -> Any:
-    """Return the scores of a direction, of which all follow from BLEU."""
-    return DirectionScore(
-        signature, bleu, bleu + 20, 200, 10.0, 15.0, "nrefs:1|nc:6",
-        bleu + 18 if chrfpp is None else chrfpp, "nrefs:1|nc:6|nw:2",
-    )
+    """Return the scores of a direction, all computed from BLEU."""
+    return {
+        "signature": signature, "bleu": bleu, "chrf": bleu + 20, "sentences": 200,
+        "floor_copy_chrf": 10.0, "floor_nearest_chrf": 15.0, "chrf_signature": "nrefs:1|nc:6",
+        "chrfpp": bleu + 18 if chrfpp is None else chrfpp,
+        "chrfpp_signature": "nrefs:1|nc:6|nw:2",
+    }
 
 
 def save_results(folder: Path, scores: Dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ OTHER_NAMES = {
     "spm.sample.txt": ["vocab_size"],
     **dict.fromkeys(["a.pt", "token.pt", "checkpoint_last.pt"], ["the checkpoint is of another"]),
     "run.json": ["exists; nothing was overwritten"],
-    "results.json": ["evaluation was translated with", "results of no direction"],
+    "results.json": ["evaluation was translated with", "its results have no direction"],
 }
 # goes on with what is there, as far as it is whole
 GOES_ON = ("distill on", "evaluate again", "preprocess.run goes on", "fairseq-train resumes")

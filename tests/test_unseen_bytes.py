@@ -178,7 +178,7 @@ def test_the_older_format_gives_what_the_newer_gives(lazy, capsys):
                  f"FOLDER/{name}-routing", "--cpu")(lazy)
     one, other = (load_results(lazy / f"{name}-scores/results.json") for name in ("data", "lazy"))
     assert one.directions == other.directions
-    assert one.directions["en-de"].floor_nearest_chrf is not None
+    assert one.directions["en-de"]["floor_nearest_chrf"] is not None
     for file in ("distilled/train.en-de.de.bin", "routing/routing.tsv"):
         assert (lazy / f"data-{file}").read_bytes() == (lazy / f"lazy-{file}").read_bytes()
 

@@ -66,7 +66,7 @@ def compare(
     lang_pair: str, texts: Sequence[str], full: Sequence[str], references: Sequence[str]
 ) -> Dict[str, float]:
     """Compare translations with those of the full model."""
-    own, other = (score_direction(lang_pair, side, references).chrf for side in (texts, full))
+    own, other = (score_direction(lang_pair, side, references)["chrf"] for side in (texts, full))
     same = sum(a == b for a, b in zip(texts, full, strict=True))
     return {"same": round(same / len(full), 4), "chrf_change": round(own - other, 3)}
 

@@ -70,8 +70,8 @@ def check(runs: Path, row: str, data: Path, settings: Settings) -> Dict[str, Any
         "different": sum(one.different for one in compared.values()),
         "of_which_ties": sum(one.ties for one in compared.values()),
         "max_abs_logprob_diff": max(one.max_abs_logprob_diff for one in compared.values()),
-        "bleu_full": {pair: whole[pair].bleu for pair in pairs},
-        "bleu_subnet": {pair: scores[pair].bleu for pair in pairs},
+        "bleu_full": {pair: whole[pair]["bleu"] for pair in pairs},
+        "bleu_subnet": {pair: scores[pair]["bleu"] for pair in pairs},
     }
 
 

@@ -1,4 +1,4 @@
-"""Whether a model can translate its test sets, checked before it translates any."""
+"""Checks that a model can translate its test sets, before it translates any."""
 
 from typing import NamedTuple, Optional, Sequence
 
@@ -11,36 +11,36 @@ from ..tasks.translation_task_moe import TranslationTaskMoeTask
 
 
 class Batching(NamedTuple):
-    """How sentences are put together for translation, which changes speed alone."""
+    """How sentences are batched for translation, which changes only the speed."""
 
-    max_tokens: Optional[int] = None  # with neither limit, TOKENS of the device
+    max_tokens: Optional[int] = None  # without either limit: devices.TOKENS of the device
     batch_size: Optional[int] = None
-    skip_long: bool = False  # over-long sources translate to an empty line, and are not refused
+    skip_long: bool = False  # sources that are too long get an empty translation, no refusal
 
 
 def check_lengths(
     model: BaseFairseqModel, task: TranslationTaskMoeTask, lang_pairs: Sequence[str], split: str,
     batching: Batching, read_references: bool = False,
 ) -> None:
-    """Refuse what a model cannot read or a batch cannot hold, in any direction's test set.
+    """Refuse a test set with sentences too long for the model or for a batch.
 
-    To be called before work starts; read_references checks references too, for a model that is to
-    read them.
+    Called before work starts. With read_references, references are checked too, for a model that
+    reads them.
     """
     for lang_pair in lang_pairs:
         dataset, name = task.data_manager.load_pair(split, lang_pair), set_name(split, lang_pair)
-        admitted(model, task, dataset, batching, name)
+        admit(model, task, dataset, batching, name)
         if read_references:
             check_references(dataset, [model], name)
 
 
-def admitted(
+def admit(
     model: BaseFairseqModel, task: TranslationTaskMoeTask, dataset: TaskPairDataset,
     batching: Batching, name: str, warned: bool = False,
 ) -> TaskPairDataset:
-    """Return a dataset that the model can read and that fits batches, or refuse it.
+    """Return a dataset whose sentences fit the model and its batches; refuses one that does not.
 
-    warned is true where check_lengths has already warned of what translates to an empty line.
+    warned: check_lengths has already warned about the sentences that get an empty translation.
     """
     limit, _ = resolve_max_positions(task.max_positions(), model.max_positions())
     dataset = admit_sources(dataset, limit, batching.skip_long, warned)

@@ -1,4 +1,4 @@
-"""Is an extracted model the full model? Log-probabilities and hypotheses, side by side."""
+"""Compare an extracted model with the full model, by log-probabilities and hypotheses."""
 
 import math
 from typing import Any, Dict, List, NamedTuple, Tuple
@@ -16,12 +16,12 @@ TIE = 1e-5  # two hypotheses whose scores differ by less may come in either orde
 
 
 class Comparison(NamedTuple):
-    """What two models of one direction do differently on a test set."""
+    """The differences between two models of one direction on a test set."""
 
     max_abs_logprob_diff: float  # over all real target positions and all words
     hypotheses: int
     different: int
-    ties: int  # of the different ones, those whose scores differ by less than TIE
+    ties: int  # different hypotheses whose scores differ by less than TIE
 
 
 def compare(
@@ -35,7 +35,8 @@ def compare(
 ) -> Comparison:
     """Compare a direction's sub-network with the full model, which routes every token.
 
-    Log-probabilities are taken teacher-forced on the references; hypotheses by beam search.
+    Log-probabilities are those of the references, teacher-forced. Hypotheses are found by beam
+    search.
     """
     generators = [task.build_generator([model], generation) for model in (full, subnet)]
     worst, total, different, ties = 0.0, 0, 0, 0
@@ -72,7 +73,7 @@ def best(
 
 
 def inputs_of(model: BaseFairseqModel, batch: Batch) -> Dict[str, Any]:
-    """Return what a model reads of a batch: fairseq's own has no use for task ids."""
+    """Return a model's inputs; fairseq's own models do not accept task ids."""
     inputs = dict(batch["net_input"])
     if not isinstance(model, TransformerTaskMoeModel):
         del inputs["task_ids"]

@@ -1,4 +1,4 @@
-"""Translate and score all directions of a test set, and leave a report that can be resumed."""
+"""Translate and score all directions of a test set; an interrupted evaluation can be resumed."""
 
 import hashlib
 import json
@@ -14,7 +14,8 @@ from ..distributed.agreement import on_first_rank, rank
 from ..errors import refuse
 from ..files import write_atomically
 from ..metrics.floors import nearest_neighbour_translations
-from ..metrics.scoring import DirectionScore, bleu_metric, group_directions, score_direction
+from ..metrics.registry import METRICS
+from ..metrics.scoring import DirectionScore, group_directions, score_direction
 from ..models.lockstep_search import join_ranks
 from ..read_files import read_json, read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
@@ -23,25 +24,20 @@ from .folder import EvaluationFolder, write_lines
 from .pivot import pivot_missing_pairs
 from .results import Results
 from .test_sets import PairSets, find_sets, read_test_set
-from .translate import (
-    Batching,
-    Search,
-    load_for_pairs,
-    translate_pairs,
-)
+from .translate import Batching, Search, load_for_pairs, translate_pairs
 
 logger = logging.getLogger(__name__)
 
 
 class Settings(NamedTuple):
-    """What decides on the scores, beside the data and the checkpoint."""
+    """The settings that change the scores, besides the data and the checkpoint."""
 
     gen_subset: str = "test"
     search: Search = Search()
-    tokenize: Optional[str] = None  # sacreBLEU's tokenizer, where not the language's own
+    tokenize: Optional[str] = None  # sacreBLEU's tokenizer; None: the default of the language
 
     def record(self) -> Dict[str, Any]:
-        """Return the settings as results.json has them."""
+        """Return the settings in the form of results.json."""
         return {
             "gen_subset": self.gen_subset, **self.search._asdict(), "tokenize": self.tokenize
         }
@@ -63,14 +59,14 @@ def evaluate(
 ) -> Optional[Results]:
     """Write out/hypotheses/*, out/results.json and out/results.md; return the results.
 
-    What was scored lies beside the hypotheses, in out/sources and out/references. zero_shot_pairs
-    come on top of lang_pairs, and those without data of their own are pivoted, see pivot.py;
-    resources are the languages' classes, see scoring.group_directions.
+    The sources and references that were scored are written to out/sources and out/references.
+    zero_shot_pairs are added to lang_pairs; those without data of their own are pivoted, see
+    pivot.py. resources are the languages' classes, see scoring.group_directions.
 
-    A direction whose hypotheses are there is scored and not translated again, if the folder was
-    made from the same checkpoint with the same settings; otherwise it is refused. Under torchrun
-    all ranks translate, with experts spread over them; rank 0 writes and scores, and the others
-    return None.
+    A direction whose hypotheses exist is scored without translating it again, if the folder was
+    made from the same checkpoint with the same settings; otherwise the folder is refused. Under
+    torchrun all ranks translate, with the experts distributed over them. Rank 0 writes and scores;
+    the others return None.
     """
     join_ranks(cpu)
     config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
@@ -83,9 +79,10 @@ def evaluate(
     sets: Dict[str, PairSets] = {}  # on rank 0, which scores
 
     def prepare() -> None:
-        # all that can be missing shows here, not after an hour of translating
+        # refuse missing files and tokenizers now, not after an hour of translating
         for pair in task.served:
-            bleu_metric(pair, settings.tokenize)  # refuses a tokenizer that is not there
+            for metric in METRICS.values():
+                metric.build(pair, settings.tokenize)
             sets[pair] = find_sets(task, pair, settings.gen_subset, references, floors)
         claim_folder(out, config)
 
@@ -93,7 +90,7 @@ def evaluate(
     place(model, choose_device(cpu))
     by_default = batching.max_tokens is None and batching.batch_size is None
     if settings.search.max_len_a > 0 and by_default:
-        # fairseq multiplies it with the longest source of a batch: the same batches are needed
+        # fairseq multiplies max_len_a by the longest source of a batch: form the same batches
         batching = batching._replace(max_tokens=FAIRSEQ_TOKENS)
     folder = EvaluationFolder(Path(out), settings.gen_subset)
     files = {pair: folder.hypotheses(pair) for pair in task.served}
@@ -129,9 +126,9 @@ def score_file(
     task: TranslationTaskMoeTask, lang_pair: str, sets: PairSets, folder: EvaluationFolder,
     floors: bool, tokenize: Optional[str],
 ) -> DirectionScore:
-    """Score a direction's translations in its folder, and its floors where wanted.
+    """Score a direction's translations in its folder, with floors if requested.
 
-    Sources and references are written into the folder.
+    Sources and references are written to the folder.
     """
     test = read_test_set(task, sets.test)
     sources = test.sources if sets.sources is None else sets.sources
@@ -139,7 +136,7 @@ def score_file(
     if sets.references is None and test.num_unknown:
         logger.warning(
             "%s: the references are detokenized from the data, where %d words are unknown; "
-            "give the raw ones with --references", lang_pair, test.num_unknown,
+            "give the raw references with --references", lang_pair, test.num_unknown,
         )
     write_lines(folder.sources(lang_pair), sources)
     write_lines(folder.references(lang_pair), references)
@@ -147,7 +144,7 @@ def score_file(
     hypotheses = read_lines(file)
     if len(hypotheses) != len(references):
         refuse(f"{file}: {len(hypotheses)} hypotheses but {len(references)} references; "
-               "remove the file, and its sentences are translated again")
+               "remove the file to translate its sentences again")
     nearest = None
     if sets.train is not None:
         train = read_test_set(task, sets.train)
@@ -158,7 +155,7 @@ def score_file(
 
 
 def describe_run(data: str, path: str, settings: Settings) -> Dict[str, Any]:
-    """Return what results.json says of how it was made."""
+    """Return the config that results.json records."""
     model = read_model(path).checkpoint["cfg"]["model"]
     return {
         "data": data,
@@ -174,7 +171,7 @@ def describe_run(data: str, path: str, settings: Settings) -> Dict[str, Any]:
 
 
 def digest(path: str) -> str:
-    """Return a digest of a checkpoint: its last megabyte holds the checksums of all its parts."""
+    """Return a digest of a checkpoint's last megabyte, which has the checksums of all its parts."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         file.seek(max(0, size - 2**20))
@@ -182,7 +179,7 @@ def digest(path: str) -> str:
 
 
 def claim_folder(out: str, config: Dict[str, Any]) -> None:
-    """Make the folder out, or take up the one that was made with the same config."""
+    """Create the folder out, or continue in one that was made with the same config."""
     mark = os.path.join(out, "run.json")
     if os.path.isfile(mark):
         if read_json(mark, "record of an earlier run") == json.loads(json.dumps(config)):

@@ -1,4 +1,4 @@
-"""The texts of an evaluation: hypotheses, references and sources, a file each for a direction."""
+"""The texts of an evaluation: a file of hypotheses, references and sources for each direction."""
 
 from pathlib import Path
 from typing import NamedTuple, Sequence
@@ -7,7 +7,7 @@ from ..files import write_atomically
 
 
 class EvaluationFolder(NamedTuple):
-    """Where the texts are, each named as out/hypotheses/test.en-de.de."""
+    """The paths of the texts, such as out/hypotheses/test.en-de.de."""
 
     out: Path
     split: str
@@ -26,6 +26,6 @@ class EvaluationFolder(NamedTuple):
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """Write a text file, a line each, whole or not at all."""
+    """Write lines as a text file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(line + "\n" for line in lines))

@@ -1,7 +1,7 @@
-"""Test sets of pairs that no file holds: sentences whose English is the same in two other sets.
+"""Test sets for pairs without files of their own, from two sets with common English sentences.
 
-Data around English has no German-French test set, though the two languages' sets often translate
-the same English sentences. Their other sides are then translations of one another.
+English-centric data has no German-French test set. But the test sets of German and of French often
+translate the same English sentences; their German and French sides then form a test set.
 """
 
 from typing import Dict, Sequence, Tuple
@@ -17,13 +17,13 @@ from ..data.dataset_manager import (
     pair_prefix,
 )
 from ..errors import refuse
-from ..metrics.scoring import is_english
+from ..metrics.lang_pairs import is_english
 
 
 def pivot_missing_pairs(
     manager: TaskDatasetManager, dictionary: Dictionary, split: str, lang_pairs: Sequence[str]
 ) -> None:
-    """Let manager load those of lang_pairs that its folder does not hold, made from other pairs."""
+    """Let manager load the lang_pairs that its folder lacks, made from other pairs."""
     for lang_pair in lang_pairs:
         if not manager.has_pair(split, lang_pair):
             manager.pivoted[split, lang_pair] = pivot_pair(manager, dictionary, split, lang_pair)
@@ -32,11 +32,11 @@ def pivot_missing_pairs(
 def pivot_pair(
     manager: TaskDatasetManager, dictionary: Dictionary, split: str, lang_pair: str
 ) -> PivotedPair:
-    """Return the rows of a pair's sentences, in the order of the data of source and pivot.
+    """Return the rows of a pair's sentences, in the order of the source-pivot data.
 
-    The pivot is English, or else the first language that has data with both of the pair's. A
-    sentence of the pivot that occurs several times counts once, where it is first. Refuses a pair
-    without a pivot, or without a common sentence.
+    The pivot is English if possible, else the first language that has data with both languages of
+    the pair. A pivot sentence that occurs several times is used once, where it occurs first.
+    Refuses a pair without a pivot or without a common sentence.
     """
     folder = split_paths(manager.args.data)[0]
     source, target = lang_pair.split("-")
@@ -48,8 +48,8 @@ def pivot_pair(
     ]
     if not pivots:
         refuse(
-            f"--zero-shot-pairs {lang_pair}: {folder} holds no {split} data for it, and none of "
-            f"both {source} and {target} with a third language"
+            f"--zero-shot-pairs {lang_pair}: {folder} holds no {split} data for it, and no third "
+            f"language has {split} data with both {source} and {target}"
         )
     pivot = pivots[0]
 
@@ -57,8 +57,8 @@ def pivot_pair(
         manager.load_data(f"{pair_prefix(folder, split, pair)}.{pivot}", dictionary, None)
         for pair in (f"{source}-{pivot}", f"{pivot}-{target}")
     )
-    of_source, of_target = first_rows(source_set), first_rows(target_set)
-    shared = [sentence for sentence in of_source if sentence in of_target]
+    source_rows, target_rows = first_rows(source_set), first_rows(target_set)
+    shared = [sentence for sentence in source_rows if sentence in target_rows]
     if not shared:
         refuse(
             f"--zero-shot-pairs {lang_pair}: the {split} data of {source}-{pivot} and "
@@ -66,13 +66,13 @@ def pivot_pair(
         )
     return PivotedPair(
         pivot,
-        RowSelection([of_source[sentence] for sentence in shared], len(source_set)),
-        RowSelection([of_target[sentence] for sentence in shared], len(target_set)),
+        RowSelection([source_rows[sentence] for sentence in shared], len(source_set)),
+        RowSelection([target_rows[sentence] for sentence in shared], len(target_set)),
     )
 
 
 def first_rows(sentences: FairseqDataset) -> Dict[Tuple[int, ...], int]:
-    """Return the row in which each sentence, a row of token ids, is for the first time."""
+    """Return the row in which each sentence, a tuple of token ids, occurs first."""
     rows: Dict[Tuple[int, ...], int] = {}
     for row in range(len(sentences)):
         rows.setdefault(tuple(sentences[row].tolist()), row)

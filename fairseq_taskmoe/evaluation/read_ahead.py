@@ -1,4 +1,4 @@
-"""What comes next is made ready in a background thread, while what is here is worked on."""
+"""Prepare the next items of an iterator in a background thread while the current one is used."""
 
 import queue
 import threading
@@ -8,35 +8,35 @@ Item = TypeVar("Item")
 
 
 def read_ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
-    """Yield items in order, up to depth of them made ahead by a thread.
+    """Yield items in order; a thread prepares up to depth of them in advance.
 
-    An exception that ends the making is raised here, behind the items before it.
-    Whoever takes no more items closes the iterator, and the thread ends with the item it is at.
+    An exception of the iterable is raised here, after the items before it. When the caller closes
+    the generator, the thread ends after its current item.
     """
-    ready: "queue.Queue[Any]" = queue.Queue(depth)  # item and error, None at the end
-    unwanted = threading.Event()
+    ready: "queue.Queue[Any]" = queue.Queue(depth)  # (item, error); None at the end
+    closed = threading.Event()
 
-    def make() -> None:
+    def prepare() -> None:
         try:
             for item in items:
                 ready.put((item, None))
-                if unwanted.is_set():
+                if closed.is_set():
                     return
             ready.put(None)
-        except BaseException as error:  # raised again below, in the thread that can end the process
+        except BaseException as error:  # raised again in the caller's thread
             ready.put((None, error))
 
-    thread = threading.Thread(target=make, name="read ahead", daemon=True)
+    thread = threading.Thread(target=prepare, name="read ahead", daemon=True)
     thread.start()
     try:
-        while (made := ready.get()) is not None:
-            item, error = made
+        while (entry := ready.get()) is not None:
+            item, error = entry
             if error is not None:
                 raise error
             yield item
     finally:
-        unwanted.set()
-        while thread.is_alive():  # it may wait for room in the queue, to put down its last item
+        closed.set()
+        while thread.is_alive():  # it may be waiting for room in the queue
             while not ready.empty():
                 ready.get()
             thread.join(timeout=0.01)

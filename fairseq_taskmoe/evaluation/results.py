@@ -1,40 +1,38 @@
-"""What an evaluation leaves behind: results.json for programs, results.md and a table for people.
+"""The results of an evaluation: results.json for programs, results.md and a table for people.
 
-Scores mean little without their provenance: configuration, commit, hardware, versions.
+Scores are stored with their provenance: configuration, commit, hardware and versions.
 """
 
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..errors import refuse
 from ..files import write_atomically
 from ..host import available_cores
-from ..metrics.scoring import SCORE_FIELDS, Average, DirectionScore, averages
+from ..metrics.registry import METRICS
+from ..metrics.scoring import Average, DirectionScore, averages, score_fields, score_titles
 from ..read_files import read_json
+from ..text_tables import aligned, markdown_table
 
 PROJECT = Path(__file__).resolve().parents[2]
-SCORE_TITLES = ("BLEU", "chrF", "chrF++", "copy chrF", "nearest chrF")  # of SCORE_FIELDS
-OPTIONAL_FIELDS = ("chrfpp", "floor_copy_chrf", "floor_nearest_chrf")
-SIGNATURES = {"BLEU": "signature", "chrF": "chrf_signature", "chrF++": "chrfpp_signature"}
 
 
 @dataclass(frozen=True)
 class Results:
     """The scores of one model, in the order of results.json."""
 
-    config: Any  # whatever JSON can hold: a name, a path, the flags
+    config: Any  # anything that JSON can hold: a name, a path, the flags
     commit: Optional[str]
-    hardware: dict[str, Any]
-    directions: dict[str, DirectionScore]  # by language pair
-    averages: dict[str, Average]  # by group, see scoring.averages
-    versions: dict[str, str] = field(default_factory=dict)  # by package
+    hardware: Dict[str, Any]
+    directions: Dict[str, DirectionScore]  # by language pair
+    averages: Dict[str, Average]  # by group, see scoring.averages
+    versions: Dict[str, str] = field(default_factory=dict)  # by package
 
     @classmethod
     def collect(
@@ -44,7 +42,7 @@ class Results:
         resources: Optional[Mapping[str, str]] = None,
         zero_shot: Optional[Collection[str]] = None,
     ) -> "Results":
-        """Add the averages, grouped by resources and zero_shot, and today's provenance."""
+        """Add the averages, grouped by resources and zero_shot, and the present provenance."""
         return cls(
             config=config,
             commit=commit(),
@@ -56,17 +54,14 @@ class Results:
 
     def to_json(self) -> str:
         """Return the text of results.json."""
-        directions = {pair: score._asdict() for pair, score in self.directions.items()}
-        # allow_nan: NaN is no JSON, other programs would reject the whole file
-        return (
-            json.dumps({**vars(self), "directions": directions}, indent=2, allow_nan=False) + "\n"
-        )
+        # NaN is not JSON: other programs would reject the whole file
+        return json.dumps(vars(self), indent=2, allow_nan=False) + "\n"
 
     def save(self, folder: Union[str, Path]) -> None:
-        """Write results.md and results.json into folder, which is made where it is missing.
+        """Write results.md and results.json into folder, which is created where it is missing.
 
-        Each file is whole or not there; results.json comes last and so marks a finished run.
-        Refuses a folder that cannot be written to.
+        Each file is written whole or not at all. results.json is written last and so marks a
+        finished run. Refuses a folder that cannot be written to.
         """
         texts = {"results.md": markdown(self), "results.json": self.to_json()}
         try:
@@ -82,8 +77,8 @@ def load_results(path: Union[str, Path]) -> Results:
     content = read_json(path, "results file")
     if problem := _find_problem(content):
         refuse(f"{path} is not a results file: {problem}")
-    directions = {  # fields that a later version may add are passed over
-        pair: DirectionScore(**{name: score.get(name) for name in DirectionScore._fields})
+    directions = {  # fields that a later version may add are ignored
+        pair: {name: score.get(name) for name in score_fields()}
         for pair, score in content["directions"].items()
     }
     return Results(
@@ -99,9 +94,7 @@ def load_results(path: Union[str, Path]) -> Results:
 def terminal_table(results: Results) -> str:
     """Return directions, then averages, as aligned plain text without a final newline."""
     directions, means = _rows(results)
-    rows = [*directions, *means]
-    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
+    lines = aligned([*directions, *means])
     lines.insert(len(directions), "")
     return "\n".join(lines)
 
@@ -110,18 +103,18 @@ def markdown(results: Results) -> str:
     """Return the text of results.md: two tables, then signatures and provenance."""
     lines = ["# Results", ""]
     for header, *rows in _rows(results):
-        rule = ["---", *["---:"] * (len(header) - 1)]
-        lines += [*(f"| {' | '.join(row)} |" for row in (header, rule, *rows)), ""]
+        numeric = [column > 0 for column in range(len(header))]
+        lines += [*markdown_table(header, rows, numeric), ""]
     lines += [
-        "copy chrF: the source itself taken for its translation; nearest chrF: the translation",
-        "of the most similar training sentence.",
+        "copy chrF: the source is scored as if it were the translation; nearest chrF: the",
+        "translation of the most similar training sentence is.",
         "",
     ]
-    for title, name in SIGNATURES.items():
-        used: dict[str, list[str]] = {}
+    for metric in METRICS.values():
+        used: Dict[str, List[str]] = {}
         for pair, score in results.directions.items():
-            used.setdefault(getattr(score, name) or "unknown", []).append(pair)
-        lines += [f"- {title} signature: `{key}` ({', '.join(used[key])})" for key in used]
+            used.setdefault(score[metric.signature] or "unknown", []).append(pair)
+        lines += [f"- {metric.title} signature: `{key}` ({', '.join(used[key])})" for key in used]
     lines += [
         f"- config: `{_one_line(results.config)}`",
         f"- commit: `{results.commit or 'unknown'}`",
@@ -131,9 +124,9 @@ def markdown(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> Dict[str, Any]:
     """Describe the machine: cpu, cores that this process may use, memory_gb, gpus, platform."""
-    import torch  # not above: whoever only reads results files need not wait for it
+    import torch  # here, since it takes seconds to load and reading results files needs none of it
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     linux = hasattr(os, "sched_getaffinity")
@@ -148,17 +141,17 @@ def hardware() -> dict[str, Any]:
 
 
 def provenance() -> str:
-    """Return in a line what works here: the commit, the hardware, the version of torch."""
+    """Return in one line the commit, the hardware and the version of torch."""
     return f"commit {commit() or 'unknown'}; {_listing(hardware())}; torch {version('torch')}"
 
 
 def commit(folder: Union[str, Path] = PROJECT) -> Optional[str]:
-    """Return the git commit that folder is a checkout of, None where it is not one.
+    """Return the git commit of a checkout, None where folder is not the root of one.
 
-    "-dirty" follows where tracked files were changed. A folder inside somebody else's checkout,
-    as site-packages in a virtual environment often is, is not one. Never raises.
+    "-dirty" follows where tracked files were changed. A folder inside another project's checkout,
+    as site-packages in a virtual environment often is, has no commit of its own. Never raises.
     """
-    # inside a git hook these would point every git command to the hook's repository
+    # in a git hook these variables would make every git command use the hook's repository
     hidden = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     env["GIT_OPTIONAL_LOCKS"] = "0"
@@ -178,15 +171,15 @@ def commit(folder: Union[str, Path] = PROJECT) -> Optional[str]:
 
 
 def _find_problem(content: Any) -> Optional[str]:
-    """Say what keeps parsed JSON from being a results file, None where nothing does."""
+    """Return why parsed JSON is not a results file, None if it is one."""
     if not isinstance(content, dict):
-        return "it holds no object"
+        return "it is not a JSON object"
     for name in ("config", "commit", "hardware", "directions", "averages"):
         if name not in content:
             return f"{name!r} is missing"
     for name in ("hardware", "directions", "averages", "versions"):
         if not isinstance(content.get(name, {}), dict):
-            return f"{name!r} is no object"
+            return f"{name!r} is not an object"
     gpus = content["hardware"].get("gpus") or []
     if not isinstance(gpus, list):
         return "'hardware' has no list of 'gpus'"
@@ -198,34 +191,37 @@ def _find_problem(content: Any) -> Optional[str]:
                 return f"{group}: {key!r} has no count {counter!r}"
             if group == "directions" and not isinstance(score.get("signature"), str):
                 return f"{group}: {key!r} has no 'signature'"
-            for name in SCORE_FIELDS:
+            for name in score_titles():
                 value: Any = score.get(name)
-                # an average may be over nothing, a floor unknown
-                if value is None and (group == "averages" or name in OPTIONAL_FIELDS):
+                required = group == "directions" and name in METRICS and METRICS[name].required
+                if value is None and not required:
                     continue
                 number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 # false for NaN; BLEU's 100 is 100.00000000000004
                 if not (number and 0 <= value <= 100.001):
                     return f"{group}: {key!r} has no {name!r} between 0 and 100"
-            for name in SIGNATURES.values():
-                if not isinstance(score.get(name), str | None):
-                    return f"{group}: {key!r}: {name!r} is no text"
+            for metric in METRICS.values():
+                if not isinstance(score.get(metric.signature), str | None):
+                    return f"{group}: {key!r}: {metric.signature!r} is not text"
     return None
 
 
-def _rows(results: Results) -> tuple[list[list[str]], list[list[str]]]:
+def _rows(results: Results) -> Tuple[List[List[str]], List[List[str]]]:
     """Return the cells of both tables, header first: directions, averages."""
 
-    def cells(name: str, count: Optional[float], scores: dict[str, Any]) -> list[str]:
-        numbers = [scores.get(key) for key in SCORE_FIELDS]
+    def table(name: str, count: str, groups: Mapping[str, Mapping[str, Any]]) -> List[List[str]]:
         # one decimal: further ones suggest a precision that BLEU and chrF do not have
-        return [name, str(count), *("-" if x is None else f"{x:.1f}" for x in numbers)]
+        return [[name, count, *score_titles().values()]] + [
+            [key, str(scores[count]), *(
+                "-" if (value := scores.get(field)) is None else f"{value:.1f}"
+                for field in score_titles()
+            )]
+            for key, scores in groups.items()
+        ]
 
-    directions = [cells(k, v.sentences, v._asdict()) for k, v in results.directions.items()]
-    means = [cells(k, v["directions"], v) for k, v in results.averages.items()]
     return (
-        [["direction", "sentences", *SCORE_TITLES], *directions],
-        [["average", "directions", *SCORE_TITLES], *means],
+        table("direction", "sentences", results.directions),
+        table("average", "directions", results.averages),
     )
 
 
@@ -234,7 +230,7 @@ def _one_line(value: Any) -> str:
     return " ".join(text.split())
 
 
-def _listing(facts: dict[str, Any]) -> str:
+def _listing(facts: Dict[str, Any]) -> str:
     return ", ".join(f"{name} {_one_line(value)}" for name, value in facts.items()) or "unknown"
 
 

@@ -1,8 +1,7 @@
-"""What is compared: systems as `taskmoe evaluate` left them, and whether they compare at all."""
+"""Reading the evaluated systems that are to be compared, and checking that they are comparable."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Dict, Mapping, NamedTuple
 
 from ..errors import refuse
 from ..metrics.scoring import DirectionScore
@@ -10,12 +9,12 @@ from ..read_files import read_lines
 from .folder import EvaluationFolder
 from .results import load_results
 
-# of results.json's config: with others the same model translates, or scores, otherwise
+# settings in the config of results.json that change a model's translations or scores
 SEARCH = ("gen_subset", "beam", "lenpen", "max_len_a", "max_len_b")
 
 
 class Evaluation(NamedTuple):
-    """A direction of a system."""
+    """One direction of a system."""
 
     texts: EvaluationFolder
     score: DirectionScore
@@ -23,26 +22,27 @@ class Evaluation(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """A system: one model for all directions, or a model for each of them."""
+    """A system: one model for all directions, or one model for each direction."""
 
-    row: str  # the name of the folder above its evaluation
-    directions: dict[str, Evaluation]
+    row: str  # the name of the folder that contains its evaluation
+    directions: Dict[str, Evaluation]
 
 
 def open_system(folder: str) -> Evaluated:
-    """Return what `taskmoe evaluate` wrote, whole: a folder of it, or one of models that have one.
+    """Return the system in a folder of `taskmoe evaluate`, or in a folder with one model per pair.
 
-    The latter is as RUNS/bilingual with PAIR/evaluation in it. Refuses any other.
+    The latter is a folder such as RUNS/bilingual that contains PAIR/evaluation. Refuses any other
+    folder, and one with missing files.
     """
     path = Path(folder)
     parts = [path]
     if not (path / "results.json").exists():
         parts = sorted(file.parent for file in path.glob("*/evaluation/results.json")) or parts
-    directions: dict[str, Evaluation] = {}
+    directions: Dict[str, Evaluation] = {}
     for part in parts:
         for pair, evaluation in _open_part(part).items():
             if pair in directions:
-                refuse(f"{folder}: two of its evaluations are of {pair}: "
+                refuse(f"{folder}: two of its evaluations have results for {pair}: "
                        f"{directions[pair].texts.out} and {part}")
             directions[pair] = evaluation
     place = path.resolve()
@@ -50,16 +50,16 @@ def open_system(folder: str) -> Evaluated:
     return Evaluated(row, directions)
 
 
-def search_settings(config: Any) -> dict[str, Any]:
-    """Return how translations were searched for, None for what a results.json does not tell."""
+def search_settings(config: Any) -> Dict[str, Any]:
+    """Return the settings of the search; None for those that a results.json does not record."""
     known = config if isinstance(config, dict) else {}
     return {name: known.get(name) for name in SEARCH}
 
 
 def check_comparable(base: Evaluated, system: Evaluated) -> None:
-    """Refuse two systems without a common direction, or with one that was scored otherwise.
+    """Refuse two systems without common directions, or with one that is not comparable.
 
-    That is by another search, in another way, or against other references.
+    A direction is comparable if search, BLEU signature and references are the same.
     """
     pairs = [pair for pair in system.directions if pair in base.directions]
     if not pairs:
@@ -67,10 +67,10 @@ def check_comparable(base: Evaluated, system: Evaluated) -> None:
     for pair in pairs:
         both = (base.directions[pair], system.directions[pair])
         _check_search(*both)
-        signatures = [one.score.signature for one in both]
+        signatures = [one.score["signature"] for one in both]
         if signatures[0] != signatures[1]:
-            refuse(f"{pair}: BLEU of {base.row} was taken as {signatures[0]}, of {system.row} as "
-                   f"{signatures[1]}")
+            refuse(f"{pair}: BLEU of {base.row} was computed as {signatures[0]}, BLEU of "
+                   f"{system.row} as {signatures[1]}")
         expected, got = (read_lines(one.texts.references(pair)) for one in both)
         if expected != got:
             line = next(
@@ -86,13 +86,13 @@ def _check_search(one: Evaluation, other: Evaluation) -> None:
     settings, others = search_settings(one.config), search_settings(other.config)
     for name in SEARCH:
         if settings[name] != others[name]:
-            told = [f"{name} {'unknown' if values[name] is None else values[name]}"
-                    for values in (settings, others)]
-            refuse(f"{one.texts.out} was translated with {told[0]}, {other.texts.out} with "
-                   f"{told[1]}: they do not compare")
+            texts = [f"{name} {'unknown' if values[name] is None else values[name]}"
+                     for values in (settings, others)]
+            refuse(f"{one.texts.out} was translated with {texts[0]}, {other.texts.out} with "
+                   f"{texts[1]}: they are not comparable")
 
 
-def _open_part(path: Path) -> dict[str, Evaluation]:
+def _open_part(path: Path) -> Dict[str, Evaluation]:
     results = load_results(path / "results.json")
     config = results.config if isinstance(results.config, dict) else {}
     split = config.get("gen_subset")
@@ -104,6 +104,6 @@ def _open_part(path: Path) -> dict[str, Evaluation]:
     for pair in results.directions:
         for file in (texts.hypotheses(pair), texts.references(pair)):
             if not file.is_file():
-                refuse(f"{file} is missing: the same `taskmoe evaluate` writes it, and translates "
-                       "nothing twice")
+                refuse(f"{file} is missing: run the same `taskmoe evaluate` again, which writes it "
+                       "without translating again")
     return {pair: Evaluation(texts, score, config) for pair, score in results.directions.items()}

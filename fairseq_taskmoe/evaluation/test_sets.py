@@ -1,4 +1,4 @@
-"""The two sides of a direction's set as text: raw where it is at hand, else detokenized."""
+"""A direction's test set as text: raw text where it is given, else detokenized from the data."""
 
 import os
 from typing import List, NamedTuple, Optional
@@ -15,22 +15,22 @@ class TestSet(NamedTuple):
 
     sources: List[str]
     references: List[str]
-    num_unknown: int  # unknown words in the references: the dictionary lost their spelling
+    num_unknown: int  # words in the references that are not in the dictionary
 
 
 class PairSets(NamedTuple):
-    """What a direction is scored with; binarized sets stay on the disk until then."""
+    """The sets that a direction is scored with; binarized sets are read only then."""
 
     test: TaskPairDataset
-    sources: Optional[List[str]]  # raw ones
-    references: Optional[List[str]]  # raw ones
-    train: Optional[TaskPairDataset]  # for the floors, where the pair has one
+    sources: Optional[List[str]]  # raw text, if given
+    references: Optional[List[str]]  # raw text, if given
+    train: Optional[TaskPairDataset]  # for the floors, if the pair has training data
 
 
 def find_sets(
     task: TranslationTaskMoeTask, lang_pair: str, split: str, folder: Optional[str], floors: bool
 ) -> PairSets:
-    """Return a direction's sets, with the raw text of a folder, refusing what is not there."""
+    """Return a direction's sets, with the raw text of a folder; refuses missing files."""
     manager = task.data_manager
     test = manager.load_pair(split, lang_pair)
     sources = references = None
@@ -51,10 +51,11 @@ def find_sets(
 def read_raw(
     task: TranslationTaskMoeTask, folder: str, split: str, lang_pair: str, lang: str, length: int
 ) -> Optional[List[str]]:
-    """Return the raw text of one side of a direction, None where the folder does not have it.
+    """Return the raw text of one side of a direction, None if the folder does not have it.
 
-    Files are named as fairseq-preprocess wants them, folder/test.en-de.de. A pivoted pair has its
-    rows of those that it was made from. Refuses another number of lines than the data has.
+    Files are named as for fairseq-preprocess, folder/test.en-de.de. For a pivoted pair, its rows
+    are taken from the files of the pairs that it was made from. Refuses a file whose number of
+    lines differs from the data.
     """
     pivoted = task.data_manager.pivoted.get((split, lang_pair))
     source, target = lang_pair.split("-")
@@ -68,8 +69,8 @@ def read_raw(
             lines = read_lines(path)
             if len(lines) != length:
                 refuse(
-                    f"--references {folder}: {len(lines)} lines in {split}.{pair}.{lang} for the "
-                    f"{length} sentences of the data"
+                    f"--references {folder}: {split}.{pair}.{lang} has {len(lines)} lines, the "
+                    f"data {length} sentences"
                 )
             return lines if rows is None else [lines[row] for row in rows]
     return None

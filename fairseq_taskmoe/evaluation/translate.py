@@ -1,4 +1,4 @@
-"""Translating whole test sets: one model in memory, one direction after the other."""
+"""Translate whole test sets with one model in memory, one direction after the other."""
 
 from contextlib import closing
 from itertools import islice
@@ -42,16 +42,16 @@ from ..models.lockstep_search import LockstepDecoder, gather_hypotheses
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
-from .admission import Batching, admitted, set_name
+from .admission import Batching, admit, set_name
 from .read_ahead import read_ahead
 
 Batch = Dict[str, Any]
 Output = TypeVar("Output")
-AHEAD = 4  # batches that are read while the model decodes, of the next direction too
+AHEAD = 4  # batches that are read while the model decodes, including those of the next direction
 
 
 class Search(NamedTuple):
-    """What decides on the translations, beside the data and the checkpoint."""
+    """The settings that change the translations, besides the data and the checkpoint."""
 
     beam: int = 5
     lenpen: float = 1.0
@@ -68,8 +68,8 @@ def load_for_pairs(
 ) -> Tuple[TransformerTaskMoeModel, TranslationTaskMoeTask]:
     """Return a checkpoint's model, and the task that serves lang_pairs of the folder data.
 
-    Without lang_pairs it serves all trained ones; more_pairs come on top. Pairs that were never
-    trained are routed as TaskTable.routed_as says.
+    Without lang_pairs the task serves all trained pairs; more_pairs are added. Pairs that were
+    never trained are routed as described at TaskTable.routed_as.
     """
     trained = read_model(path)
     checkpoint = trained.checkpoint
@@ -86,13 +86,13 @@ def load_for_pairs(
     if num_ranks() > 1:
         layout = expert_layout(trained.cfg.moe_expert_count, num_ranks())
         task.expert_groups = ExpertGroups(layout) if layout.size > 1 else None
-    # still on the disk: of experts on other ranks nothing is read
+    # the tensors are still on disk: those of experts on other ranks are never read
     stored_cfg = OmegaConf.create(checkpoint["cfg"], flags={"allow_objects": True})
     state = {**checkpoint, "cfg": stored_cfg}
     try:
         with UnsetWeights():
             (model,), _ = load_model_ensemble([path], task=task, state=state)
-    except RuntimeError as error:  # its first line names the class alone
+    except RuntimeError as error:  # its first line has only the name of the class
         refuse(f"{path}: not the weights of its model: {' '.join(str(error).split())[:300]}")
     return model.eval(), task
 
@@ -103,33 +103,31 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield a direction's test set in batches of similar length, on the model's device.
 
-    Among several ranks each takes its share, as many batches as the others; some may be empty.
+    With several ranks each rank gets the same number of batches; some may be empty.
     """
     with closing(read_directions(model, task, [lang_pair], split, batching)) as directions:
-        for _, its_batches in directions:
-            yield from its_batches
+        for _, pair_batches in directions:
+            yield from pair_batches
 
 
 def read_directions(
     model: BaseFairseqModel, task: TranslationTaskMoeTask, lang_pairs: Sequence[str], split: str,
     batching: Batching,
 ) -> Generator[Tuple[str, Iterable[Batch]], None, None]:
-    """Yield each direction with its batches, as `batches` does; all have to be taken.
+    """Yield each direction with its batches, as `batches` does; the caller must use all of them.
 
-    A thread reads them ahead, beyond the end of a direction. It has no part in what ranks say to
-    one another.
+    A thread reads batches ahead, beyond the end of a direction. It makes no collective calls.
     """
     device = device_of(model)
     silent = rank() > 0 or None
-    read = _counts_and_batches(model, task, lang_pairs, split, batching)
-    with closing(read_ahead(read, AHEAD)) as made:
+    counts_and_batches = _counts_and_batches(model, task, lang_pairs, split, batching)
+    with closing(read_ahead(counts_and_batches, AHEAD)) as prepared:
         for lang_pair in lang_pairs:
-            number = next(made)
+            number = next(prepared)
             assert isinstance(number, int)
-            its_batches: Iterable[Batch] = islice(made, number)
-            its_batches = moved(its_batches, device)
+            pair_batches = moved(islice(prepared, number), device)
             yield lang_pair, tqdm(
-                its_batches, lang_pair, number, unit="batch", leave=False, disable=silent
+                pair_batches, lang_pair, number, unit="batch", leave=False, disable=silent
             )
 
 
@@ -138,7 +136,7 @@ def _counts_and_batches(
     batching: Batching,
 ) -> Iterator[Any]:
     """Yield the number of batches of each direction, then its batches."""
-    make_current(device_of(model))  # where batches are pinned
+    make_current(device_of(model))  # batches are pinned for the current device
     for lang_pair in lang_pairs:
         dataset = task.data_manager.load_pair(split, lang_pair)
         iterator = batch_iterator(model, task, dataset, batching, set_name(split, lang_pair))
@@ -152,9 +150,9 @@ def batch_iterator(
 ) -> Any:
     """Return an iterator, of known length, over a dataset in batches of similar length.
 
-    Among several ranks each takes its share, as many batches as the others; some may be empty.
+    With several ranks each rank gets the same number of batches; some may be empty.
     """
-    dataset = admitted(model, task, dataset, batching, name, warned=True)
+    dataset = admit(model, task, dataset, batching, name, warned=True)
     max_tokens = batching.max_tokens
     if max_tokens is None and batching.batch_size is None:
         longest = int(dataset.sizes.max()) if len(dataset) else 0
@@ -178,34 +176,34 @@ def translate_pairs(
     batching: Batching,
     fold: bool = True,
 ) -> Iterator[Tuple[str, Optional[List[str]]]]:
-    """Yield each direction with the translations of its test set: each sentence at its place.
+    """Yield each direction with the translations of its test set, in the order of the set.
 
-    With fold, a direction's experts are folded into dense layers first: the translations are the
-    same up to rounding, without a router's work for every step. Among several ranks, each
-    translates its share, and rank 0 gets all of them, the others None.
+    With fold, a direction's experts are first folded into dense layers: the translations are the
+    same up to rounding, and no step runs a router. With several ranks, each translates a part of
+    the set; rank 0 gets all translations, the others None.
     """
     with closing(read_directions(model, task, lang_pairs, split, batching)) as directions:
-        for lang_pair, its_batches in directions:
+        for lang_pair, pair_batches in directions:
             folded = fold_model(model, task.task_table.task_id(lang_pair)) if fold else model
             text = TextOf(task.dictionary, task.tags)
-            yield lang_pair, translate_batches(folded, task, its_batches, generation, text)
+            yield lang_pair, translate_batches(folded, task, pair_batches, generation, text)
 
 
 def translate_batches(
-    model: TransformerTaskMoeModel, task: TranslationTaskMoeTask, its_batches: Iterable[Batch],
+    model: TransformerTaskMoeModel, task: TranslationTaskMoeTask, rank_batches: Iterable[Batch],
     generation: GenerationConfig, output: Callable[[Tensor], Output],
 ) -> Optional[List[Output]]:
-    """Return the output of each sentence's best hypothesis, at the sentence's place.
+    """Return the output of each sentence's best hypothesis, in the order of the sentences.
 
-    output takes its tokens. The batches are this rank's; rank 0 gets all ranks' outputs, the others
-    None.
+    output is called with the hypothesis' tokens. The batches are those of this rank; rank 0 gets
+    the outputs of all ranks, the others None.
     """
-    together = LockstepDecoder(model)
-    generator = task.build_generator([together.model], generation)
+    lockstep = LockstepDecoder(model)
+    generator = task.build_generator([lockstep.model], generation)
     own: Dict[int, Output] = {}
-    for batch in its_batches:
-        found = task.inference_step(generator, [together.model], batch) if batch else []
-        together.finish_batch(had_one=bool(batch))
+    for batch in rank_batches:
+        found = task.inference_step(generator, [lockstep.model], batch) if batch else []
+        lockstep.finish_batch(had_one=bool(batch))
         for index, ranked in zip(batch["id"].tolist() if batch else [], found, strict=True):
             own[index] = output(ranked[0]["tokens"])
     hypotheses = gather_hypotheses(own)

@@ -10,7 +10,8 @@ import yaml
 
 from ..errors import refuse
 from ..read_files import read_yaml
-from .scoring import FIXED_GROUPS, is_english
+from .lang_pairs import is_english
+from .scoring import FIXED_GROUPS
 
 
 class Language(NamedTuple):

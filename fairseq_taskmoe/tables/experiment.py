@@ -1,28 +1,29 @@
-"""An experiment's folder, read for its tables: scores, speeds, sizes, languages.
+"""Reading an experiment's folder for the tables: scores, speeds, sizes, languages.
 
     RUNS/ROW/evaluation/results.json               by `taskmoe evaluate`; ROW.seed2: another seed
-    RUNS/bilingual/PAIR/evaluation/results.json    a model for each direction
+    RUNS/bilingual/PAIR/evaluation/results.json    one model for each direction
     RUNS/ROW/params.json                           by `taskmoe params CKPT --format json`
     RUNS/ROW/routing/routing.npz                   by `taskmoe routing`
     RUNS/throughput.json                           by `taskmoe bench decode --out`
-    RUNS/throughput-web.json                       the same of 128 experts, for figure 4
+    RUNS/throughput-web.json                       the same with 128 experts, for figure 4
     RUNS/communication.json                        the same with --processes
-    RUNS/significance.json                         paired bootstrap against a baseline
+    RUNS/significance.json                         by `taskmoe compare`
     RUNS/languages.yaml                            de: {train_pairs: 1000, class: high}
 
-Only the first is needed. Models are never loaded, and neither is torch.
+Only the first is required. No model is loaded, and torch is not imported.
 """
 
 import re
-from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import refuse
 from ..evaluation.results import Results, load_results
 from ..evaluation.significance_inputs import search_settings
+from ..metrics.lang_pairs import is_english, split_pair
 from ..metrics.languages_file import Language, read_languages
-from ..metrics.scoring import DirectionScore, averages, is_english, split_pair
+from ..metrics.registry import METRICS, ScoreMetric
+from ..metrics.scoring import FLOORS, DirectionScore, averages
 from ..paths import check_path
 from .inputs import (
     ExpertsUsed,
@@ -32,36 +33,36 @@ from .inputs import (
     read_throughput,
 )
 from .speed import Speeds
-from .table import NOT_RUN, Spread, spread
+from .table import NOT_RUN, SeedMean, seed_mean
 
 SIDES = {"xx-en": "xx→en", "en-xx": "en→xx"}
 SEED = re.compile(r"(.+)\.seed(\d+)")
 
 
 class System(NamedTuple):
-    """A row of the tables: one configuration, trained with one seed or several."""
+    """A row of the tables: one configuration, trained with one or several seeds."""
 
     name: str
-    seeds: list[dict[str, DirectionScore]]  # by seed, then direction
-    provenance: list[tuple[str, str]]  # commit and hardware of its results
-    searches: list[tuple[list[str], dict[str, Any]]]  # of each results file: directions, settings
+    seeds: List[Dict[str, DirectionScore]]  # by seed, then direction
+    provenance: List[Tuple[str, str]]  # commit and hardware of its results
+    searches: List[Tuple[List[str], Dict[str, Any]]]  # directions and settings of each results file
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> List[str]:
         """Return the directions that all seeds were evaluated in."""
         others = self.seeds[1:]
         return [pair for pair in self.seeds[0] if all(pair in seed for seed in others)]
 
-    def score(self, pair: str, field: str = "bleu") -> Optional[Spread]:
+    def score(self, pair: str, field: str = "bleu") -> Optional[SeedMean]:
         """Return a direction's score over the seeds that have it."""
-        return spread([getattr(seed[pair], field) for seed in self.seeds if pair in seed])
+        return seed_mean([seed[pair].get(field) for seed in self.seeds if pair in seed])
 
     def means(
         self, resources: Optional[Mapping[str, str]], within: Optional[Collection[str]] = None
-    ) -> dict[str, dict[str, Optional[Spread]]]:
-        """Return group -> field -> mean over its directions, see scoring.averages.
+    ) -> Dict[str, Dict[str, Optional[SeedMean]]]:
+        """Return group -> field -> mean over the group's directions, see scoring.averages.
 
-        Only directions that all seeds have, and that are within.
+        The directions are those that all seeds have; with `within`, only those in it.
         """
         chosen = self.directions if within is None else [p for p in self.directions if p in within]
         by_seed = [averages({p: seed[p] for p in chosen}, resources) for seed in self.seeds]
@@ -73,39 +74,55 @@ class System(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """What a folder of runs holds."""
+    """The contents of a folder of runs."""
 
-    systems: dict[str, System]  # by name, as found
-    languages: dict[str, Language]  # most text first; empty: unknown
-    parameters: dict[str, dict[str, int]]  # by system, of those that were counted
-    experts_used: dict[str, dict[str, ExpertsUsed]]  # by system and stack, where it was measured
+    systems: Dict[str, System]  # by name, in alphabetical order
+    languages: Dict[str, Language]  # the largest training set first; empty: unknown
+    parameters: Dict[str, Dict[str, int]]  # by system, where they were counted
+    experts_used: Dict[str, Dict[str, ExpertsUsed]]  # by system and stack, where measured
     speeds: Speeds
-    significance: Optional[dict[str, Any]]
+    significance: Optional[Dict[str, Any]]
 
     @property
-    def resources(self) -> Optional[dict[str, str]]:
-        """Return the class of each language."""
+    def resources(self) -> Optional[Dict[str, str]]:
+        """Return the resource class of each language."""
         return {code: lang.resources for code, lang in self.languages.items()} or None
 
     @property
-    def directions(self) -> list[str]:
-        """Return all directions that a system should have: of all languages, and of any system."""
+    def directions(self) -> List[str]:
+        """Return the directions that a system should have: of all languages, and of any system."""
         evaluated = {
             pair for system in self.systems.values() for seed in system.seeds for pair in seed
         }
-        spoken = {code for pair in evaluated for code in split_pair(pair)}
-        english = sorted(filter(is_english, spoken))  # en, or as in en_XX
+        codes = {code for pair in evaluated for code in split_pair(pair)}
+        english = sorted(filter(is_english, codes))  # en, or a form such as en_XX
         planned = [
             pair for code in self.languages for en in english
             for pair in (f"{code}-{en}", f"{en}-{code}")
         ]
         return [*planned, *sorted(evaluated - set(planned))]
 
+    def common_directions(self, pairs: Iterable[str], names: Collection[str]) -> List[str]:
+        """Return those of pairs that all systems with these names have; none without systems."""
+        systems = [self.systems[name] for name in names if name in self.systems]
+        return [pair for pair in pairs if systems and all(pair in s.directions for s in systems)]
+
+    def metrics_by_direction(self) -> List[ScoreMetric]:
+        """Return the metrics that have tables by direction and that a results file has."""
+        scores = [
+            score for system in self.systems.values()
+            for seed in system.seeds for score in seed.values()
+        ]
+        return [
+            metric for name, metric in METRICS.items()
+            if metric.by_direction and any(score[name] is not None for score in scores)
+        ]
+
 
 def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
-    """Read a folder of runs, with languages from a file that may lie elsewhere.
+    """Read a folder of runs; languages is the path of a languages file outside that folder.
 
-    Refuses a folder without results, and every broken file, with its name.
+    Refuses a folder without results, and damaged files, which it names.
     """
     folder = Path(runs)
     if not folder.is_dir():
@@ -121,12 +138,12 @@ def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
         parameters={
             name: read_parameters(folder / name / "params.json")
             for name in sorted(path.parent.name for path in folder.glob("*/params.json"))
-            if not SEED.fullmatch(name)  # another seed has as many
+            if not SEED.fullmatch(name)  # all seeds have the same number
         },
         experts_used={
             path.parts[-3]: read_experts_used(path)
             for path in sorted(folder.glob("*/routing/routing.npz"))
-            if not SEED.fullmatch(path.parts[-3])  # as with parameters, of the first seed alone
+            if not SEED.fullmatch(path.parts[-3])  # only the first seed
         },
         speeds=Speeds(
             read_throughput(folder / "throughput.json"),
@@ -142,17 +159,8 @@ def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
     return experiment
 
 
-def scored_metrics(experiment: Experiment) -> dict[str, str]:
-    """Return BLEU, and chrF++ where results have it, with their fields in results.json."""
-    known = any(
-        score.chrfpp is not None for system in experiment.systems.values()
-        for seed in system.seeds for score in seed.values()
-    )
-    return {"BLEU": "bleu", **({"chrF++": "chrfpp"} if known else {})}
-
-
 def run_status(system: Optional[System], planned: Collection[str]) -> str:
-    """Say in how many of the planned directions a system was evaluated, and with how many seeds."""
+    """Return in how many of the planned directions a system was evaluated, and with which seeds."""
     done = sum(pair in planned for pair in system.directions) if system else 0
     if not system or not done:
         return NOT_RUN
@@ -161,29 +169,29 @@ def run_status(system: Optional[System], planned: Collection[str]) -> str:
     return (total if done == len(planned) else f"{done} of {total}") + seeds
 
 
-def side_of(pair: str) -> Optional[tuple[str, str]]:
-    """Return ("xx-en", "de") of "de-en", and None of a direction without English."""
+def side_of(pair: str) -> Optional[Tuple[str, str]]:
+    """Return ("xx-en", "de") for "de-en", and None for a direction without English."""
     source, target = split_pair(pair)
     if is_english(source) == is_english(target):
         return None
     return ("en-xx", target) if is_english(source) else ("xx-en", source)
 
 
-def split_seed(folder: str) -> tuple[str, int]:
-    """Return ("token_target", 2) of "token_target.seed2", and 1 where no seed is named."""
+def split_seed(folder: str) -> Tuple[str, int]:
+    """Return ("token_target", 2) for "token_target.seed2", and 1 where no seed is named."""
     seeded = SEED.fullmatch(folder)
     return (seeded[1], int(seeded[2])) if seeded else (folder, 1)
 
 
-def _over_seeds(field: str, values: list[Optional[float]]) -> Optional[Spread]:
-    """Return a mean over seeds; of a floor, which is the data's, what any of them has."""
-    if field.startswith("floor_"):
-        return spread([value for value in values if value is not None][:1])
-    return spread(values)
+def _over_seeds(field: str, values: List[Optional[float]]) -> Optional[SeedMean]:
+    """Return a mean over seeds; for a floor, which depends only on the data, that of any seed."""
+    if field in FLOORS:
+        return seed_mean([value for value in values if value is not None][:1])
+    return seed_mean(values)
 
 
-def _read_systems(folder: Path) -> dict[str, System]:
-    by_name: dict[str, list[tuple[int, list[Results]]]] = {}
+def _read_systems(folder: Path) -> Dict[str, System]:
+    by_name: Dict[str, List[Tuple[int, List[Results]]]] = {}
     for row in sorted(path for path in folder.iterdir() if path.is_dir()):
         check_path(row)
         name, seed = split_seed(row.name)
@@ -201,7 +209,7 @@ def _read_systems(folder: Path) -> dict[str, System]:
             name,
             [_merged(f"{folder / name}", results) for _, results in sorted(
                 runs, key=lambda run: run[0])],
-            list(dict.fromkeys(_circumstances(one) for _, results in runs for one in results)),
+            list(dict.fromkeys(_provenance(one) for _, results in runs for one in results)),
             [(list(one.directions), search_settings(one.config))
              for _, results in runs for one in results],
         )
@@ -209,22 +217,22 @@ def _read_systems(folder: Path) -> dict[str, System]:
     }
 
 
-def _merged(place: str, results: list[Results]) -> dict[str, DirectionScore]:
-    """Return the directions of one row, which bilingual models have in several files."""
-    merged: dict[str, DirectionScore] = {}
+def _merged(folder: str, results: List[Results]) -> Dict[str, DirectionScore]:
+    """Return the directions of one row; those of bilingual models are in several files."""
+    merged: Dict[str, DirectionScore] = {}
     for one in results:
         if not one.directions:
-            refuse(f"{place}: results of no direction")
+            refuse(f"{folder}: its results have no direction")
         for pair, score in one.directions.items():
             if pair in merged:
-                refuse(f"{place}: two of its results are of {pair}")
+                refuse(f"{folder}: two of its results have scores for {pair}")
             if len([code for code in pair.split("-") if code]) != 2:
-                refuse(f"{place}: its results have {pair!r}, which is no language pair")
+                refuse(f"{folder}: its results have {pair!r}, which is not a language pair")
             merged[pair] = score
     return merged
 
 
-def _circumstances(results: Results) -> tuple[str, str]:
+def _provenance(results: Results) -> Tuple[str, str]:
     machine = results.hardware
     gpus = machine.get("gpus") or []
     device = f"{len(gpus)} x {gpus[0]}" if gpus else f"{machine.get('cpu', 'unknown')}"

@@ -1,11 +1,11 @@
-"""What an experiment's folder holds beside scores: sizes, speeds, significance.
+"""Reading the files of an experiment that are not scores: sizes, speeds, significance.
 
-Every reader refuses what is not such a file, and names it.
+Each reader refuses a file of another form, and names it.
 """
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from ..errors import refuse
 from ..read_files import read_json
@@ -13,23 +13,23 @@ from .sweep import device, stacks
 
 
 class ExpertsUsed(NamedTuple):
-    """Experts that any direction's text is sent to, in the MoE layers of an encoder or decoder."""
+    """The experts that any direction is routed to, in the MoE layers of an encoder or decoder."""
 
     used: float  # mean over layers
-    experts: int  # of a layer; the most where layers differ
+    experts: int  # in a layer; the maximum where layers differ
 
     def __str__(self) -> str:
         return f"{self.used:.1f}".removesuffix(".0") + f" of {self.experts}"
 
 
-def read_experts_used(path: Path) -> dict[str, ExpertsUsed]:
+def read_experts_used(path: Path) -> Dict[str, ExpertsUsed]:
     """Read the experts used, by stack, from a file of `taskmoe routing`.
 
     The file has all MoE layers of a model, with all of their experts.
     """
-    from ..routing.heat_maps import load_shares  # which needs numpy
+    from ..routing.shares import load_shares  # needs numpy
 
-    by_stack: dict[str, list[Any]] = {}
+    by_stack: Dict[str, List[Any]] = {}
     for (stack, _), shares in load_shares(path).layers.items():
         by_stack.setdefault(stack, []).append(shares)
     return {
@@ -41,8 +41,8 @@ def read_experts_used(path: Path) -> dict[str, ExpertsUsed]:
     }
 
 
-def read_parameters(path: Path) -> dict[str, int]:
-    """Read the counts that `taskmoe params --format json` printed."""
+def read_parameters(path: Path) -> Dict[str, int]:
+    """Read the output of `taskmoe params --format json`."""
     content = read_json(path)
     names = ("total", "effective", "total_shared", "effective_shared")
     if not isinstance(content, dict) or any(type(content.get(name)) is not int for name in names):
@@ -50,15 +50,15 @@ def read_parameters(path: Path) -> dict[str, int]:
     return content
 
 
-def read_throughput(path: Path, communication: bool = False) -> Optional[dict[str, Any]]:
-    """Read the report of `taskmoe bench decode --out`; None where there is none.
+def read_throughput(path: Path, communication: bool = False) -> Optional[Dict[str, Any]]:
+    """Read the report of `taskmoe bench decode --out`; None if the file does not exist.
 
-    With communication, one of several processes.
+    With communication, the report must be one of several processes.
     """
     if not path.exists():
         return None
     report = read_json(path)
-    numbers: list[float] = []
+    numbers: List[float] = []
     command = "taskmoe bench decode --processes N" if communication else "taskmoe bench decode"
     try:
         for row in report["rows"]:
@@ -81,7 +81,7 @@ def read_throughput(path: Path, communication: bool = False) -> Optional[dict[st
     return report
 
 
-def read_significance(path: Path) -> Optional[dict[str, Any]]:
+def read_significance(path: Path) -> Optional[Dict[str, Any]]:
     """Read {"baseline": row, "rows": {row: {pair: {"delta_bleu", "p"}}}}; None without a file."""
     if not path.exists():
         return None

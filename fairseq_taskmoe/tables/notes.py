@@ -1,44 +1,44 @@
-"""Lines below tables: whether rows compare with each other, and where they come from."""
+"""Notes below tables: whether rows are comparable with each other, and their provenance."""
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, Collection, Dict, Iterable, List, Tuple
 
-from ..evaluation.results import SIGNATURES
 from ..evaluation.significance_inputs import SEARCH
+from ..metrics.registry import METRICS, ScoreMetric
 from .experiment import Experiment
 from .table import Note
 
 
 def comparison_notes(
-    experiment: Experiment, pairs: Iterable[str], metric: str = "BLEU"
-) -> list[Note]:
-    """Return the signatures of these directions, warnings first where rows do not compare."""
+    experiment: Experiment, pairs: Iterable[str], metric: ScoreMetric = METRICS["bleu"]
+) -> List[Note]:
+    """Return the signatures of these directions, after warnings about rows that do not compare."""
     pairs = list(pairs)
     warnings = _search_warnings(experiment, pairs)
-    used: dict[str, list[str]] = {}
+    used: Dict[str, List[str]] = {}
     for pair in pairs:
-        found: dict[tuple[str, int], list[str]] = {}
+        found: Dict[Tuple[str, int], List[str]] = {}
         for system in experiment.systems.values():
             for score in (seed[pair] for seed in system.seeds if pair in seed):
-                signature = getattr(score, SIGNATURES[metric])
+                signature = score[metric.signature]
                 if signature:  # chrF++ is not in all results
-                    found.setdefault((signature, score.sentences), []).append(system.name)
+                    found.setdefault((signature, score["sentences"]), []).append(system.name)
         for signature in dict.fromkeys(signature for signature, _ in found):
             used.setdefault(signature, []).append(pair)
         if len(found) > 1:
-            told = "; ".join(
+            variants = "; ".join(
                 f"`{signature}` of {count} sentences ({', '.join(dict.fromkeys(names))})"
                 for (signature, count), names in found.items()
             )
             warnings.append(Note(f"**Warning**: {pair} was scored in different ways, its scores "
-                                 f"do not compare: {told}"))
-    signatures = [Note(f"{metric} signature `{key}`: {', '.join(used[key])}") for key in used]
-    return [*warnings, *signatures]
+                                 f"are not comparable: {variants}"))
+    return warnings + [
+        Note(f"{metric.title} signature `{key}`: {', '.join(used[key])}") for key in used
+    ]
 
 
-def circumstance_notes(experiment: Experiment) -> list[Note]:
-    """Return which commits and which hardware the results come from."""
-    found: dict[tuple[str, str], list[str]] = {}
+def provenance_notes(experiment: Experiment) -> List[Note]:
+    """Return the commits and the hardware that the results were made with."""
+    found: Dict[Tuple[str, str], List[str]] = {}
     for system in experiment.systems.values():
         for key in system.provenance:
             found.setdefault(key, []).append(system.name)
@@ -48,15 +48,15 @@ def circumstance_notes(experiment: Experiment) -> list[Note]:
     ]
 
 
-def _search_warnings(experiment: Experiment, pairs: Collection[str]) -> list[Note]:
-    """Return a warning where these directions were not all translated by the same search."""
-    differences: list[str] = []
+def _search_warnings(experiment: Experiment, pairs: Collection[str]) -> List[Note]:
+    """Return a warning if these directions were not all translated by the same search."""
+    differences: List[str] = []
     for name in SEARCH:
-        found: dict[str, list[str]] = {}
+        found: Dict[str, List[str]] = {}
         for system in experiment.systems.values():
             for directions, settings in system.searches:
                 if not set(pairs).isdisjoint(directions):
-                    found.setdefault(_told(settings[name]), []).append(system.name)
+                    found.setdefault(_text(settings[name]), []).append(system.name)
         if len(found) > 1:
             values = ", ".join(
                 f"{value} ({', '.join(dict.fromkeys(names))})" for value, names in found.items()
@@ -64,11 +64,11 @@ def _search_warnings(experiment: Experiment, pairs: Collection[str]) -> list[Not
             differences.append(f"{name} {values}")
     if not differences:
         return []
-    return [Note("**Warning**: rows were translated by different searches, their scores do not "
-                 f"compare: {'; '.join(differences)}")]
+    return [Note("**Warning**: rows were translated by different searches, their scores are not "
+                 f"comparable: {'; '.join(differences)}")]
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return "unknown"
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)

@@ -1,56 +1,56 @@
-"""The paper's numbers, as tables take them."""
+"""The paper's numbers, as the tables show them."""
 
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
 import yaml
 
-from .table import Note, Row
+from ..metrics.registry import ScoreMetric
+from .table import Column, Note, Row, Table
 
 
 class PaperSystem(NamedTuple):
-    """A row of the paper's tables, or of ours beside them."""
+    """A row of the tables: a system of the paper, or one of ours."""
 
     title: str
-    encoder: str  # --encoder-moe-router, dense for a model without experts
+    encoder: str  # --encoder-moe-router; dense: a model without experts
     decoder: str
-    speed: Optional[str] = None  # variant of `taskmoe bench decode` that has the same layers
+    speed: Optional[str] = None  # the variant of `taskmoe bench decode` with the same layers
 
 
 class Paper:
-    """What paper.yaml holds."""
+    """The contents of paper.yaml."""
 
     def __init__(self) -> None:
         path = Path(__file__).with_name("paper.yaml")
-        self.content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        self.languages: list[str] = self.content["languages"]
+        self.content: Dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        self.languages: List[str] = self.content["languages"]
 
     @cached_property
-    def systems(self) -> dict[str, PaperSystem]:
+    def systems(self) -> Dict[str, PaperSystem]:
         """Return all systems by name, in the order of the tables."""
         return {name: PaperSystem(**entry) for name, entry in self.content["systems"].items()}
 
-    def ordered(self, found: Iterable[str]) -> list[str]:
-        """Return all systems in the order of the tables, then those found that are none of them."""
+    def ordered(self, found: Iterable[str]) -> List[str]:
+        """Return all systems in the order of the tables, then the other names in found."""
         return [*self.systems, *sorted(set(found) - set(self.systems))]
 
     @cached_property
-    def resources(self) -> dict[str, str]:
-        """Return the class of each language."""
+    def resources(self) -> Dict[str, str]:
+        """Return the resource class of each language."""
         high = self.content["high"]
         return {code: "high" if code in high else "low" for code in self.languages}
 
     def row(self, table: str, system: str, prefix: str = "") -> Row:
-        """Return the numbers that a table has of a system, by column; empty where it has none."""
+        """Return a system's numbers in a table, by column; empty where there are none."""
         entry = self.content[table]
         values = entry["rows"].get(system, ())
         names = [prefix + name for name in entry["columns"]]
         return dict(zip(names, values, strict=True)) if values else {}
 
-    def directions(self, system: str) -> dict[str, float]:
-        """Return a system's BLEU by direction, the zero-shot ones last; empty where unknown."""
+    def directions(self, system: str) -> Dict[str, float]:
+        """Return a system's BLEU by direction, zero-shot directions last; empty where unknown."""
         entry = self.content["directions"].get(system)
         if entry is None:
             return {}
@@ -61,7 +61,7 @@ class Paper:
         }
 
     def distillation(self, system: str) -> Row:
-        """Return a system's BLEU of table 2 by direction, its printed average, and its speed."""
+        """Return a system's BLEU in table 2 by direction, with the printed average and speed."""
         entry = self.content["table2"]
         if system not in entry["rows"]:
             return {}
@@ -71,10 +71,23 @@ class Paper:
             "tokens_per_second": entry["tokens_per_second"][system],
         }
 
-    def notes(self, table: str) -> list[Note]:
+    def notes(self, table: str) -> List[Note]:
         """Return the footnotes of a table or figure."""
         entries = self.content.get(table, {}).get("notes")
         if entries is None:
             entries = self.content["direction_notes"].get(table, [])
         return [Note(" ".join(entry["text"].split()), entry.get("rows", ())) for entry in entries]
+
+    def metric_table(
+        self, name: str, title: str, metric: ScoreMetric, columns: List[Column], rows: List[Row],
+        notes: List[Note],
+    ) -> Table:
+        """Return the table of one metric.
+
+        The BLEU table has the title and the paper's footnotes. The tables of the other metrics
+        follow it in the same file.
+        """
+        if metric.name == "bleu":
+            return Table(name, f"{title}, in BLEU", columns, rows, [*notes, *self.notes(name)])
+        return Table(f"{name}-{metric.name}", metric.title, columns, rows, notes)
 

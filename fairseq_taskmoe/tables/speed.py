@@ -1,7 +1,6 @@
-"""Speeds of table 1 and figures 2 and 4, out of reports of `taskmoe bench decode`."""
+"""Speeds in table 1 and figures 2 and 4, from reports of `taskmoe bench decode`."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from .paper import Paper
 from .sweep import (
@@ -14,21 +13,21 @@ from .sweep import (
     speed,
     unsteady_note,
 )
-from .table import NOT_RUN, OURS, PAPER, Column, Measured, Note, Row, Table
+from .table import NOT_RUN, OURS, PAPER, Column, Measurement, Note, Row, Table
 
-WEB_EXPERTS = 128  # figure 4's, of the paper's web-scale models; figure 2 has all others
-TASK = ("extracted", "task")  # variants that are what task routing serves with
+WEB_EXPERTS = 128  # in figure 4, as in the paper's web-scale models; all others are in figure 2
+TASK = ("extracted", "task")  # the variants that serve a model with task routing
 
 
 class Speeds(NamedTuple):
     """The reports that an experiment has."""
 
     throughput: Optional[Report] = None  # throughput.json
-    web: Optional[Report] = None  # throughput-web.json, figure 4's where it is a sweep of its own
+    web: Optional[Report] = None  # throughput-web.json, for figure 4 if measured separately
     communication: Optional[Report] = None  # communication.json, of several processes
 
 
-def peak_speed(speeds: Speeds, paper: Paper, system: str) -> Optional[Measured]:
+def peak_speed(speeds: Speeds, paper: Paper, system: str) -> Optional[Measurement]:
     """Return tokens/s of a system at its best batch size, with the fewest experts measured."""
     known = paper.systems.get(system)
     variants = {system, known.speed if known else None}
@@ -36,18 +35,19 @@ def peak_speed(speeds: Speeds, paper: Paper, system: str) -> Optional[Measured]:
 
 
 def speed_note(speeds: Speeds) -> Note:
-    """Return what the speeds of table 1 are of."""
+    """Return which model the speeds of table 1 were measured with."""
     report = speeds.throughput
     rows = _rows(report, "figure2")
     if report is None or not rows:
-        return Note("No throughput.json: tokens/s are not measured.")
+        return Note("No throughput.json: tokens/s were not measured.")
     peaks = [peak(rows, [variant]) for variant in dict.fromkeys(row["variant"] for row in rows)]
     spreads = [row["spread"] for row in peaks if row and row.get("spread") is not None]
-    steady = f"; spread {min(spreads):.0%} to {max(spreads):.0%}" if spreads else ""
+    spread = f"; spread {min(spreads):.0%} to {max(spreads):.0%}" if spreads else ""
     return Note(
-        "tok/s, ours: `taskmoe bench decode` at its best batch size, on a model of random weights "
-        f"that routes as the row does, and is not the row's own: {conditions(report, rows)}"
-        f"{steady}. {unsteady_note()}. - where such routing was not measured."
+        "tok/s, ours: `taskmoe bench decode` at its best batch size, with a model of random "
+        "weights and the same routers as the row, not the row's own model: "
+        f"{conditions(report, rows)}{spread}. {unsteady_note()}. -: these routers were not "
+        "measured."
     )
 
 
@@ -60,13 +60,13 @@ def figure_report(speeds: Speeds, figure: str) -> Optional[Report]:
     return {**report, "rows": rows} if report and rows else None
 
 
-def figure_tables(speeds: Speeds, figure: str, paper: Paper) -> list[Table]:
-    """Return the points of figure 2 or 4, and its peaks beside the paper's; none of nothing."""
+def figure_tables(speeds: Speeds, figure: str, paper: Paper) -> List[Table]:
+    """Return the points of figure 2 or 4, and its peaks beside the paper's; [] without reports."""
     report = figure_report(speeds, figure)
-    shares = _rows(speeds.communication, figure)
+    exchanging = _rows(speeds.communication, figure)
     tables = [_points(report, figure)] if report else []
-    if report or shares:
-        tables.append(_beside_paper(report, speeds.communication, shares, figure, paper))
+    if report or exchanging:
+        tables.append(_beside_paper(report, speeds.communication, exchanging, figure, paper))
     return tables
 
 
@@ -76,7 +76,7 @@ def _points(report: Report, figure: str) -> Table:
         Column("batch_size", "batch size"), Column("tokens_per_second", "tokens/s"),
         Column("architecture", "architecture"),
     ]
-    rows: list[Row] = [
+    rows: List[Row] = [
         {
             **{column.key: row.get(column.key) for column in columns},
             "tokens_per_second": speed(row) if row["fits"] else "does not fit",
@@ -90,10 +90,10 @@ def _points(report: Report, figure: str) -> Table:
 
 
 def _beside_paper(
-    report: Optional[Report], communication: Optional[Report], shares: list[dict[str, Any]],
+    report: Optional[Report], communication: Optional[Report], exchanging: List[Dict[str, Any]],
     figure: str, paper: Paper,
 ) -> Table:
-    """Return the best of each routing, and what tokens sent between devices cost."""
+    """Return the peak speed of each kind of routing, and the time spent in communication."""
     printed = paper.content[figure]
     columns = [
         Column("whose", "whose"), Column("architecture", "architecture"),
@@ -104,10 +104,12 @@ def _beside_paper(
         Column("communication_task", "task: % communication"),
         Column("communication_device", "communication on"),
     ]
-    ours: Row = {"whose": OURS, **_peaks(report), **_shares(communication, shares)}
+    ours: Row = {
+        "whose": OURS, **_peaks(report), **_communication_shares(communication, exchanging)
+    }
     measured = [
         (one, min(row["experts"] for row in rows))
-        for one, rows in ((report, report["rows"] if report else []), (communication, shares))
+        for one, rows in ((report, report["rows"] if report else []), (communication, exchanging))
         if one and rows
     ]
     same = all(
@@ -116,17 +118,18 @@ def _beside_paper(
     )
     whose = PAPER if same else f"{PAPER}, of another model"
     notes = [
-        Note("The best batch size of each. Task: the sub-network of one direction."),
+        Note("Each at its best batch size. Task: the sub-network of one direction."),
         Note(f"{unsteady_note()}."), *paper.notes(figure),
     ]
     if not same:
         notes.insert(0, Note(
-            f"**Another model than the paper's**, which is {printed['row']['architecture']} with "
-            f"{printed['row']['experts']} experts: its numbers stand beside ours for their order."
+            "**Another model than the paper's**: the paper's model is "
+            f"{printed['row']['architecture']} with {printed['row']['experts']} experts. Only the "
+            "order of the numbers can be compared."
         ))
-    if shares and communication:
-        notes.append(Note(f"Communication: {conditions(communication, shares)}."))
-    rows: list[Row] = [ours, {"whose": whose, **printed["row"]}]
+    if exchanging and communication:
+        notes.append(Note(f"Communication: {conditions(communication, exchanging)}."))
+    rows: List[Row] = [ours, {"whose": whose, **printed["row"]}]
     title = f"Figure {figure[-1]} beside the paper's"
     return Table(f"{figure}-paper", title, columns, rows, notes)
 
@@ -136,25 +139,24 @@ def _peaks(report: Optional[Report]) -> Row:
         return dict.fromkeys(("architecture", "experts", "device", "dense", "task", "token",
                               "ratio"), NOT_RUN)
     extracted = [row for row in report["rows"] if row["variant"] == TASK[0] and row["fits"]]
-    found = {
+    peaks = {
         "dense": speed(peak(report["rows"], ["dense"])),
         "task": speed(peak(extracted or report["rows"], TASK)),
         "token": speed(peak(report["rows"], ["token_token"])),
     }
-    task, token = found["task"], found["token"]
-    ratio: Optional[Measured] = None
+    task, token = peaks["task"], peaks["token"]
+    ratio: Optional[Measurement] = None
     if task and token:
         spreads = [one.spread for one in (task, token) if one.spread is not None]
-        ratio = Measured(task.value / token.value, max(spreads, default=None))
+        ratio = Measurement(task.value / token.value, max(spreads, default=None))
     return {
         "architecture": architecture(report),
         "experts": min(row["experts"] for row in report["rows"]), "device": device(report),
-        **found, "ratio": ratio,
+        **peaks, "ratio": ratio,
     }
 
 
-def _shares(report: Optional[Report], rows: Iterable[dict[str, Any]]) -> Row:
-    rows = list(rows)
+def _communication_shares(report: Optional[Report], rows: List[Dict[str, Any]]) -> Row:
     if report is None or not rows:
         return dict.fromkeys(("communication_token", "communication_task",
                               "communication_device"), NOT_RUN)
@@ -166,6 +168,6 @@ def _shares(report: Optional[Report], rows: Iterable[dict[str, Any]]) -> Row:
     }
 
 
-def _rows(report: Optional[Report], figure: str) -> list[dict[str, Any]]:
+def _rows(report: Optional[Report], figure: str) -> List[Dict[str, Any]]:
     rows = report["rows"] if report else []
     return [row for row in rows if (row["experts"] == WEB_EXPERTS) == (figure == "figure4")]

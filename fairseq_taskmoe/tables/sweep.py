@@ -1,14 +1,13 @@
-"""What a report of `taskmoe bench decode` measured: of which model, on what, how steadily."""
+"""The model, the device and the conditions of a report of `taskmoe bench decode`."""
 
-from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple, Optional
+from typing import Any, Collection, Dict, Iterable, NamedTuple, Optional, Tuple
 
-from .table import UNSTEADY, Measured
+from .table import UNSTEADY, Measurement
 
-Report = dict[str, Any]
+Report = Dict[str, Any]
 
 
-class Stack(NamedTuple):
+class StackSizes(NamedTuple):
     """The sizes of an encoder or a decoder."""
 
     layers: int
@@ -16,49 +15,52 @@ class Stack(NamedTuple):
     feed_forward: int
 
 
-# of models/config.py's ARCHITECTURES, which would load torch
-SIZES = {"tiny": Stack(2, 64, 128), "base": Stack(6, 512, 2048), "big": Stack(6, 1024, 8192)}
+# as in ARCHITECTURES of models/config.py, which would import torch
+SIZES = {
+    "tiny": StackSizes(2, 64, 128), "base": StackSizes(6, 512, 2048),
+    "big": StackSizes(6, 1024, 8192),
+}
 TITLES = {"tiny": "tiny Transformer", "base": "Transformer-Base", "big": "Transformer-Big"}
-FIELDS = ("layers", "embed_dim", "ffn_embed_dim")  # of a stack, as --model names them
+FIELDS = ("layers", "embed_dim", "ffn_embed_dim")  # the names of StackSizes' fields in --model
 
 
-def stacks(report: Report) -> tuple[Stack, Stack]:
-    """Return the sizes of a sweep's encoder and decoder: the architecture's, or its --model's."""
-    own, known = _own_settings(report), SIZES[report["settings"]["arch"]]
+def stacks(report: Report) -> Tuple[StackSizes, StackSizes]:
+    """Return the sizes of the measured encoder and decoder: those of --arch, changed by --model."""
+    changed, default = _model_settings(report), SIZES[report["settings"]["arch"]]
     encoder, decoder = (
-        Stack(*(int(own.get(f"{stack}_{field}", size))
-               for field, size in zip(FIELDS, known, strict=True)))
+        StackSizes(*(int(changed.get(f"{stack}_{field}", size))
+                     for field, size in zip(FIELDS, default, strict=True)))
         for stack in ("encoder", "decoder")
     )
     return encoder, decoder
 
 
 def is_of_architecture(report: Report, arch: str) -> bool:
-    """Tell whether a sweep's model has the sizes and the layers of an architecture."""
-    other_layers = any(name.startswith("moe_") for name in _own_settings(report))
+    """Tell whether the measured model has the sizes and the layers of an architecture."""
+    other_layers = any(name.startswith("moe_") for name in _model_settings(report))
     return stacks(report) == (SIZES[arch], SIZES[arch]) and not other_layers
 
 
 def architecture(report: Report) -> str:
-    """Name a sweep's model with its sizes."""
+    """Return the name and the sizes of the measured model."""
     encoder, decoder = stacks(report)
     if encoder != decoder:
-        told = " and ".join(
+        sizes = " and ".join(
             f"{name} of {stack.layers} layers, width {stack.width}, "
             f"feed-forward {stack.feed_forward}"
             for name, stack in (("encoder", encoder), ("decoder", decoder))
         )
     else:
-        told = (f"{encoder.layers} + {decoder.layers} layers, width {encoder.width}, "
-                f"feed-forward {encoder.feed_forward}")
+        sizes = (f"{encoder.layers} + {decoder.layers} layers, width {encoder.width}, "
+                 f"feed-forward {encoder.feed_forward}")
     names = [TITLES[arch] for arch in SIZES if is_of_architecture(report, arch)]
-    return f"{names[0] if names else 'Transformer'} ({told})"
+    return f"{names[0] if names else 'Transformer'} ({sizes})"
 
 
-def conditions(report: Report, rows: Iterable[dict[str, Any]]) -> str:
-    """Return what was measured in these rows of a report, and on what."""
+def conditions(report: Report, rows: Iterable[Dict[str, Any]]) -> str:
+    """Return the model, the settings and the device of these rows of a report."""
     settings = report["settings"]
-    more = [f"{name}={value}" for name, value in _own_settings(report).items()
+    more = [f"{name}={value}" for name, value in _model_settings(report).items()
             if not name.endswith(FIELDS)]
     lengths = [settings.get(name) for name in ("length", "output_length")]
     parts = [
@@ -72,24 +74,24 @@ def conditions(report: Report, rows: Iterable[dict[str, Any]]) -> str:
 
 
 def device(report: Report) -> str:
-    """Return what a report was measured on, and how much of it."""
+    """Return the device of a report, with the number of processes or threads."""
     settings, machine = report["settings"], report["hardware"]
     processes = settings.get("processes")
     if settings["device"] == "cuda":
-        told = str(machine["gpus"][0])
-        return f"{processes} x {told}" if processes else told
-    told = str(machine["cpu"])
+        gpu = str(machine["gpus"][0])
+        return f"{processes} x {gpu}" if processes else gpu
+    cpu = str(machine["cpu"])
     if processes:
-        return f"{processes} processes on {told}"
+        return f"{processes} processes on {cpu}"
     if "threads" not in machine:
-        return told
-    return f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''} on {told}"
+        return cpu
+    return f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''} on {cpu}"
 
 
 def peak(
-    rows: Iterable[dict[str, Any]], variants: Collection[Optional[str]]
-) -> Optional[dict[str, Any]]:
-    """Return the row of the best batch size, of some variants with the fewest experts measured."""
+    rows: Iterable[Dict[str, Any]], variants: Collection[Optional[str]]
+) -> Optional[Dict[str, Any]]:
+    """Return the fastest row of the given variants with the fewest experts measured."""
     fitting = [row for row in rows if row["fits"] and row["variant"] in variants]
     if not fitting:
         return None
@@ -98,17 +100,17 @@ def peak(
                key=lambda row: row["tokens_per_second"])
 
 
-def speed(row: Optional[dict[str, Any]]) -> Optional[Measured]:
-    """Return tokens/s of a row, and how much they varied."""
-    return Measured(row["tokens_per_second"], row.get("spread")) if row else None
+def speed(row: Optional[Dict[str, Any]]) -> Optional[Measurement]:
+    """Return tokens/s of a row with their spread."""
+    return Measurement(row["tokens_per_second"], row.get("spread")) if row else None
 
 
 def unsteady_note() -> str:
-    return (f"~: half the distance of the quartiles of the repeats is more than {UNSTEADY:.0%} of "
-            "their median")
+    return (f"~: half the interquartile range of the repeats is more than {UNSTEADY:.0%} of their "
+            "median")
 
 
-def _own_settings(report: Report) -> dict[str, str]:
+def _model_settings(report: Report) -> Dict[str, str]:
     given = report["settings"].get("model") or ()
     return {name: value for name, _, value in (setting.partition("=") for setting in given)}
 

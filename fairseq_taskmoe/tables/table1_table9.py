@@ -1,47 +1,39 @@
 """Tables 1 and 9: means over groups of directions, ours beside the paper's."""
 
-from typing import Any
+from typing import Any, Dict, List
 
 from ..evaluation.significance import SIGNIFICANT
-from .experiment import (
-    SIDES,
-    Experiment,
-    System,
-    run_status,
-    scored_metrics,
-    side_of,
-    split_seed,
-)
-from .notes import circumstance_notes, comparison_notes
+from ..metrics.registry import METRICS
+from ..metrics.scoring import FLOORS
+from .experiment import SIDES, Experiment, System, run_status, side_of, split_seed
+from .notes import comparison_notes, provenance_notes
 from .paper import Paper
 from .speed import peak_speed, speed_note
 from .table import OURS, PAPER, Cell, Column, Note, Row, Table
 
 GROUPS = {"all": "average", "xx-en": "xx→en", "en-xx": "en→xx", "high": "high", "low": "low"}
-CHRF = {"chrfpp": "chrF++", "chrf": "chrF", "floor_copy_chrf": "copy chrF",
-        "floor_nearest_chrf": "nearest chrF"}
 
 
-def table1(experiment: Experiment, paper: Paper) -> list[Table]:
-    """Return the grid of routings: BLEU, chrF, and BLEU of what all rows have in common."""
+def table1(experiment: Experiment, paper: Paper) -> List[Table]:
+    """Return the grid of routers: BLEU, other metrics, and BLEU over the common directions."""
     zero_shot = [pair for pair in experiment.directions if side_of(pair) is None]
     notes = [
         *comparison_notes(experiment, experiment.directions),
         *_notes(experiment, zero_shot),
         *paper.notes("table1"),
-        *circumstance_notes(experiment),
+        *provenance_notes(experiment),
     ]
     tables = [
         _bleu_table(experiment, paper, zero_shot, notes), _chrf_table(experiment, paper)
     ]
-    common = _common_directions(experiment)
+    common = experiment.common_directions(experiment.directions, experiment.systems)
     if common and any(set(s.directions) != set(common) for s in experiment.systems.values()):
         tables.append(_common_table(experiment, paper, common))
     return tables
 
 
-def table9(experiment: Experiment, paper: Paper) -> list[Table]:
-    """Return means over classes of languages, out of and into English."""
+def table9(experiment: Experiment, paper: Paper) -> List[Table]:
+    """Return means over the resource classes of languages, from and into English."""
     titles = ["average", "En-X", "X-En"] + [
         f"{side} {group}" for side in ("En-X", "X-En") for group in ("High", "Mid", "Low")
     ]
@@ -53,35 +45,31 @@ def table9(experiment: Experiment, paper: Paper) -> list[Table]:
     ]
     english = [pair for pair in experiment.directions if side_of(pair)]
     tables = []
-    for metric, field in scored_metrics(experiment).items():
+    for metric in experiment.metrics_by_direction():
         notes = [
-            Note("Ours: means over the directions with English of each class of languages."),
+            Note("Ours: means over the directions with English, by class of the other language."),
             *comparison_notes(experiment, english, metric),
         ]
         if not experiment.languages:
             notes.append(Note("No languages.yaml: the classes of our languages are unknown."))
-        rows: list[Row] = []
+        rows: List[Row] = []
         for name in paper.ordered(experiment.systems):
             system = experiment.systems.get(name)
-            printed = paper.row("table9", name) if metric == "BLEU" else {}
+            printed = paper.row("table9", name) if metric.name == "bleu" else {}
             if system or printed:
-                ours = _class_means(system, experiment, field) if system else {}
+                ours = _class_means(system, experiment, metric.name) if system else {}
                 rows.append({
                     "system": name, "whose": OURS, "run": run_status(system, english), **ours
                 })
             if printed:
                 rows.append({"system": name, "whose": PAPER, **printed})
-        if metric == "BLEU":
-            title = "Table 9. Languages by the size of their corpora, in BLEU"
-            notes += paper.notes("table9")
-            tables.append(Table("table9", title, columns, rows, notes))
-        else:
-            tables.append(Table("table9-chrfpp", metric, columns, rows, notes))
+        title = "Table 9. Languages by the size of their corpora"
+        tables.append(paper.metric_table("table9", title, metric, columns, rows, notes))
     return tables
 
 
 def _bleu_table(
-    experiment: Experiment, paper: Paper, zero_shot: list[str], notes: list[Note]
+    experiment: Experiment, paper: Paper, zero_shot: List[str], notes: List[Note]
 ) -> Table:
     groups = {**GROUPS, **({"zero-shot": "zero-shot"} if zero_shot else {})}
     tested = experiment.significance
@@ -98,15 +86,15 @@ def _bleu_table(
     if tested:
         columns.append(Column("significance", f"against {tested['baseline']}"))
         notes = [*notes, Note(
-            f"Against {tested['baseline']}: mean difference in BLEU, and in how many directions "
-            f"it is significant (paired bootstrap on {tested.get('metric', 'bleu')}, "
-            f"p < {SIGNIFICANT}, each direction by itself)."
+            f"Against {tested['baseline']}: mean difference in BLEU, and the number of directions "
+            f"with a significant difference (paired bootstrap on {tested.get('metric', 'bleu')}, "
+            f"p < {SIGNIFICANT}, each direction tested separately)."
         )]
         if any(split_seed(folder)[1] > 1 for folder in tested["rows"]):
             notes.append(Note(
-                "It tests the first seed of a row alone; tables 5 and 6 have every seed."
+                "Only the first seed of a row is tested here; tables 5 and 6 have every seed."
             ))
-    rows: list[Row] = []
+    rows: List[Row] = []
     for name in paper.ordered(experiment.systems):
         system = experiment.systems.get(name)
         means = system.means(experiment.resources) if system else {}
@@ -121,40 +109,46 @@ def _bleu_table(
             **paper.row("table1", name, "paper_"),
             **({"significance": _significance(tested, name)} if tested else {}),
         })
-    return Table("table1", "Table 1. What experts are routed by, in BLEU", columns, rows, notes)
+    return Table("table1", "Table 1. Routers of encoder and decoder, in BLEU", columns, rows, notes)
 
 
 def _chrf_table(experiment: Experiment, paper: Paper) -> Table:
-    """Return chrF beside its floors, which a model that has learnt to translate is above."""
-    rows: list[Row] = []
+    """Return the metrics other than BLEU, and the floors of chrF.
+
+    A model that has learnt to translate has a chrF above its floors.
+    """
+    others = [metric for metric in METRICS.values() if metric.name != "bleu"]
+    others.sort(key=lambda metric: not metric.by_direction)
+    titles = {**{metric.name: metric.title for metric in others}, **FLOORS}
+    rows: List[Row] = []
     for name in paper.ordered(experiment.systems):
         system = experiment.systems.get(name)
         means = system.means(experiment.resources) if system else {}
         row: Row = {"system": name, "run": run_status(system, experiment.directions)}
         for group, fields in means.items():
-            row |= {f"{field} {group}": fields.get(field) for field in CHRF}
+            row |= {f"{field} {group}": fields.get(field) for field in titles}
         rows.append(row)
-    columns = [Column(f"{field} all", title) for field, title in CHRF.items()]
+    columns = [Column(f"{field} all", title) for field, title in titles.items()]
     for group, name in list(GROUPS.items())[1:]:
-        # zero-shot directions have no nearest training sentence: "all" of a row with them has none
-        shown = tuple(CHRF) if group in SIDES else ("chrfpp",)
-        columns += [Column(f"{field} {group}", f"{CHRF[field]} {name}") for field in shown]
-    # floors and chrF++ are not in all results
+        # zero-shot directions have no training data, so that the group "all" may lack a floor
+        shown = list(titles) if group in SIDES else [m.name for m in others if m.by_direction]
+        columns += [Column(f"{field} {group}", f"{titles[field]} {name}") for field in shown]
+    # not all results have floors and chrF++
     columns = [column for column in columns if any(row.get(column.key) for row in rows)]
     columns = [Column("system", "system"), Column("run", "run"), *columns]
     notes = [
-        Note("Means over the directions of a row. Floors: the source itself taken for its "
+        Note("Means over the directions of a row. Floors: the source scored as if it were the "
              "translation (copy), and the translation of the most similar training sentence "
              "(nearest)."),
-        *(note for metric in ("chrF", "chrF++")
+        *(note for metric in METRICS.values() if metric.name != "bleu"
           for note in comparison_notes(experiment, experiment.directions, metric)),
     ]
     return Table("table1-chrf", "chrF and its floors", columns, rows, notes)
 
 
-def _common_table(experiment: Experiment, paper: Paper, common: list[str]) -> Table:
-    """Return means over the directions that all rows have: those do compare."""
-    rows: list[Row] = []
+def _common_table(experiment: Experiment, paper: Paper, common: List[str]) -> Table:
+    """Return means over the directions that all rows have, which are comparable."""
+    rows: List[Row] = []
     for name in paper.ordered(experiment.systems):
         if name in experiment.systems:
             means = experiment.systems[name].means(experiment.resources, common)
@@ -167,15 +161,8 @@ def _common_table(experiment: Experiment, paper: Paper, common: list[str]) -> Ta
     return Table("table1-common", title, columns, rows, notes)
 
 
-def _common_directions(experiment: Experiment) -> list[str]:
-    return [
-        pair for pair in experiment.directions
-        if all(pair in system.directions for system in experiment.systems.values())
-    ]
-
-
 def _routing(paper: Paper, name: str) -> str:
-    """Return what routes a system's stacks, as in the paper's table: token / target."""
+    """Return a system's routers in the paper's form: token / target."""
     known = paper.systems.get(name)
     if known is None:
         return "-"
@@ -183,22 +170,22 @@ def _routing(paper: Paper, name: str) -> str:
 
 
 def _experts(experiment: Experiment, name: str) -> Cell:
-    """Return the experts used of encoder and decoder: 4 of 8 / 5 of 8."""
+    """Return the experts used in encoder and decoder: 4 of 8 / 5 of 8."""
     found = experiment.experts_used.get(name)
     if not found:
         return None
     return " / ".join(str(found.get(stack, "-")) for stack in ("encoder", "decoder"))
 
 
-def _notes(experiment: Experiment, zero_shot: list[str]) -> list[Note]:
-    """Return what the means are over."""
+def _notes(experiment: Experiment, zero_shot: List[str]) -> List[Note]:
+    """Return which directions the means are over."""
     total = len(experiment.directions)
     unseen = f"of which zero-shot {', '.join(zero_shot)}" if zero_shot else "none of them zero-shot"
     notes = [
         Note(f"Ours: unweighted means over the directions of a row, at most {total}, {unseen}."),
-        Note("Rows with fewer directions than others do not compare with them."),
+        Note("Rows with different directions are not comparable."),
         Note("±: standard deviation over seeds; a row without one has a single seed."),
-        Note("Experts used: those of a layer that any direction's text is sent to, mean over the "
+        Note("Experts used: the experts of a layer that any direction is routed to, mean over the "
              "MoE layers of encoder / decoder (`taskmoe routing`, first seed)."),
     ]
     if not experiment.languages:
@@ -207,15 +194,15 @@ def _notes(experiment: Experiment, zero_shot: list[str]) -> list[Note]:
     return notes
 
 
-def _significance(tested: dict[str, Any], name: str) -> Cell:
+def _significance(tested: Dict[str, Any], name: str) -> Cell:
     if name == tested["baseline"]:
         return "baseline"
     tests = list(tested["rows"].get(name, {}).values())
     if not tests:
         return None
     mean = sum(test["delta_bleu"] for test in tests) / len(tests)
-    clear = [test["delta_bleu"] for test in tests if test["p"] < SIGNIFICANT]
-    better, worse = sum(delta > 0 for delta in clear), sum(delta < 0 for delta in clear)
+    significant = [test["delta_bleu"] for test in tests if test["p"] < SIGNIFICANT]
+    better, worse = sum(d > 0 for d in significant), sum(d < 0 for d in significant)
     return f"{mean:+.1f}; {better} better, {worse} worse of {len(tests)}"
 
 

@@ -1,21 +1,16 @@
-"""Table 2: how much of a mixture's gain over the dense model its distilled student keeps."""
+"""Table 2: how much of an MoE model's gain over the dense model its distilled student keeps."""
 
-from typing import Optional, Union
+from typing import Dict, List, Optional, Union
 
-from .experiment import (
-    Experiment,
-    run_status,
-    scored_metrics,
-    side_of,
-)
+from .experiment import Experiment, run_status, side_of
 from .notes import comparison_notes
 from .paper import Paper
 from .speed import peak_speed
-from .table import OURS, PAPER, Column, Note, Row, Spread, Table
+from .table import OURS, PAPER, Column, Note, Row, SeedMean, Table
 
 STUDENTS = ("distilled", "distilled_sequence")
 SYSTEMS = ("bilingual", "dense_base", "token_target", "token_token", *STUDENTS)
-# whose gain the share is of: the task model's, or the teacher's
+# the kept gain as a percentage of the gain of the task model, or of the teacher
 SHARES = {"token_target": "% of task gain", "token_token": "% of teacher gain"}
 DIFFERENCES = {"dense_base": "over dense", "token_token": "over teacher"}
 NO_GAIN = "no gain"
@@ -24,10 +19,10 @@ NO_GAIN = "no gain"
 def share_of_gain(
     student: Optional[float], dense: Optional[float], large: Optional[float]
 ) -> Union[None, str, float]:
-    """Return in percent what a student keeps of the gain of a large model over a dense one.
+    """Return the percentage of a large model's gain over a dense model that a student keeps.
 
-    None where a score is missing, NO_GAIN where the large model has none. A student below the dense
-    model keeps less than nothing.
+    None where a score is missing, NO_GAIN where the large model has no gain. Negative for a student
+    that is worse than the dense model.
     """
     if student is None or dense is None or large is None:
         return None
@@ -36,28 +31,31 @@ def share_of_gain(
     return 100 * (student - dense) / (large - dense)
 
 
-def table2(experiment: Experiment, paper: Paper) -> list[Table]:
-    """Return all systems in the paper's directions and in those of our students, then differences.
+def table2(experiment: Experiment, paper: Paper) -> List[Table]:
+    """Return all systems in the directions of the paper and of our students, then differences.
 
-    A student's are those to the dense model and to its teacher, and its shares of their gains.
-    Directions without English, in which nobody was taught, are none of them.
+    The differences are those of a student to the dense model and to its teacher, and the
+    percentages of the gains that it keeps. Directions without English are left out: they have no
+    distilled data.
     """
-    taught = [
+    distilled = [
         pair for name in STUDENTS if name in experiment.systems
         for pair in experiment.systems[name].directions if side_of(pair)
     ]
-    pairs = list(dict.fromkeys([*paper.content["table2"]["pairs"], *taught]))
-    common = _common_directions(experiment, pairs)
+    pairs = list(dict.fromkeys([*paper.content["table2"]["pairs"], *distilled]))
+    common = experiment.common_directions(pairs, SYSTEMS)
     columns = [
         Column("system", "system"), Column("whose", "whose"), Column("run", "run"),
         Column("tokens_per_second", "tok/s", 0), *(Column(pair, pair) for pair in pairs),
         Column("average", "average"),
     ]
     tables = []
-    for metric, field in scored_metrics(experiment).items():
-        ours = {name: _ours(experiment, paper, name, pairs, common, field) for name in SYSTEMS}
-        printed = {name: paper.distillation(name) for name in SYSTEMS if metric == "BLEU"}
-        rows: list[Row] = []
+    for metric in experiment.metrics_by_direction():
+        ours = {
+            name: _ours(experiment, paper, name, pairs, common, metric.name) for name in SYSTEMS
+        }
+        printed = {name: paper.distillation(name) for name in SYSTEMS if metric.name == "bleu"}
+        rows: List[Row] = []
         for name in SYSTEMS:
             rows.append({"system": name, "whose": OURS, **ours[name]})
             if printed.get(name):
@@ -72,23 +70,20 @@ def table2(experiment: Experiment, paper: Paper) -> list[Table]:
             *comparison_notes(experiment, evaluated, metric),
             Note(f"Our average is over the {len(common)} directions that all of our rows have: "
                  f"{', '.join(common) or 'none'}."),
-            Note("Differences and shares are those of the means over seeds."),
+            Note("Differences and percentages are those of the means over seeds."),
         ]
         if any(NO_GAIN in row.values() for row in rows):
             notes.append(Note(
-                f"{NO_GAIN}: the task model or the teacher is not above the dense model there, "
-                "and has no gain to keep a share of."
+                f"{NO_GAIN}: the task model, or the teacher, is not better than the dense model in "
+                "this direction."
             ))
-        if metric == "BLEU":
-            title = "Table 2. Distillation, in BLEU"
-            tables.append(Table("table2", title, columns, rows, [*notes, *paper.notes("table2")]))
-        else:
-            tables.append(Table("table2-chrfpp", metric, columns, rows, notes))
+        title = "Table 2. Distillation"
+        tables.append(paper.metric_table("table2", title, metric, columns, rows, notes))
     return tables
 
 
 def _ours(
-    experiment: Experiment, paper: Paper, name: str, pairs: list[str], common: list[str], field: str
+    experiment: Experiment, paper: Paper, name: str, pairs: List[str], common: List[str], field: str
 ) -> Row:
     system = experiment.systems.get(name)
     row: Row = {
@@ -101,23 +96,17 @@ def _ours(
     return row
 
 
-def _common_directions(experiment: Experiment, pairs: list[str]) -> list[str]:
-    """Return the directions that all of our systems have."""
-    systems = [experiment.systems[name] for name in SYSTEMS if name in experiment.systems]
-    return [pair for pair in pairs if systems and all(pair in s.directions for s in systems)]
-
-
-def _gains(whose: str, scores: dict[str, Row], student: str, pairs: list[str]) -> list[Row]:
-    """Return a student's differences and shares, by direction and on average."""
+def _gains(whose: str, scores: Dict[str, Row], student: str, pairs: List[str]) -> List[Row]:
+    """Return a student's differences and percentages, by direction and on average."""
 
     def number(system: str, key: str) -> Optional[float]:
         cell = scores[system].get(key)
-        if isinstance(cell, Spread):
+        if isinstance(cell, SeedMean):
             return cell.mean
         return cell if isinstance(cell, (int, float)) else None
 
     keys = (*pairs, "average")
-    rows: list[Row] = []
+    rows: List[Row] = []
     for other, title in DIFFERENCES.items():
         differences: Row = {}
         for key in keys:

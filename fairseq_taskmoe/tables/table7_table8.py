@@ -1,10 +1,10 @@
-"""Tables 7 and 8: parameters, of the paper's configurations and of an experiment's own models.
+"""Tables 7 and 8: parameters of the paper's configurations and of an experiment's own models.
 
-The former are built without weights, for which torch is loaded. configs/*.yaml, to which a test
-holds them, are not installed with the package.
+The former are built without weights, which needs torch. A test checks that they are equal to
+configs/*.yaml, which are not installed with the package.
 """
 
-from typing import Any
+from typing import Any, Dict, List
 
 from .experiment import Experiment
 from .paper import Paper
@@ -18,20 +18,20 @@ PARTS = {
     "total": "total", "effective_encoder": "effective encoder",
     "effective_decoder": "effective decoder", "effective": "effective total",
 }
-# rows of experts/none.yaml; dense_equal has experts' layers
+# the rows of experts/none.yaml; dense_equal is not one: its MoE layers' networks are wider
 DENSE = ("bilingual", "dense_base", "dense_big", "distilled", "distilled_sequence")
-# of configs/groups/families.yaml, which is not installed with the package
+# as in configs/groups/families.yaml
 FAMILIES = ("en", "de", "es fr ro", "cs ru", "lt lv", "et fi", "gu hi", "kk tr", "zh")
 TABLE8 = ("dense_big", "token_token", "token_pair", "token_target")
 WEB_DIRECTIONS = 204
 
 
-def table7(experiment: Experiment, paper: Paper) -> list[Table]:
+def table7(experiment: Experiment, paper: Paper) -> List[Table]:
     """Return the WMT models' parameters, and those of the experiment's own models."""
     counts = count_wmt(paper)
     notes = [
         Note(f"Ours: what configs/ROW.yaml builds at size wmt30 with {VOCABULARY:,} pieces, K = 2; "
-             "sub-networks as `taskmoe extract` cuts them out. bilingual: one of its models."),
+             "sub-networks as extracted by `taskmoe extract`. bilingual: one of the models."),
         _effective(), *paper.notes("table7"),
     ]
     title = "Table 7. Parameters of the WMT models, in millions"
@@ -41,13 +41,13 @@ def table7(experiment: Experiment, paper: Paper) -> list[Table]:
     ]
 
 
-def table8(paper: Paper) -> list[Table]:
+def table8(paper: Paper) -> List[Table]:
     """Return the web-scale models' parameters."""
     counts = count_web(paper)
     full, task = counts["token_token"]["decoder"], counts["token_target"]["effective_decoder"]
     notes = [
         Note(f"Ours: transformer_task_moe_big with {WEB_EXPERTS} experts, {WEB_DIRECTIONS} "
-             f"directions and {VOCABULARY:,} pieces, K = 2, for which there is no configuration."),
+             f"directions and {VOCABULARY:,} pieces, K = 2; configs/ has no such configuration."),
         _effective(),
         Note(f"Decoder, all experts over one task's: {full / 1e6:,.0f}M / {task / 1e6:.1f}M = "
              f"{full / task:.1f}."),
@@ -57,7 +57,7 @@ def table8(paper: Paper) -> list[Table]:
     return [_table("table8", title, counts, paper, notes)]
 
 
-def count_wmt(paper: Paper) -> dict[str, dict[str, int]]:
+def count_wmt(paper: Paper) -> Dict[str, Dict[str, int]]:
     """Return the parameters of each configuration at size wmt30, by part."""
     from ..plan.parameters import WMT_PAIRS
 
@@ -70,7 +70,7 @@ def count_wmt(paper: Paper) -> dict[str, dict[str, int]]:
     }
 
 
-def count_web(paper: Paper) -> dict[str, dict[str, int]]:
+def count_web(paper: Paper) -> Dict[str, Dict[str, int]]:
     """Return the parameters of each system of table 8, by part."""
     from ..plan.parameters import pairs_with_english
 
@@ -79,8 +79,8 @@ def count_web(paper: Paper) -> dict[str, dict[str, int]]:
 
 
 def _count(
-    paper: Paper, name: str, arch: str, pairs: list[str], experts: int = 32
-) -> dict[str, int]:
+    paper: Paper, name: str, arch: str, pairs: List[str], experts: int = 32
+) -> Dict[str, int]:
     from omegaconf import OmegaConf
 
     from .. import register  # noqa: F401
@@ -89,7 +89,7 @@ def _count(
     from ..plan.parameters import report_architecture
 
     system = paper.systems[name]
-    settings: dict[str, Any] = {
+    settings: Dict[str, Any] = {
         **ARCHITECTURES[arch],
         "moe_expert_count": 0 if name in DENSE else experts,
         "encoder_moe_router": system.encoder,
@@ -105,14 +105,14 @@ def _count(
 
 
 def _table(
-    name: str, title: str, counts: dict[str, dict[str, int]], paper: Paper, notes: list[Note]
+    name: str, title: str, counts: Dict[str, Dict[str, int]], paper: Paper, notes: List[Note]
 ) -> Table:
     columns = [Column("system", "system")]
     for part, heading in PARTS.items():
         columns.append(Column(part, heading))
         if part in paper.content[name]["columns"]:
             columns.append(Column(f"paper_{part}", "paper"))
-    rows: list[Row] = [
+    rows: List[Row] = [
         {
             "system": system,
             **{part: report[part] / MILLION for part in PARTS},
@@ -124,14 +124,14 @@ def _table(
 
 
 def _own_models(experiment: Experiment, paper: Paper) -> Table:
-    """Return what `taskmoe params` counted of the experiment's checkpoints."""
+    """Return the parameters of the experiment's checkpoints, counted by `taskmoe params`."""
     parts = {**PARTS, "total_shared": "total, shared once",
              "effective_shared": "effective, shared once"}
     columns = [
         Column("system", "system"), Column("run", "counted"),
         *(Column(part, title, 2) for part, title in parts.items()),
     ]
-    rows: list[Row] = []
+    rows: List[Row] = []
     for name in paper.ordered(experiment.parameters):
         report = experiment.parameters.get(name)
         row: Row = {"system": name, "run": "yes" if report else NOT_RUN}
@@ -143,5 +143,5 @@ def _own_models(experiment: Experiment, paper: Paper) -> Table:
 
 
 def _effective() -> Note:
-    return Note("Effective: what serves one direction. A stack that routes by text or by chance "
-                "needs all of its experts for that.")
+    return Note("Effective: the parameters that are needed to translate one direction. A stack "
+                "that routes by text or at random needs all of its experts.")

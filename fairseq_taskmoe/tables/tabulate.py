@@ -4,16 +4,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, Iterator, List, Sequence
 
 from ..errors import refuse
 from ..files import new_folder
+from ..plotting import can_plot
 from ..version import __version__
 from .experiment import Experiment
-from .figure3 import draw_figure3, figure3_table, plotting_works
+from .figure2 import draw
+from .figure3 import draw_figure3, figure3_table
 from .paper import Paper
 from .speed import figure_report, figure_tables
 from .sweep import architecture
@@ -24,18 +25,19 @@ from .table4_to_6 import direction_tables, table4, zero_shot_table
 from .table7_table8 import table7, table8
 
 FORMATS = ("md", "json", "tsv")
-OURS = re.compile(r"(table\d|figure\d)(-[a-z-]+)?\.(md|tsv|png)|tables\.json")
+OUTPUTS = re.compile(r"(table\d|figure\d)(-[a-z-]+)?\.(md|tsv|png)|tables\.json")
 
 
 def write_tables(
     experiment: Experiment, out: str, formats: Sequence[str], window: int, overwrite: bool
-) -> list[str]:
+) -> List[str]:
     """Write all tables and figures into the folder out; return lines for the user.
 
-    out is whole or not there. One that exists is refused; with overwrite, replaced if nothing but
-    tables and figures is in it. window: languages that figure 3's trend line averages over.
+    out is written whole or not at all. An existing folder is refused; with overwrite it is replaced
+    if it contains only tables and figures. window: languages that figure 3's trend line averages
+    over.
     """
-    lines: list[str] = []
+    lines: List[str] = []
     with _folder(out, overwrite) as folder:
         documents = score_tables(experiment)
         documents |= parameter_tables(experiment)
@@ -46,7 +48,7 @@ def write_tables(
         for table in [table for tables in documents.values() for table in tables]:
             if "tsv" in formats:
                 (folder / f"{table.name}.tsv").write_text(tsv(table), encoding="utf-8")
-        for table in figures:  # always: it is what a figure is drawn from
+        for table in figures:  # in every format: a figure is drawn from this table
             (folder / f"{table.name}.tsv").write_text(tsv(table), encoding="utf-8")
         for name in ("figure2", "figure4"):
             own = [table for table in figures if table.name.startswith(name)]
@@ -58,8 +60,8 @@ def write_tables(
     return [f"{out}: {', '.join(written)}", *lines]
 
 
-def score_tables(experiment: Experiment) -> dict[str, list[Table]]:
-    """Return the tables of scores by the name of their file. torch is not loaded for them."""
+def score_tables(experiment: Experiment) -> Dict[str, List[Table]]:
+    """Return the tables of scores by the name of their file. They do not need torch."""
     paper = Paper()
     return {
         "table1": table1(experiment, paper),
@@ -74,21 +76,21 @@ def score_tables(experiment: Experiment) -> dict[str, list[Table]]:
     }
 
 
-def parameter_tables(experiment: Experiment) -> dict[str, list[Table]]:
+def parameter_tables(experiment: Experiment) -> Dict[str, List[Table]]:
     """Return the tables of parameters by the name of their file."""
     paper = Paper()
     return {"table7": table7(experiment, paper), "table8": table8(paper)}
 
 
 def _figures(
-    experiment: Experiment, window: int, folder: Path, lines: list[str]
-) -> list[Table]:
-    """Draw the figures that there is something for; return their points."""
+    experiment: Experiment, window: int, folder: Path, lines: List[str]
+) -> List[Table]:
+    """Draw the figures whose data exists; return the tables of their points."""
     paper = Paper()
-    drawable = plotting_works()
+    drawable = can_plot()
     if not drawable:
-        lines.append("no figures without matplotlib, only their .tsv: "
-                     "pip install fairseq-taskmoe[plot]")
+        lines.append("matplotlib is missing: figures are written as .tsv only "
+                     "(pip install fairseq-taskmoe[plot])")
     tables = []
     for name in ("figure2", "figure4"):
         tables += figure_tables(experiment.speeds, name, paper)
@@ -96,14 +98,12 @@ def _figures(
         if report is None:
             lines.append(f"{name}: not run: throughput.json has nothing for it")
         elif drawable:
-            from .figure2 import draw
-
             settings = {**report["settings"], "arch": architecture(report)}
             draw({**report, "settings": settings}, folder / f"{name}.png")
     gains = figure3_table(experiment, paper, window)
     if gains is None:
-        lines.append("figure3: not run: needs bilingual models, another row in their directions, "
-                     "and languages.yaml")
+        lines.append("figure3: not run: needs bilingual models, another system with the same "
+                     "directions, and languages.yaml")
     else:
         tables.append(gains)
         if drawable:
@@ -111,8 +111,8 @@ def _figures(
     return sorted(tables, key=lambda table: table.name)
 
 
-def _all_json(documents: dict[str, list[Table]], figures: Sequence[Table]) -> str:
-    content: dict[str, Any] = {
+def _all_json(documents: Dict[str, List[Table]], figures: Sequence[Table]) -> str:
+    content: Dict[str, Any] = {
         "taskmoe": __version__,
         "tables": {t.name: to_json(t) for name in sorted(documents) for t in documents[name]},
         "figures": {table.name: to_json(table) for table in figures},
@@ -122,14 +122,15 @@ def _all_json(documents: dict[str, list[Table]], figures: Sequence[Table]) -> st
 
 @contextmanager
 def _folder(out: str, overwrite: bool) -> Iterator[Path]:
-    """Give a folder to fill, which takes the place of out when all went well."""
+    """Yield a new folder, which replaces out if no exception is raised."""
     if not (overwrite and os.path.isdir(out) and os.listdir(out)):
         with new_folder(out) as folder:
             yield folder
         return
-    foreign = sorted(name for name in os.listdir(out) if not OURS.fullmatch(name))
-    if foreign:
-        refuse(f"--out {out} holds {foreign[0]}, no table or figure; nothing was overwritten")
+    others = sorted(name for name in os.listdir(out) if not OUTPUTS.fullmatch(name))
+    if others:
+        refuse(f"--out {out} contains {others[0]}, which is not a table or figure; nothing was "
+               "overwritten")
     target = Path(out).resolve()
     fresh, old = (target.with_name(f".{target.name}.{os.getpid()}.{x}") for x in ("new", "old"))
     with new_folder(str(fresh)) as folder:

@@ -17,13 +17,12 @@ from fairseq.dataclass.configs import GenerationConfig
 from fairseq.logging import metrics
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from sacrebleu.metrics import CHRF
 from sacrebleu.metrics.base import Metric
 from torch import Tensor
 
 from ..data.detokenize import TextOf
 from ..errors import refuse
-from ..metrics.scoring import bleu_metric
+from ..metrics.registry import METRICS
 from ..models.lockstep_search import LockstepDecoder
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from .inference import check_search
@@ -51,8 +50,8 @@ class ValidationScores:
         self.pairs: Tuple[str, ...] = task.task_table.lang_pairs
         tokenize = "none" if cfg.eval_tokenized_bleu else None
         self.metrics: Dict[str, List[Metric]] = {  # by task
-            "bleu": [bleu_metric(pair, tokenize) for pair in self.pairs],
-            "chrf": [CHRF() for _ in self.pairs],
+            name: [metric.build(pair, tokenize) for pair in self.pairs]
+            for name, metric in METRICS.items() if metric.at_validation
         }
         self.search: Optional[Tuple[LockstepDecoder, Any]] = None
 

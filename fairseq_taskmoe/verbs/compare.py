@@ -3,25 +3,26 @@
     taskmoe compare runs/dense_base/evaluation runs/*/evaluation --out runs/significance.json
     taskmoe compare runs/dense_base/evaluation runs/bilingual --out bilingual.json
 
-Takes folders that `taskmoe evaluate` wrote, by the same search, scored against the same references;
-or a folder of models for a direction each, runs/bilingual/en-de/evaluation and so on, as one
-system. A baseline that is named again among the others is passed over. Writes differences and
-p-values, and prints them.
+Takes folders of `taskmoe evaluate` with the same search and the same references. A folder of
+models for one direction each (runs/bilingual/en-de/evaluation and so on) is one system. The
+baseline is ignored among the other systems. Writes differences and p-values, and prints them.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from .flags import refuse_empty
+from .flags import check_least, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("baseline", help="evaluation folder of the system to compare with")
-    parser.add_argument("others", nargs="+", metavar="other", help="those of the other systems")
+    parser.add_argument(
+        "others", nargs="+", metavar="other", help="evaluation folders of the other systems"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
     parser.add_argument(
-        "--metric", choices=["bleu", "chrf", "chrfpp"], default="bleu", help="default: bleu"
+        "--metric", default="bleu", metavar="NAME", help="bleu, chrf or chrfpp; default: bleu"
     )
     parser.add_argument(
         "--samples", type=int, default=1000, metavar="N", help="bootstrap samples; default: 1000"
@@ -35,12 +36,10 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.significance import compare_systems, comparison_table
     from ..files import write_atomically
 
-    for flag, value in (("--samples", args.samples), ("--seed", args.seed)):
-        if value < 1:
-            refuse(f"{flag} {value}: give 1 or more")
+    check_least(args, samples=1, seed=1)
     others = [one for one in args.others if Path(one).resolve() != Path(args.baseline).resolve()]
     if not others:
-        refuse("name another evaluation folder beside the baseline's")
+        refuse("name an evaluation folder besides the baseline's")
     if not Path(args.out).resolve().parent.is_dir():
         refuse(f"--out {args.out}: there is no folder {Path(args.out).parent}")
     report = compare_systems(args.baseline, others, args.metric, args.samples, args.seed)

@@ -47,7 +47,7 @@ def test_translations_are_those_of_fairseq_generate(corpus, checkpoint, tmp_path
     )
     expected = [h.text for _, h in sorted(hypotheses(printed.stdout).items())]
     assert lines == [pieces_to_text(text) for text in expected]
-    assert len(set(lines)) > 20  # the sentences are told apart
+    assert len(set(lines)) > 20  # the sentences are distinguished
 
 
 def test_order_batches_and_company_make_no_difference(corpus, checkpoint):

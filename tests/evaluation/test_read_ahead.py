@@ -1,4 +1,4 @@
-"""What is made ahead comes in order, and so does what goes wrong; nobody is left waiting."""
+"""Items that are read ahead come in order, as do errors; no thread is left waiting."""
 
 import threading
 import time

@@ -20,15 +20,19 @@ from fairseq_taskmoe.evaluation.results import (
     terminal_table,
 )
 from fairseq_taskmoe.files import write_atomically
-from fairseq_taskmoe.metrics.scoring import DirectionScore, averages
+from fairseq_taskmoe.metrics.scoring import averages, score_fields
 
 DIRECTIONS = {
-    "de-en": DirectionScore(
-        "nrefs:1|tok:13a", 20.26, 45.0, 200, 12.5, 31.04, "nrefs:1|nc:6", 43.0, "nrefs:1|nw:2"
-    ),
-    "en-zh": DirectionScore(
-        "nrefs:1|tok:zh", 10.0, 35.0, 1000, None, None, "nrefs:1|nc:6", 34.0, "nrefs:1|nw:2"
-    ),
+    "de-en": {
+        "signature": "nrefs:1|tok:13a", "bleu": 20.26, "chrf": 45.0, "sentences": 200,
+        "floor_copy_chrf": 12.5, "floor_nearest_chrf": 31.04, "chrf_signature": "nrefs:1|nc:6",
+        "chrfpp": 43.0, "chrfpp_signature": "nrefs:1|nw:2",
+    },
+    "en-zh": {
+        "signature": "nrefs:1|tok:zh", "bleu": 10.0, "chrf": 35.0, "sentences": 1000,
+        "floor_copy_chrf": None, "floor_nearest_chrf": None, "chrf_signature": "nrefs:1|nc:6",
+        "chrfpp": 34.0, "chrfpp_signature": "nrefs:1|nw:2",
+    },
 }
 
 
@@ -90,13 +94,14 @@ def test_a_file_with_no_more_than_the_contract_loads(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(content))
     loaded = load_results(path)
-    expected = DirectionScore("s", 1, 2.5, 3, None, None, None, None, None)
+    known = {"signature": "s", "bleu": 1, "chrf": 2.5, "sentences": 3}
+    expected = {**dict.fromkeys(score_fields()), **known}
     assert loaded.directions == {"de-en": expected}
     assert "commit: `unknown`" in markdown(loaded)
     assert terminal_table(loaded).splitlines()[1].split() == "de-en 3 1.0 2.5 - - -".split()
 
 
-def test_collect_adds_the_circumstances():
+def test_collect_adds_the_provenance():
     results = Results.collect("configs/a.yaml", DIRECTIONS)
     assert results.averages == averages(DIRECTIONS)
     assert results.hardware == hardware()
@@ -119,8 +124,8 @@ def test_markdown(results):
         "| xx-en | 1 | 20.3 | 45.0 | 43.0 | 12.5 | 31.0 |",
         "| en-xx | 1 | 10.0 | 35.0 | 34.0 | - | - |",
         "",
-        "copy chrF: the source itself taken for its translation; nearest chrF: the translation",
-        "of the most similar training sentence.",
+        "copy chrF: the source is scored as if it were the translation; nearest chrF: the",
+        "translation of the most similar training sentence is.",
         "",
         "- BLEU signature: `nrefs:1|tok:13a` (de-en)",
         "- BLEU signature: `nrefs:1|tok:zh` (en-zh)",
@@ -188,8 +193,8 @@ def test_a_folder_that_is_a_file_is_refused(results, tmp_path):
         (lambda c: c.pop("commit"), "'commit' is missing"),
         (lambda c: c.pop("averages"), "'averages' is missing"),
         (lambda c: c.update(commit=3), "'commit' is neither"),
-        (lambda c: c.update(directions=[]), "'directions' is no object"),
-        (lambda c: c.update(versions="2.6"), "'versions' is no object"),
+        (lambda c: c.update(directions=[]), "'directions' is not an object"),
+        (lambda c: c.update(versions="2.6"), "'versions' is not an object"),
         (lambda c: c["directions"].update({"de-en": 3}), "'de-en' has no count 'sentences'"),
         (lambda c: c["directions"]["de-en"].pop("bleu"), "'de-en' has no 'bleu'"),
         (lambda c: c["directions"]["de-en"].update(bleu="20"), "'de-en' has no 'bleu'"),
@@ -199,7 +204,7 @@ def test_a_folder_that_is_a_file_is_refused(results, tmp_path):
         (lambda c: c["directions"]["de-en"].update(floor_copy_chrf=[]), "no 'floor_copy_chrf'"),
         (lambda c: c["directions"]["de-en"].update(sentences=2.5), "no count 'sentences'"),
         (lambda c: c["directions"]["de-en"].update(signature=None), "'de-en' has no 'signature'"),
-        (lambda c: c["directions"]["de-en"].update(chrf_signature=[]), "'chrf_signature' is no"),
+        (lambda c: c["directions"]["de-en"].update(chrf_signature=[]), "'chrf_signature' is not"),
         (lambda c: c["directions"]["de-en"].update(chrfpp="43"), "'de-en' has no 'chrfpp'"),
         (lambda c: c["averages"].update(all=20.1), "'all' has no count 'directions'"),
         (lambda c: c["averages"]["all"].update(bleu=-1), "averages: 'all' has no 'bleu'"),
@@ -254,7 +259,7 @@ def test_commit(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("two")
     assert commit(tmp_path) == f"{first}-dirty"
     (tmp_path / "site-packages").mkdir()
-    assert commit(tmp_path / "site-packages") is None  # somebody else's checkout
+    assert commit(tmp_path / "site-packages") is None  # another project's checkout
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))  # as in a hook
     assert commit(tmp_path) == f"{first}-dirty"
     monkeypatch.setenv("PATH", "")

@@ -84,7 +84,7 @@ def test_each_metric_is_compared_beside_the_difference_in_bleu(tmp_path):
     tests = {name: report["rows"]["moe"]["en-de"] for name, report in reports.items()}
     expected = score_direction("en-de", BETTER, REFERENCES)
     for name, test in tests.items():
-        assert test["score"] == getattr(expected, name)
+        assert test["score"] == expected[name]
         assert test["delta_bleu"] == tests["bleu"]["delta"]
     assert "|nw:2|" in reports["chrfpp"]["signature"]["en-de"]
 
@@ -128,7 +128,7 @@ def test_models_for_a_direction_each_are_one_system(tmp_path):
     as_baseline = compare_systems(str(tmp_path / "bilingual"), [base], samples=20)
     assert as_baseline["rows"]["dense"]["en-de"]["delta"] == -expected["delta"]
     write_evaluation(tmp_path / "bilingual", "again", BETTER)
-    with pytest.raises(Refusal, match="two of its evaluations are of en-de: .*again.*en-de"):
+    with pytest.raises(Refusal, match="evaluations have results for en-de: .*again.*en-de"):
         compare_systems(base, [str(tmp_path / "bilingual")], samples=20)
 
 
@@ -150,8 +150,8 @@ def test_translations_of_another_search_are_refused(tmp_path, setting):
         text = tmp_path / "moe" / "evaluation" / kind / "test.en-de.de"
         text.with_name("valid.en-de.de").write_text(text.read_text())
     ended = run("taskmoe", "compare", base, other, "--out", tmp_path / "c.json", check=False)
-    said = refused(ended)
-    assert base in said and other in said and f"{setting} {content['config'][setting]}" in said
+    line = refused(ended)
+    assert base in line and other in line and f"{setting} {content['config'][setting]}" in line
     content["config"].update({**search, "beam": None})
     results.write_text(json.dumps(content))
     with pytest.raises(Refusal, match=r"with beam 5, .*moe/evaluation with beam unknown"):
@@ -165,7 +165,7 @@ def test_translations_of_another_search_are_refused(tmp_path, setting):
         (dict(references=REFERENCES[:-1], hypotheses=BETTER[:-1]), "differ from line 120 on"),
         (dict(pairs=["en-fr"]), "no common direction"),
         (dict(gen_subset=None), "gen_subset"),
-        (dict(row="dense.seed2/x/dense"), "two of the folders are of a row dense"),
+        (dict(row="dense.seed2/x/dense"), "two of the folders belong to a row dense"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, change, message):

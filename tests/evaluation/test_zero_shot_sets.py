@@ -128,8 +128,8 @@ def test_a_zero_shot_direction_has_the_floor_that_needs_no_training_data(
     [
         (["en-de"], ["de-zh"], None, "de-zh was never trained, and no trained pair has"),
         (["en-de"], ["deru"], None, "'deru' is not a language pair"),
-        (["en-de"], [], "short", "6 lines in test.en-de.de for the 7 sentences"),
-        (["en-de"], ["de-ru"], "short", "6 lines in test.en-de.de for the 7 sentences"),
+        (["en-de"], [], "short", "test.en-de.de has 6 lines, the data 7 sentences"),
+        (["en-de"], ["de-ru"], "short", "test.en-de.de has 6 lines, the data 7 sentences"),
         (["en-ru"], [], "short", "no test references of en-ru in ru"),
     ],
 )
@@ -166,7 +166,7 @@ def test_sets_without_a_common_sentence_are_refused(corpus, data, checkpoint, tm
         pivot_pair(task.data_manager, task.dictionary, "test", "de-ru")
     for lang in ("en", "ru"):
         (tmp_path / f"test.en-ru.{lang}.idx").unlink()
-    with pytest.raises(Refusal, match="de-ru: .* none of both de and ru with a third language"):
+    with pytest.raises(Refusal, match="no third language has .* data with both de and ru"):
         pivot_pair(task.data_manager, task.dictionary, "test", "de-ru")
 
 
@@ -186,8 +186,8 @@ def test_languages_come_by_size_and_english_does_not(tmp_path):
     [
         ("", "write `de:"),
         ("- de", "write `de:"),
-        ("de: {class: high}", "de: train_pairs is no number"),
-        ("de: {train_pairs: -4, class: high}", "de: train_pairs is no number"),
+        ("de: {class: high}", "de: train_pairs is not a number"),
+        ("de: {train_pairs: -4, class: high}", "de: train_pairs is not a number"),
         ("de: {train_pairs: 4}", "de: class is not a name"),
         ("de: {train_pairs: 4, class: all}", "de: class is not a name"),
         ("de: [4", "languages.yaml: .*line 1"),

@@ -166,7 +166,7 @@ def test_tables_of_two_runs_are_refused(folder):
     path = folder(by_token())
     shares = by_token(layers=(1, 3))
     save_similarity(shares, path)
-    assert "routing.npz and similarity.npz are of different" in refusal(draw_figures, path)
+    assert "routing.npz and similarity.npz have different" in refusal(draw_figures, path)
 
 
 @pytest.mark.parametrize("name", ["routing.npz", "similarity.npz"])

@@ -127,7 +127,7 @@ def test_experts_in_use(row, used):
 
 
 @given(shares(empty=True))
-def test_of_a_pair_without_text_nothing_is_said(rows):
+def test_similarities_of_a_pair_without_text_are_nan(rows):
     empty = ~rows.any(axis=1)
     for metric, values in similarity_of(rows)._asdict().items():
         if metric in METRICS:

@@ -1,4 +1,4 @@
-"""The summary of routing: means by hand, and what they say of a model."""
+"""The summary of routing: means by hand, and those of a model."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from fairseq_taskmoe.routing.summary import directions_of, save_summary, summary
 PAIRS = ["de-en", "fr-en", "zh-en", "en-de", "en-fr", "en-zh", "fr-de"]
 
 
-def test_directions_are_told_apart_by_the_language_of_most():
+def test_directions_are_grouped_by_the_most_frequent_language():
     into, out_of = directions_of(PAIRS)
     assert into == ("xx-en", [0, 1, 2]) and out_of == ("en-xx", [3, 4, 5])
     assert [one.name for one in directions_of(["en-de"])] == ["xx-en", "en-xx"]
@@ -32,7 +32,7 @@ def test_means_by_hand():
                     "experts_in_use")
 
 
-def test_of_one_direction_there_is_nothing_to_say(tmp_path):
+def test_a_single_direction_has_no_summary(tmp_path):
     shares = RoutingShares(["en-de", "de-en"], {("encoder", 0): np.eye(2)}, {})
     save_summary(shares, tmp_path / "summary.tsv")
     assert (tmp_path / "summary.tsv").read_text().count("\n") == 1

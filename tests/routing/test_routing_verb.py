@@ -1,4 +1,4 @@
-"""`taskmoe routing`: what its flags lead to, and mistakes in one line."""
+"""`taskmoe routing`: the effect of its flags, and refusals in one line."""
 
 import re
 
@@ -33,14 +33,14 @@ def about(folder):
         (["--decode", "--multi-parallel"], "own translations, beam 5", "common to all pairs"),
     ],
 )
-def test_files_say_how_they_were_made(flags, reads, sentences, inputs, tmp_path, capsys):
+def test_files_record_how_they_were_made(flags, reads, sentences, inputs, tmp_path, capsys):
     run_verb(["routing", *inputs, "--out", str(tmp_path / "out"), *flags])
     found, numbers = about(tmp_path / "out")
     assert (found["decoder reads"], found["sentences"]) == (reads, sentences)
     assert (found["encoder router"], found["split"], numbers) == ("token", "test", [11, 11])
-    said = capsys.readouterr()
-    assert "routing.npz" in said.out and "no figures without matplotlib" in said.out
-    assert "de-en: 11 sentences\n" in said.err
+    printed = capsys.readouterr()
+    assert "routing.npz" in printed.out and "no figures without matplotlib" in printed.out
+    assert "de-en: 11 sentences\n" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_files_say_how_they_were_made(flags, reads, sentences, inputs, tmp_path,
         (["data"], "--path is missing"),
         (["data", "--path", "c.pt"], "--out is missing"),
         (["data", "--plot", "out"], "--plot out takes no data"),
-        (["--plot", "out", "--out", "new"], "takes no data, no --path and no --out"),
+        (["--plot", "out", "--out", "new"], "takes no data, --path or --out"),
         (["data", "--path", "c.pt", "--out", "new", "--beam", "4"], "--beam 4: needs --decode"),
         (["data", "--path", "c.pt", "--out", "new", "--decode", "--beam", "0"], "--beam 0: give 1"),
         (["data", "--path", "c.pt", "--out", "new", "--max-tokens", "0"], "--max-tokens 0: give 1"),

@@ -1,4 +1,4 @@
-"""Tables and figures of an experiment: the paper's numbers hold, ours are what results say."""
+"""Tables and figures of an experiment: the paper's numbers hold, ours are those of the results."""
 
 import json
 import re
@@ -27,11 +27,12 @@ from hypothesis import strategies as st
 
 from fairseq_taskmoe.cli import Parser
 from fairseq_taskmoe.errors import Refusal
-from fairseq_taskmoe.metrics.scoring import averages, is_english, split_pair
+from fairseq_taskmoe.metrics.lang_pairs import is_english, split_pair
+from fairseq_taskmoe.metrics.scoring import averages
 from fairseq_taskmoe.tables.experiment import read_experiment
 from fairseq_taskmoe.tables.figure3 import smooth
 from fairseq_taskmoe.tables.paper import Paper
-from fairseq_taskmoe.tables.table import Column, Note, Spread, Table, markdown, tsv
+from fairseq_taskmoe.tables.table import Column, Note, SeedMean, Table, markdown, tsv
 from fairseq_taskmoe.tables.table2 import share_of_gain
 from fairseq_taskmoe.tables.table7_table8 import count_web, count_wmt
 from fairseq_taskmoe.tables.tabulate import score_tables, write_tables
@@ -130,7 +131,7 @@ def save_routing(folder, **layers):
     )
 
 
-def test_experts_used_are_told_of_each_row_that_was_looked_at(runs):
+def test_experts_used_are_shown_for_each_measured_row(runs):
     few, three, all_four = (
         [[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0]], [[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0]],
         [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]],
@@ -142,10 +143,10 @@ def test_experts_used_are_told_of_each_row_that_was_looked_at(runs):
     save_routing(runs / "token_target.seed2", encoder__layers__1=all_four)
     save_routing(runs / "target_token", decoder__layers__1=three)  # nothing else of it is there
     table = score_tables(read_experiment(str(runs)))["table1"][0]
-    told = {row["system"]: row["experts"] for row in table.rows}
-    assert told.pop("token_target") == "2.5 of 4 / 4 of 4"
-    assert told.pop("target_token") == "- / 3 of 4"
-    assert set(told.values()) == {None}
+    shown = {row["system"]: row["experts"] for row in table.rows}
+    assert shown.pop("token_target") == "2.5 of 4 / 4 of 4"
+    assert shown.pop("target_token") == "- / 3 of 4"
+    assert set(shown.values()) == {None}
     assert "| 2.5 of 4 / 4 of 4 |" in markdown([table])
     assert "Experts used:" in markdown([table])
 
@@ -245,9 +246,9 @@ def test_floors_stand_beside_the_scores(tabulated):
     assert (dense["floor_copy_chrf all"].mean, dense["floor_nearest_chrf all"].mean) == (10, 15)
 
 
-def test_the_nearest_floor_is_told_beside_zero_shot_directions_that_have_none(runs, tabulated):
+def test_zero_shot_directions_have_no_nearest_floor_and_the_others_keep_theirs(runs, tabulated):
     scores = {pair: score(10.0) for pair in PAIRS}
-    scores["de-ru"] = scores["de-ru"]._replace(floor_nearest_chrf=None)
+    scores["de-ru"] = {**scores["de-ru"], "floor_nearest_chrf": None}
     save_results(runs / "dense_base", scores)
     dense = tabulated("table1-chrf")["dense_base"]
     assert dense["floor_nearest_chrf all"] is None
@@ -256,7 +257,7 @@ def test_the_nearest_floor_is_told_beside_zero_shot_directions_that_have_none(ru
         assert dense[f"chrf {side}"].mean == 30
 
 
-def test_floors_are_of_the_data_and_need_one_seed_alone(runs, tabulated):
+def test_floors_depend_only_on_the_data_and_need_one_seed(runs, tabulated):
     row(runs, "dense_base.seed2", 12.0)
     results = runs / "dense_base.seed2" / "evaluation" / "results.json"
     content = json.loads(results.read_text())
@@ -265,7 +266,7 @@ def test_floors_are_of_the_data_and_need_one_seed_alone(runs, tabulated):
     write_json(results, content)
     dense = tabulated("table1-chrf")["dense_base"]
     assert dense["chrf all"].seeds == 2
-    assert dense["floor_copy_chrf all"] == Spread(10, None, 1)
+    assert dense["floor_copy_chrf all"] == SeedMean(10, None, 1)
 
 
 def test_zero_shot_directions_are_in_no_share_of_the_gain(runs, tabulated):
@@ -276,7 +277,7 @@ def test_zero_shot_directions_are_in_no_share_of_the_gain(runs, tabulated):
     assert after == before and after["distilled"]["average"].mean == 11.5
 
 
-def test_rows_that_are_not_run_say_so(tabulated):
+def test_rows_without_results_are_marked_not_run(tabulated):
     for name in ("table1", "table5", "table6", "table9"):
         assert tabulated(name)["dense_big"]["run"] == "not run"
         assert tabulated(name)["dense_big"].get("all") is None
@@ -316,11 +317,11 @@ def test_spread_over_seeds(runs, tabulated, more):
     assert tabulated("table1")["token_target"]["run"] == f"7 directions, {len(firsts)} seeds"
 
 
-def test_no_score_of_several_seeds_is_told_without_its_spread(runs):
+def test_every_score_of_several_seeds_has_its_deviation(runs):
     bilingual = runs / "bilingual.seed2"
     for i, pair in enumerate(PAIRS[:6]):
         save_results(bilingual / pair, {pair: score(6.0 + i)})
-    told = set()
+    names = set()
     for tables in score_tables(read_experiment(str(runs))).values():
         for table in tables:
             lines = markdown([table]).splitlines()[4:]
@@ -329,19 +330,19 @@ def test_no_score_of_several_seeds_is_told_without_its_spread(runs):
                 if cells.get("system") in ("token_target", "bilingual") and own:
                     scores = [
                         cells.get(column.key) for column in table.columns
-                        if isinstance(cells.get(column.key), Spread) and "floor" not in column.key
+                        if isinstance(cells.get(column.key), SeedMean) and "floor" not in column.key
                     ]
                     assert all(cell.stdev > 0 and cell.seeds == 2 for cell in scores)
                     assert line.count(" ± ") == len(scores) > 0, line
-                    told.add(table.name)
-    assert told == {"table1", "table1-chrf", "table1-common", "table2", "table2-chrfpp", "table5",
+                    names.add(table.name)
+    assert names == {"table1", "table1-chrf", "table1-common", "table2", "table2-chrfpp", "table5",
                     "table5-chrfpp", "table6", "table6-chrfpp", "table9", "table9-chrfpp"}
 
 
 def test_seeds_of_different_directions_are_averaged_over_what_they_share(runs, tabulated):
     row(runs, "token_token.seed2", 13.0, PAIRS[:3])
     grid = tabulated("table1")["token_token"]
-    assert grid["all"] == Spread(14.0, 0.0, 2) and grid["run"] == "3 of 7 directions, 2 seeds"
+    assert grid["all"] == SeedMean(14.0, 0.0, 2) and grid["run"] == "3 of 7 directions, 2 seeds"
 
 
 def test_direction_tables_hold_every_score(tabulated):
@@ -358,7 +359,7 @@ def test_direction_tables_hold_every_score(tabulated):
     assert tabulated("table5-zero-shot", "paper")["fr-de"]["token_target"] == 22.4
 
 
-def test_significance_is_told_where_it_was_tested(runs, tabulated):
+def test_significance_is_shown_where_it_was_tested(runs, tabulated):
     tests = {pair: {"delta_bleu": 2.0 - i, "p": 0.01 if i != 1 else 0.3}
              for i, pair in enumerate(PAIRS[:4])}
     write_json(runs / "significance.json", {"baseline": "dense_base", "rows": {"distilled": tests}})
@@ -368,7 +369,7 @@ def test_significance_is_told_where_it_was_tested(runs, tabulated):
     assert tabulated("table5-significance")["distilled"]["ru"] == "+1.0 (p 0.300)"
 
 
-def test_every_seed_that_was_tested_is_told_as_a_seed_of_its_row(runs, tabulated):
+def test_every_tested_seed_is_a_row_named_by_its_seed(runs, tabulated):
     test = {"de-en": {"delta_bleu": 1.0, "p": 0.01}}
     tested = dict.fromkeys(
         ["dense_base.seed2", "my_own", "token_target.seed10", "token_target.seed2", "token_target"],
@@ -380,8 +381,8 @@ def test_every_seed_that_was_tested_is_told_as_a_seed_of_its_row(runs, tabulated
         "my_own",
     ]
     tables = score_tables(read_experiment(str(runs)))
-    assert "first seed of a row alone" in markdown(tables["table1"])
-    assert "One training against one" in markdown(tables["table5"])
+    assert "Only the first seed of a row" in markdown(tables["table1"])
+    assert "one training run with one run" in markdown(tables["table5"])
 
 
 def test_mixed_signatures_are_warned_about(runs):
@@ -408,8 +409,9 @@ def test_rows_of_different_searches_are_warned_about(runs):
     assert "max_len_b 20 (bilingual), 200 (dense_base, pair_pair)" in markdown(before["table1"])
     save("pair_pair", "en-de", **{**known, "beam": 5, "lenpen": 0.6})
     tables = score_tables(read_experiment(str(runs)))
-    assert ("- **Warning**: rows were translated by different searches, their scores do not "
-            "compare: beam 4 (dense_base), 5 (pair_pair); lenpen 1 (dense_base), 0.6 (pair_pair)\n"
+    assert ("- **Warning**: rows were translated by different searches, their scores are not "
+            "comparable: beam 4 (dense_base), 5 (pair_pair); "
+            "lenpen 1 (dense_base), 0.6 (pair_pair)\n"
             ) in markdown(tables["table6"])
     assert "**Warning**" not in markdown(tables["table5"])
 
@@ -434,7 +436,7 @@ def test_footnotes_mark_the_papers_rows_only():
 
 
 def test_tsv_has_a_column_for_the_spread():
-    rows = [{"system": "a", "x": Spread(1.25, 0.5, 2)}, {"system": "b", "x": 1000.0}]
+    rows = [{"system": "a", "x": SeedMean(1.25, 0.5, 2)}, {"system": "b", "x": 1000.0}]
     table = Table("table1", "A table", [Column("system", "system"), Column("x", "x")], rows)
     assert tsv(table) == "system\tx\tx stdev\na\t1.25\t0.50\nb\t1000.00\t\n"
 
@@ -444,7 +446,7 @@ def test_everything_is_written_and_always_the_same(runs, tmp_path, verb):
     counts = ("total", "effective", "total_shared", "effective_shared")
     for name in ("dense_base", "token_target.seed2"):
         write_json(runs / name / "params.json", dict.fromkeys(counts, 2500000))
-    said = verb(runs, "--out", tmp_path / "one")
+    printed = verb(runs, "--out", tmp_path / "one")
     verb(runs, "--out", tmp_path / "two")
     written = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
@@ -452,7 +454,7 @@ def test_everything_is_written_and_always_the_same(runs, tmp_path, verb):
     names |= {"tables.json", "figure3.png", "figure3.tsv"}
     names |= {"figure2.png", "figure2.md", "figure2.tsv", "figure2-paper.tsv"}
     assert names <= set(written)
-    assert "figure4: not run" in said
+    assert "figure4: not run" in printed
     content = json.loads(written["tables.json"])
     dense = next(r for r in content["tables"]["table1"]["rows"] if r["system"] == "dense_base")
     assert dense["all"] == {"mean": 13.0, "stdev": None, "seeds": 1}
@@ -466,7 +468,7 @@ def test_without_matplotlib_figures_are_their_points(runs, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # what a missing package looks like
     lines = write_tables(read_experiment(str(runs)), str(tmp_path / "out"), ["json"], 3, False)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"figure3.tsv", "tables.json"}
-    assert "without matplotlib" in lines[1]
+    assert "matplotlib is missing" in lines[1]
 
 
 def test_tables_are_replaced_only_when_asked_and_only_tables(runs, tmp_path, verb):
@@ -478,7 +480,7 @@ def test_tables_are_replaced_only_when_asked_and_only_tables(runs, tmp_path, ver
         verb(runs, "--out", out)
     assert (out / "table1.md").read_bytes() == before
     (out / "my notes.txt").write_text("mine")
-    with pytest.raises(Refusal, match="holds my notes.txt"):
+    with pytest.raises(Refusal, match="contains my notes.txt"):
         verb(runs, "--out", out, "--overwrite")
     assert (out / "table1.md").read_bytes() == before
     (out / "my notes.txt").unlink()
@@ -529,7 +531,7 @@ def test_what_cannot_be_tabulated_is_refused(runs, tmp_path, verb):
     with pytest.raises(Refusal, match=re.escape("cannot read")):
         verb(runs, *out, "--languages", tmp_path / "none.yaml")
     save_results(runs / "bilingual" / "again", {"de-en": score(1.0)})
-    with pytest.raises(Refusal, match="two of its results are of de-en"):
+    with pytest.raises(Refusal, match="two of its results have scores for de-en"):
         verb(runs, *out)
     assert not (tmp_path / "out").exists()
 
@@ -538,8 +540,8 @@ def test_scores_are_tabulated_without_torch(runs):
     # the command's name keeps the package from registering itself with fairseq
     program = (
         "import sys; sys.argv[0] = 'taskmoe'\n"
-        "from fairseq_taskmoe.evaluation import tabulate, tabulate_runs\n"
-        f"tabulate.score_tables(tabulate_runs.read_experiment({str(runs)!r}))\n"
+        "from fairseq_taskmoe.tables import experiment, tabulate\n"
+        f"tabulate.score_tables(experiment.read_experiment({str(runs)!r}))\n"
         "print([name for name in ('torch', 'fairseq') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

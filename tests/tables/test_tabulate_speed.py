@@ -1,4 +1,4 @@
-"""Speeds in the tables: of which model, how steady, and beside the paper's only where it is one."""
+"""Speeds in the tables: their model, their spread, and the comparison with the paper."""
 
 import json
 
@@ -11,7 +11,7 @@ from fairseq_taskmoe.tables.experiment import read_experiment
 from fairseq_taskmoe.tables.paper import Paper
 from fairseq_taskmoe.tables.speed import Speeds, figure_tables, peak_speed
 from fairseq_taskmoe.tables.sweep import SIZES, architecture
-from fairseq_taskmoe.tables.table import Column, Measured, Table, markdown, tsv
+from fairseq_taskmoe.tables.table import Column, Measurement, Table, markdown, tsv
 from fairseq_taskmoe.tables.tabulate import score_tables, write_tables
 
 PAPER = Paper()
@@ -84,7 +84,7 @@ def test_peak_speed_is_that_of_the_same_layers():
 
 
 def test_an_unsteady_measurement_is_marked():
-    cells = [Measured(3035.2, 0.154), Measured(3035.2, 0.1), Measured(3035.2, None)]
+    cells = [Measurement(3035.2, 0.154), Measurement(3035.2, 0.1), Measurement(3035.2, None)]
     rows = [{"system": f"s{n}", "x": cell} for n, cell in enumerate(cells)]
     table = Table("t", "A table", [Column("system", "system"), Column("x", "tok/s", 0)], rows)
     lines = markdown([table]).splitlines()
@@ -94,14 +94,14 @@ def test_an_unsteady_measurement_is_marked():
     ]
 
 
-def test_table_1_says_which_model_its_speeds_are_of(runs):
+def test_table_1_names_the_model_of_its_speeds(runs):
     write_json(runs / "throughput.json", sweep(experts=8, model=OWN, spread=0.15))
     text = markdown(score_tables(read_experiment(str(runs)))["table1"])
     assert "| ~300 | 230,000 |" in text and "| ~240 | 230,000 |" in text
     (note,) = [line for line in text.splitlines() if line.startswith("- tok/s, ours")]
-    for told in ("(2 + 2 layers, width 192, feed-forward 2048)", "encoder_attention_heads=4",
+    for part in ("(2 + 2 layers, width 192, feed-forward 2048)", "encoder_attention_heads=4",
                  "8 experts", "a CPU", "spread 15% to 15%", "not the row's own"):
-        assert told in note
+        assert part in note
 
 
 def test_the_papers_figures_stand_beside_ours_of_the_same_model():
@@ -135,7 +135,7 @@ def test_another_model_is_labelled_as_one(speeds, figure, named):
     assert {row["architecture"] for row in points.rows} == {ours["architecture"]}
 
 
-def test_communication_is_told_where_it_was_measured():
+def test_communication_is_reported_where_it_was_measured():
     ours, paper, text = beside(Speeds(sweep()), "figure2")
     assert ours["communication_token"] == ours["communication_task"] == "not run"
     assert (paper["communication_token"], paper["communication_task"]) == (26.9, 0.0)

@@ -205,7 +205,7 @@ def test_sources_beyond_the_positions_are_found_in_all_directions_first(trained,
     assert list(tmp_path.iterdir()) == []
     skipped = Batching(skip_long=True)
     results = evaluate(str(long), checkpoint, str(out), PAIRS, batching=skipped, cpu=True)
-    assert [score.sentences for score in results.directions.values()] == [12, 12]
+    assert [score["sentences"] for score in results.directions.values()] == [12, 12]
 
 
 @pytest.mark.parametrize("buffer", [1, 3, 5, 20])
