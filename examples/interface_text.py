@@ -7,6 +7,7 @@ import gettext
 import html
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Iterator, Optional, Tuple
 
@@ -55,6 +56,11 @@ def plain_text(text: str) -> str:
     if len(ACCELERATOR.findall(text)) == 1:  # several occur in identifiers: use_default_size
         text = ACCELERATOR.sub("", text)
     return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def most_frequent(votes: Counter[str]) -> str:
+    """Return the most frequent text; among equals the first in code point order."""
+    return min(votes, key=lambda text: (-votes[text], text))
 
 
 def script_share(text: str, script: str) -> float:

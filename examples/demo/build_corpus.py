@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # examples/ is not installed
 
 from examples import interface_text  # noqa: E402
-from examples.interface_text import plain_text, read_catalog  # noqa: E402
+from examples.interface_text import most_frequent, plain_text, read_catalog  # noqa: E402
 from fairseq_taskmoe.errors import command  # noqa: E402
 
 PLACEHOLDER = re.compile(r"%\w+|\$\w+|\$\(\w+\)|\{\w*\}|#\w+#|\[\w+\]|\\n")
@@ -58,11 +58,7 @@ def translations(folder: Path, language: str) -> Dict[str, str]:
             seen[english][translation] += 1
     counts = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
     print(f"{language}: {len(seen)} strings; rejected: {counts}", file=sys.stderr)
-    # of equally frequent ones the first in code point order: the same on every machine
-    return {
-        english: min(votes, key=lambda text: (-votes[text], text))
-        for english, votes in seen.items()
-    }
+    return {english: most_frequent(votes) for english, votes in seen.items()}
 
 
 def write_corpus(columns: Dict[str, Dict[str, str]], path: Path) -> int:

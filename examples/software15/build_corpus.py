@@ -44,7 +44,7 @@ def build(out: Path, chosen: Sequence[Language], workers: int) -> None:
         lambda: write_corpus(out, chosen, deb_files),
         settings={"packages": [path.name for path in deb_files.values()]},
         inputs=[*(table_of(out, language) for language in chosen)]
-        + [Path(__file__), *code_of(hold_out, word_overlap)],
+        + [Path(__file__), *code_of(hold_out, interface_text, word_overlap)],
         outputs=[*text_files(out, chosen), out / "languages.yaml", out / "manifest.json"],
     )
 

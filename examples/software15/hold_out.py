@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter, defaultdict
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
+from examples.interface_text import most_frequent
 from examples.software15.pairs import Pair
 from examples.word_overlap import Neighbours
 
@@ -53,11 +54,6 @@ def is_held_out(application: str) -> bool:
     return name in PROGRAMS or hash_of("/".join([name, *page])) % GNOME_PAGES_PER_HELD_OUT == 0
 
 
-def commonest(votes: Counter[str]) -> str:
-    """Return the most frequent translation; among equals the first in code point order."""
-    return min(votes, key=lambda text: (-votes[text], text))
-
-
 def split_by_application(
     tables: Dict[str, Sequence[Pair]], num_valid: int = NUM_VALID, num_test: int = NUM_TEST
 ) -> Split:
@@ -93,7 +89,7 @@ def split_by_application(
 
     def translated(sentences: Sequence[str], language: str) -> Sentences:
         return [
-            (english, commonest(votes[english][language]))
+            (english, most_frequent(votes[english][language]))
             for english in sentences
             if language in votes[english]
         ]
