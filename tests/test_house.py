@@ -15,7 +15,8 @@ ROOMS = (
     "data", "distributed", "metrics", "modules", "compat", "ground",
 )
 GROUND = (
-    "devices", "errors", "files", "host", "paths", "piece_model", "read_files", "version",
+    "devices", "errors", "files", "host", "paths", "piece_model", "plotting", "read_files",
+    "text_tables", "version",
 )
 MOST_FILES, MOST_LINES = 20, 250
 CODE = ("fairseq_taskmoe", "preprocess")
