@@ -11,6 +11,7 @@ from fairseq.data.multilingual.sampling_method import SamplingMethod
 from fairseq.utils import split_paths
 
 from ..errors import refuse
+from ..metrics.lang_pairs import split_pair
 from .epoch_batches import redraw_virtual_epoch
 from .indexed_files import SUFFIXES
 from .indexed_sentences import BINARIZE, IndexedSentences
@@ -96,7 +97,7 @@ class TaskDatasetManager(MultilingualDatasetManager):
         shards = dict(super().get_split_num_data_shards(split))
         for pivoted_split, lang_pair in self.pivoted:
             if pivoted_split == split:
-                shards[self.get_dataset_key("main", *lang_pair.split("-"))] = 1
+                shards[self.get_dataset_key("main", *split_pair(lang_pair))] = 1
         return shards
 
     def load_a_dataset(self, **kwargs: Any) -> TaskPairDataset:
@@ -143,7 +144,7 @@ def pair_prefix(folder: str, split: str, lang_pair: str) -> Optional[str]:
 def refuse_missing_pair(folder: str, split: str, lang_pair: str) -> NoReturn:
     """Refuse a folder without data of a pair."""
     refuse_part_of_pair(folder, split, lang_pair)
-    source, target = lang_pair.split("-")
+    source, target = split_pair(lang_pair)
     refuse(f"{folder} has no {split} data for {lang_pair} (nor for {target}-{source})")
 
 
@@ -155,19 +156,19 @@ def refuse_part_of_pair(folder: str, split: str, lang_pair: str) -> None:
         if len(missing) < len(files):
             refuse(f"{missing[0]}: no such file, although other files of the {split} "
                    f"data of {lang_pair} exist")
-        raw = [f"{prefix}.{lang}" for lang in lang_pair.split("-")]
+        raw = [f"{prefix}.{lang}" for lang in split_pair(lang_pair)]
         if all(map(os.path.exists, raw)):
             refuse(f"{raw[0]}: {split} data of {lang_pair} as text; {BINARIZE}")
 
 
 def _prefixes(folder: str, split: str, lang_pair: str) -> List[str]:
-    source, target = lang_pair.split("-")
+    source, target = split_pair(lang_pair)
     return [os.path.join(folder, f"{split}.{pair}")
             for pair in (f"{source}-{target}", f"{target}-{source}")]
 
 
 def _files(prefix: str, lang_pair: str) -> List[str]:
-    return [f"{prefix}.{lang}{suffix}" for lang in lang_pair.split("-") for suffix in SUFFIXES]
+    return [f"{prefix}.{lang}{suffix}" for lang in split_pair(lang_pair) for suffix in SUFFIXES]
 
 
 def manager_namespace(settings: Dict[str, Any]) -> argparse.Namespace:

@@ -8,6 +8,7 @@ from fairseq.data.multilingual.multilingual_utils import augment_dictionary
 from fairseq.utils import split_paths
 
 from ..errors import refuse
+from ..metrics.lang_pairs import split_pair
 from ..read_files import read_bytes
 from .dictionary_file import read_dictionary
 from .named_pairs import named_languages, named_pairs
@@ -60,7 +61,7 @@ class LanguageTags(NamedTuple):
 
     def of_pair(self, lang_pair: str) -> Tuple[List[str], List[str]]:
         """Return the tags before a pair's sources and before its targets."""
-        langs = dict(zip(("src", "tgt"), lang_pair.split("-"), strict=True))
+        langs = dict(zip(("src", "tgt"), split_pair(lang_pair), strict=True))
         in_source = [self.tag(langs[self.encoder_langtok])] if self.encoder_langtok else []
         return in_source, [self.tag(langs["tgt"])] if self.decoder_langtok else []
 
@@ -110,7 +111,7 @@ def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
 
 def languages_of(lang_pairs: Iterable[str]) -> List[str]:
     """Return the languages of pairs, sorted."""
-    return sorted({lang for pair in lang_pairs for lang in pair.split("-")})
+    return sorted({lang for pair in lang_pairs for lang in split_pair(pair)})
 
 
 def make_dictionary(words: Sequence[str], tags: LanguageTags) -> Dictionary:

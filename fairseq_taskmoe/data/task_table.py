@@ -9,6 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 import yaml
 
 from ..errors import refuse
+from ..metrics.lang_pairs import split_pair
 from ..read_files import read_yaml
 from .named_pairs import check_pairs
 
@@ -75,8 +76,8 @@ class TaskTable(NamedTuple):
         if lang_pair in self.trained:
             return lang_pair
         side = 0 if kind == "source" else 1
-        language = lang_pair.split("-")[side]
-        candidates = [pair for pair in self.trained if pair.split("-")[side] == language]
+        language = split_pair(lang_pair)[side]
+        candidates = [pair for pair in self.trained if split_pair(pair)[side] == language]
         if kind == "group":
             names = [name for name, members in self.groups if self._is_member(lang_pair, members)]
             candidates = [p for p in self.trained if self._group_of(p, kind) in names] or candidates
@@ -86,7 +87,7 @@ class TaskTable(NamedTuple):
                 f"{'source' if side == 0 else 'target'} language {language}: routing by {kind} "
                 f"gives it no experts (trained: {', '.join(self.trained)})"
             )
-        return max(candidates, key=lambda pair: self._degree(pair.split("-")[1 - side]))
+        return max(candidates, key=lambda pair: self._degree(split_pair(pair)[1 - side]))
 
     def state(self) -> Dict[str, Any]:
         """Return the trained part of the table in plain types for checkpoints."""
@@ -100,7 +101,7 @@ class TaskTable(NamedTuple):
         return cls(tuple(state["lang_pairs"]), (), groups)
 
     def _group_of(self, trained_pair: str, kind: str) -> str:
-        source, target = trained_pair.split("-")
+        source, target = split_pair(trained_pair)
         if kind == "group":
             if not self.groups:
                 refuse("router `group` needs --moe-task-groups")
@@ -109,10 +110,10 @@ class TaskTable(NamedTuple):
 
     @staticmethod
     def _is_member(pair: str, members: Sequence[str]) -> bool:
-        return pair in members or pair.split("-")[1] in members
+        return pair in members or split_pair(pair)[1] in members
 
     def _degree(self, language: str) -> int:
-        return sum(language in pair.split("-") for pair in self.trained)
+        return sum(language in split_pair(pair) for pair in self.trained)
 
 
 def load_task_groups(path: str) -> Dict[str, List[str]]:

@@ -8,6 +8,7 @@ from typing import Any, Dict, Sequence
 from ..data.dataset_manager import pair_prefix, refuse_missing_pair
 from ..data.indexed_files import link_or_copy, link_sentences
 from ..errors import refuse
+from ..metrics.lang_pairs import split_pair
 from ..read_files import read_json
 
 RECORD = "distillation.json"
@@ -47,7 +48,7 @@ def link_unchanged(data: str, folder: str, lang_pairs: Sequence[str]) -> None:
     fairseq uses the files of the reverse direction if a direction has none of its own. The reverse
     of a pair therefore gets files of its own, so that it is not trained on the translations.
     """
-    directions = {pair: tuple(pair.split("-")) for pair in lang_pairs}
+    directions = {pair: tuple(split_pair(pair)) for pair in lang_pairs}
     reverse = {pair: f"{target}-{source}" for pair, (source, target) in directions.items()}
     replaced = "|".join(map(re.escape, [*directions, *reverse.values()]))
     for name in sorted(os.listdir(data)):

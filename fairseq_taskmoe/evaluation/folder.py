@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple, Sequence
 
 from ..files import write_atomically
+from ..metrics.lang_pairs import split_pair
 
 
 class EvaluationFolder(NamedTuple):
@@ -13,13 +14,13 @@ class EvaluationFolder(NamedTuple):
     split: str
 
     def hypotheses(self, lang_pair: str) -> Path:
-        return self._file("hypotheses", lang_pair, lang_pair.split("-")[1])
+        return self._file("hypotheses", lang_pair, split_pair(lang_pair)[1])
 
     def references(self, lang_pair: str) -> Path:
-        return self._file("references", lang_pair, lang_pair.split("-")[1])
+        return self._file("references", lang_pair, split_pair(lang_pair)[1])
 
     def sources(self, lang_pair: str) -> Path:
-        return self._file("sources", lang_pair, lang_pair.split("-")[0])
+        return self._file("sources", lang_pair, split_pair(lang_pair)[0])
 
     def _file(self, kind: str, lang_pair: str, lang: str) -> Path:
         return self.out / kind / f"{self.split}.{lang_pair}.{lang}"

@@ -17,7 +17,7 @@ from ..data.dataset_manager import (
     pair_prefix,
 )
 from ..errors import refuse
-from ..metrics.lang_pairs import is_english
+from ..metrics.lang_pairs import is_english, split_pair
 
 
 def pivot_missing_pairs(
@@ -39,7 +39,7 @@ def pivot_pair(
     Refuses a pair without a pivot or without a common sentence.
     """
     folder = split_paths(manager.args.data)[0]
-    source, target = lang_pair.split("-")
+    source, target = split_pair(lang_pair)
     pivots = [
         lang for lang in sorted(manager.langs, key=lambda lang: (not is_english(lang), lang))
         if lang not in (source, target)

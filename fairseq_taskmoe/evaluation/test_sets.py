@@ -6,6 +6,7 @@ from typing import List, NamedTuple, Optional
 from ..data.detokenize import TextOf
 from ..data.task_pair_dataset import TaskPairDataset
 from ..errors import refuse
+from ..metrics.lang_pairs import split_pair
 from ..read_files import read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 
@@ -35,7 +36,7 @@ def find_sets(
     test = manager.load_pair(split, lang_pair)
     sources = references = None
     if folder:
-        source, target = lang_pair.split("-")
+        source, target = split_pair(lang_pair)
         sources = read_raw(task, folder, split, lang_pair, source, len(test))
         references = read_raw(task, folder, split, lang_pair, target, len(test))
         if references is None:
@@ -58,7 +59,7 @@ def read_raw(
     lines differs from the data.
     """
     pivoted = task.data_manager.pivoted.get((split, lang_pair))
-    source, target = lang_pair.split("-")
+    source, target = split_pair(lang_pair)
     rows = None
     if pivoted is not None:
         side = pivoted.source if lang == source else pivoted.target

@@ -10,6 +10,7 @@ from typing import Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from ..metrics.lang_pairs import split_pair
 from ..text_tables import write_tsv
 from .shares import RoutingShares
 from .similarity import METRICS, experts_in_use, similarity_of
@@ -26,7 +27,7 @@ class Directions(NamedTuple):
 
 def directions_of(lang_pairs: Sequence[str]) -> List[Directions]:
     """Return the directions into the language that most pairs have, and those from it."""
-    pairs = [pair.split("-") for pair in lang_pairs]
+    pairs = [split_pair(pair) for pair in lang_pairs]
     counts = Counter(sorted(lang for pair in pairs for lang in pair))
     common = max(counts, key=lambda lang: (counts[lang], lang == "en"))
     return [

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.detokenize import TextOf
 from ..errors import refuse
 from ..evaluation.translate import Batch, Batching, batches
+from ..metrics.lang_pairs import split_pair
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
@@ -127,7 +128,7 @@ def common_sentences(
 
 def shared_language(lang_pairs: Sequence[str]) -> str:
     """Return the language that all directions have, English if there are two."""
-    shared: Set[str] = set.intersection(*(set(pair.split("-")) for pair in lang_pairs))
+    shared: Set[str] = set.intersection(*(set(split_pair(pair)) for pair in lang_pairs))
     if not shared:
         refuse(f"--multi-parallel: {', '.join(lang_pairs)} have no language in common")
     return "en" if "en" in shared else min(shared)
@@ -138,7 +139,7 @@ def first_indices(
 ) -> Dict[Sentence, int]:
     """Return the index at which each sentence of a language occurs first in a direction's set."""
     dataset = task.data_manager.load_pair(split, lang_pair)
-    side: Any = dataset.src if lang_pair.split("-")[0] == lang else dataset.tgt
+    side: Any = dataset.src if split_pair(lang_pair)[0] == lang else dataset.tgt
     left_out = list(TextOf(task.dictionary, task.tags).left_out)
     indices: Dict[Sentence, int] = {}
     for index in range(len(dataset)):

@@ -17,6 +17,7 @@ from ..checkpoint.contents import TrainedModel
 from ..data.languages import LanguageTags
 from ..data.task_table import TaskTable
 from ..errors import refuse
+from ..metrics.lang_pairs import split_pair
 from ..models.build_layers import build_router, is_moe_position
 from ..models.config import STACKS
 from ..models.router_kinds import ROUTERS
@@ -82,12 +83,12 @@ def servable_pairs(trained: TrainedModel, lang_pairs: Sequence[str]) -> List[str
     pairs = sorted(set(lang_pairs))
     langs, only = trained.tags.langs, trained.served_only or pairs
     for pair in pairs:
-        for lang in pair.split("-"):
+        for lang in split_pair(pair):
             if lang not in langs:
                 refuse(f"unknown language {lang}: the checkpoint has {', '.join(langs)}")
         if pair not in only:
             refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
-        if len(set(pair.split("-"))) == 1 and pair not in trained.pairs:
+        if len(set(split_pair(pair))) == 1 and pair not in trained.pairs:
             refuse(f"{pair}: source and target are the same language, and it was never trained")
     return pairs
 
@@ -131,7 +132,7 @@ def _depends_on_text(router: str) -> bool:
 
 def pairs_with(trained: TrainedModel, lang: str, side: int) -> List[str]:
     """Return the trained pairs whose source (side 0) or target (1) language is lang."""
-    found = [pair for pair in trained.pairs if pair.split("-")[side] == lang]
+    found = [pair for pair in trained.pairs if split_pair(pair)[side] == lang]
     if not found:
         refuse(f"no trained pair has the {('source', 'target')[side]} language {lang} "
                f"(trained: {', '.join(trained.pairs)})")

@@ -5,6 +5,7 @@ from typing import List
 
 from ..checkpoint.contents import TrainedModel
 from ..engines.manifest import Manifest
+from ..metrics.lang_pairs import split_pair
 from .extract import Subnet
 from .stock_flags import STOCK_TASK, generation_flags, training_flags
 
@@ -14,7 +15,7 @@ DECODING_LENGTH = 256  # CTranslate2's default
 def with_plugin(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> str:
     """Return how fairseq's commands run the format `taskmoe`, with the plugin."""
     pair = subnet.lang_pairs[0]
-    source, target = pair.split("-")
+    source, target = split_pair(pair)
     flags = (
         '--user-dir "$(taskmoe user-dir)" --task translation_task_moe '
         f"-s {source} -t {target}{_pieces(manifest)}"
@@ -25,7 +26,7 @@ def with_plugin(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> st
 def with_stock_fairseq(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> str:
     """Return how fairseq's commands run the format `fairseq`, and other programs convert it."""
     pair = subnet.lang_pairs[0]
-    source, target = pair.split("-")
+    source, target = split_pair(pair)
     flags = shlex.join(generation_flags(subnet)) + _pieces(manifest)
     return (
         f"{_translating(flags, source, target)}\n"
@@ -66,7 +67,7 @@ def _pieces(manifest: Manifest) -> str:
 
 
 def _hub_lines(manifest: Manifest, pair: str) -> List[str]:
-    source, target = pair.split("-")
+    source, target = split_pair(pair)
     tags = manifest.directions[pair]["target"]
     settings = f'source_lang="{source}", target_lang="{target}"'
     if manifest.sentencepiece_model:

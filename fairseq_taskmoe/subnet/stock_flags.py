@@ -6,6 +6,7 @@ from fairseq import options
 
 from ..checkpoint.contents import TrainedModel
 from ..checkpoint.stock_settings import SHARED_OPTIONS
+from ..metrics.lang_pairs import split_pair
 from ..models.config import STACKS
 from .extract import Subnet, widest_layer
 
@@ -27,7 +28,7 @@ def generation_flags(subnet: Subnet) -> List[str]:
 
     fairseq may drop the last batch unless --required-batch-size-multiple is 1.
     """
-    source, target = subnet.lang_pairs[0].split("-")
+    source, target = split_pair(subnet.lang_pairs[0])
     return [*_task_flags(subnet), "-s", source, "-t", target, "--required-batch-size-multiple", "1"]
 
 
@@ -53,7 +54,7 @@ def training_settings(trained: TrainedModel, subnet: Subnet) -> Dict[str, Any]:
     """
     flags = [".", *training_flags(trained, subnet), "--optimizer", "adam"]
     parsed = options.parse_args_and_arch(options.get_training_parser(), flags)
-    source, target = subnet.lang_pairs[0].split("-")
+    source, target = split_pair(subnet.lang_pairs[0])
     return {**vars(parsed), "source_lang": source, "target_lang": target}
 
 

@@ -26,6 +26,7 @@ from ..data.languages import (
 )
 from ..errors import refuse
 from ..host import available_cores
+from ..metrics.lang_pairs import split_pair
 from ..read_files import iterate_lines
 from .extract import Subnet
 
@@ -133,7 +134,7 @@ def _count_binarized(folder: str, lang_pairs: Sequence[str], words: List[str]) -
         prefix = pair_prefix(folder, "train", pair)
         if prefix is None:
             refuse_missing_pair(folder, "train", pair)
-        files |= {f"{prefix}.{lang}" for lang in pair.split("-")}
+        files |= {f"{prefix}.{lang}" for lang in split_pair(pair)}
     for file in sorted(files):
         dataset = IndexedSentences(file, len(dictionary))
         starts = range(0, len(dataset), LINES_AT_ONCE)

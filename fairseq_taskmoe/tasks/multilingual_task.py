@@ -27,6 +27,7 @@ from ..data.task_table import TaskTable
 from ..distributed.agreement import refuse_together
 from ..errors import refuse
 from ..files import remove_unless_translated
+from ..metrics.lang_pairs import split_pair
 from .config import TranslationTaskMoeConfig
 
 
@@ -142,7 +143,7 @@ class MultilingualTask(FairseqTask):
             only = state_dict.get("served_only", [pair])
             if pair not in only:
                 refuse(f"the checkpoint is a sub-network for {', '.join(only)}, not for {pair}")
-            for lang in pair.split("-"):
+            for lang in split_pair(pair):
                 if lang not in tags.langs:
                     refuse(f"unknown language {lang}: the checkpoint has {', '.join(tags.langs)}")
         self._adopt(table.with_pairs(self.served), tags)
@@ -194,7 +195,7 @@ class MultilingualTask(FairseqTask):
         # only fairseq-interactive gives constraints, and calls this for each buffer of its input
         first = self.num_read if "constraints" in kwargs else 0
         self.num_read = first + len(src_tokens)
-        source, target = self.served[0].split("-")
+        source, target = split_pair(self.served[0])
         tag = self.data_manager.get_encoder_langtok(source, target, self.tags.encoder_langtok)
         if self.cfg.truncate_source:
             src_tokens = [self.truncated(tokens) for tokens in src_tokens]

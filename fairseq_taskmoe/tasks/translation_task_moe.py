@@ -18,6 +18,7 @@ from ..data.task_table import load_task_groups
 from ..distributed.agreement import on_first_rank
 from ..distributed.expert_groups import ExpertGroups
 from ..errors import refuse
+from ..metrics.lang_pairs import split_pair
 from ..models.build_layers import check_config, has_moe_layer
 from ..models.config import TransformerTaskMoeConfig
 from ..training.init_shared import init_shared_weights
@@ -234,7 +235,7 @@ class TranslationTaskMoeTask(MultilingualTask):
 
     def _decoder_tags(self) -> List[int]:
         """Return the target tag of each task, by task id."""
-        targets = [pair.split("-")[1] for pair in self.task_table.lang_pairs]
+        targets = [split_pair(pair)[1] for pair in self.task_table.lang_pairs]
         return [self.data_manager.get_decoder_langtok(target, "tgt") for target in targets]
 
     # -- logging
