@@ -7,6 +7,7 @@ dictionary, the SentencePiece model, a README with the command that runs it, and
 import argparse
 from typing import List
 
+from ..engines.formats import STORED_FORMATS
 from ..errors import refuse
 from ..files import clean_up_when_terminated
 from ..host import use_passive_waiting
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the model")
     parser.add_argument(
         "--format",
-        choices=["fairseq", "taskmoe", "ctranslate2"],
+        choices=list(STORED_FORMATS),
         default="fairseq",
         help="fairseq: its own transformer, loads without this plugin; ctranslate2: small and fast "
         "on CPU and GPU, without fairseq; taskmoe: folds what can be folded and keeps the rest of "
@@ -113,15 +114,15 @@ def _check_flags(args: argparse.Namespace) -> None:
     refuse_empty(args)
     for name in ("quantization", "device"):
         if getattr(args, name) is not None and args.format != "ctranslate2":
-            refuse(f"--{name} {getattr(args, name)}: for --format ctranslate2 alone")
+            refuse(f"--{name} requires --format ctranslate2")
     for name in PRUNING:
         if getattr(args, f"prune_{name}") is not None and not args.prune:
-            refuse(f"--prune-{name} {getattr(args, f'prune_{name}')}: for --prune alone")
+            refuse(f"--prune-{name} requires --prune")
     if args.prune_balance is not None and args.prune_scope == "global":
         refuse("--prune-balance: --prune-scope global has one threshold for all layers")
     if args.trim_min_count is not None:
         if not args.trim_vocabulary:
-            refuse(f"--trim-min-count {args.trim_min_count}: for --trim-vocabulary alone")
+            refuse("--trim-min-count requires --trim-vocabulary")
         if args.trim_min_count < 1:
             refuse(f"--trim-min-count {args.trim_min_count}: give 1 or more")
     ways = [args.lang_pair, args.lang_pairs, args.source_lang or args.target_lang]

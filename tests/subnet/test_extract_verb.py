@@ -99,8 +99,8 @@ def extract(checkpoints, tmp_path, monkeypatch, capsys):
         ("target", "--format ctranslate2 --quantization int4", "int4: choose one of"),
         *(("target", f"--format ctranslate2 --quantization {kind}", f"{kind}: .*--device cuda")
           for kind in sorted(UNSUPPORTED)),
-        ("target", "--quantization int8", "--quantization int8: for --format ctranslate2 alone"),
-        ("target", "--format taskmoe --device cpu", "--device cpu: for --format ctranslate2"),
+        ("target", "--quantization int8", "--quantization requires --format ctranslate2"),
+        ("target", "--format taskmoe --device cpu", "--device requires --format ctranslate2"),
         ("target", "--format onnx", "--format: invalid choice: 'onnx'"),
         # pruning
         ("token", "--prune missing.npz", "missing.npz: No such file"),
@@ -113,9 +113,9 @@ def extract(checkpoints, tmp_path, monkeypatch, capsys):
         ("token", "--prune stats.npz --prune-keep nan", "--prune-keep nan: "),
         ("token", "--prune stats.npz --prune-balance 0", "--prune-balance 0.0: "),
         ("token", "--prune x --prune-scope global --prune-balance 2", "global has one threshold"),
-        ("token", "--prune-keep 0.5", "--prune-keep 0.5: for --prune alone"),
-        ("token", "--prune-scope layer", "--prune-scope layer: for --prune alone"),
-        ("token", "--prune-balance 2", "--prune-balance 2.0: for --prune alone"),
+        ("token", "--prune-keep 0.5", "--prune-keep requires --prune"),
+        ("token", "--prune-scope layer", "--prune-scope requires --prune"),
+        ("token", "--prune-balance 2", "--prune-balance requires --prune"),
         # SentencePiece, and smaller vocabularies
         ("target", "--sentencepiece-model missing", "missing: no such file"),
         ("target", "--sentencepiece-model text", "text: no SentencePiece model"),
@@ -129,7 +129,7 @@ def extract(checkpoints, tmp_path, monkeypatch, capsys):
         ("target", "--trim-vocabulary .", "has no dict.de.txt"),
         ("target", "--trim-vocabulary counts:words --trim-min-count 6", "none of its words is in"),
         ("target", "--trim-vocabulary counts:words --trim-min-count 0", "--trim-min-count 0: "),
-        ("target", "--trim-min-count 2", "--trim-min-count 2: for --trim-vocabulary alone"),
+        ("target", "--trim-min-count 2", "--trim-min-count requires --trim-vocabulary"),
     ],
 )
 def test_is_refused_and_leaves_nothing(router, flags, words, extract, tmp_path):
