@@ -49,7 +49,7 @@ def leave_no_empty_save_dir() -> None:
 
 
 def fix_nan_detector_hooks() -> None:
-    """Let fairseq say where NaN comes from, and training end with its FloatingPointError.
+    """Let fairseq report where NaN comes from, and let training end with its FloatingPointError.
 
     The kind of hook that NanDetector registers for gradients makes current torch raise
     StopIteration in a module that returns a dictionary of lists, as all of fairseq's encoders do.

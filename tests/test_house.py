@@ -15,7 +15,7 @@ ROOMS = (
     "data", "distributed", "metrics", "modules", "compat", "ground",
 )
 GROUND = (
-    "devices", "errors", "files", "host", "paths", "piece_model", "plotting", "read_files",
+    "devices", "errors", "files", "host", "names", "paths", "piece_model", "plotting", "read_files",
     "text_tables", "version",
 )
 MOST_FILES, MOST_LINES = 20, 250

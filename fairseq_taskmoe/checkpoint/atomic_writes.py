@@ -83,7 +83,7 @@ def stand_in(source: str, path: str) -> None:
 
 
 def _temporary_copy(source: str, path: str) -> str:
-    """Copy source beside path, and return the copy's name; a failed copy takes up no space."""
+    """Copy source to a temporary file next to path; return its name. A failed copy is removed."""
     temporary = path + TEMPORARY
     try:
         shutil.copyfile(source, temporary)

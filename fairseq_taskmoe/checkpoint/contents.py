@@ -58,7 +58,7 @@ class TrainedModel(NamedTuple):
 def task_state(
     table: TaskTable, tags: LanguageTags, words: Sequence[str], word_counts: Sequence[int]
 ) -> Dict[str, Any]:
-    """Return what is stored beside the weights so that inference gives the same ids and tags."""
+    """Return what is stored with the weights so that inference uses the same ids and tags."""
     return {
         "task_table": table.state(), "tags": tags.state(), "words": list(words),
         "word_counts": list(word_counts),

@@ -41,7 +41,7 @@ def load_task_moe(
     """Return the model of a checkpoint of transformer_task_moe, to serve lang_pairs.
 
     Without widen_experts, those of --fp16 and --bf16 stay as they are in the file: on CPU each is
-    cast when it is visited. Such a model is not to be folded.
+    cast when it is used. Do not fold such a model.
     """
     dictionary = make_dictionary(trained.words, trained.tags)
     with UnsetWeights():

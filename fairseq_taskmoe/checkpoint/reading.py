@@ -23,7 +23,7 @@ SENT_AT_RESUME = [
 
 
 class Unreadable(Exception):
-    """A file is no whole checkpoint, or not that of a model; the text says why."""
+    """A file is not a complete checkpoint of a model; the message gives the reason."""
 
 
 def allow_checkpoint_types() -> None:
@@ -48,9 +48,9 @@ def read_checkpoint(path: str) -> Checkpoint:
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-    """As read_checkpoint, for a caller that knows what to do when it raises Unreadable or OSError.
+    """As read_checkpoint, but raises Unreadable or OSError for the caller to handle.
 
-    The directory of what a checkpoint holds is its end: any truncated file is Unreadable.
+    The table of contents is at the end of a checkpoint, so any truncated file is Unreadable.
     """
     allow_checkpoint_types()
     try:

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from ..errors import refuse
 from ..models.build_layers import has_moe_layer, moe_freq
-from ..models.config import STACKS, TransformerTaskMoeConfig
+from ..models.config import TransformerTaskMoeConfig
+from ..names import STACKS
 from .reading import Checkpoint, Unreadable, open_checkpoint
 
 LAST = "checkpoint_last.pt"  # default of --restore-file
@@ -56,7 +57,7 @@ def check_loaded(cfg: Any, saving: Dict[str, Any]) -> Optional[str]:
         saving: fairseq's configuration of checkpoints
     """
     path = file_to_load(saving)
-    if path is None or not os.path.isfile(path):  # fairseq's file manager may know it
+    if path is None or not os.path.isfile(path):  # fairseq's file manager may find it elsewhere
         return None
     try:
         checkpoint = open_checkpoint(path)
@@ -83,10 +84,10 @@ def difference(stored: Any, own: Any, names: Iterable[str]) -> Optional[str]:
     for name in names:
         theirs, ours = stored.get(name, getattr(own, name)), getattr(own, name)
         if str(theirs) != str(ours):
-            told = f"--{name.replace('_', '-')} {theirs}, this one has {ours}"
+            message = f"--{name.replace('_', '-')} {theirs}, this one has {ours}"
             if ours is True:
-                told += " (named architectures set it, --arch transformer_task_moe does not)"
-            return told
+                message += " (named architectures set it, --arch transformer_task_moe does not)"
+            return message
     return None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..distributed.layout import ExpertLayout
 from ..errors import refuse
-from ..modules.experts import EXPERTS
+from ..names import EXPERTS
 from .contents import SHARD, Checkpoint
 from .reading import read_task_moe_checkpoint
 
@@ -200,7 +200,7 @@ def facts_of(checkpoint: Checkpoint, file: str) -> Dict[str, Any]:
         return {"run": str(record["run"]), "number of ranks": world_size,
                 "expert-parallel size": size, "number of experts": num_experts, "update": update}
     except (TypeError, KeyError, ValueError, IndexError, AttributeError):
-        refuse(f"{file}: damaged: says nothing sensible of its update, its ranks and its experts")
+        refuse(f"{file}: damaged: its record of update, ranks and experts is invalid")
 
 
 def structure_of(checkpoint: Checkpoint, file: str, num_experts: int) -> Dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Settings of a checkpoint of fairseq's own transformer, from a file that may be anyone's.
+"""Settings of a checkpoint of fairseq's own transformer, from a file that may be untrusted.
 
 fairseq evaluates some settings as Python. Only those named here are taken, each of its type, and
 the task in the file is never built.
@@ -14,7 +14,8 @@ from fairseq.utils import get_available_activation_fns
 from ..data.dictionary_file import read_dictionary
 from ..data.languages import LanguageTags
 from ..errors import refuse
-from ..models.config import STACKS, TransformerTaskMoeConfig
+from ..models.config import TransformerTaskMoeConfig
+from ..names import STACKS
 from .contents import Checkpoint
 
 # Options of transformer_task_moe that fairseq's transformer has under the same name

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint as those of a model, in the file where they lie."""
+"""Use the weights of a checkpoint in a model without copying them from their file."""
 
 from itertools import chain
 from typing import Dict, Iterable, Set
@@ -18,7 +18,7 @@ def with_weights(
     """Make weights of a checkpoint the model's own, in evaluation mode.
 
     Those that are not in float32 (of --fp16 and --bf16) are copied: CPUs compute in float32.
-    Without widen_experts, experts are left in the file too: on CPU each is cast when it is visited.
+    Without widen_experts, experts are left in the file too: on CPU each is cast when it is used.
     Raises Unreadable for weights of another model.
     """
     try:

@@ -18,9 +18,10 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from ..models.config import STACKS, option
+from ..models.config import option
 from ..modules.gate_losses import GateStats
 from ..modules.label_smoothed_loss import label_smoothed_nll
+from ..names import STACKS
 
 
 @dataclass

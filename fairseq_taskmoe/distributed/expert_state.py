@@ -17,7 +17,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..modules.experts import EXPERTS
+from ..names import EXPERTS
 from .agreement import refuse_together
 from .expert_groups import ExpertGroups
 from .gradients import is_expert_parallel

@@ -12,7 +12,7 @@ from ..errors import refuse
 from ..modules.experts import Experts
 from ..modules.moe_layer import MoELayer
 from ..modules.transformer_layers import LayerShape
-from .config import STACKS
+from ..names import STACKS
 from .router_kinds import ROUTERS, RouterPlace
 
 

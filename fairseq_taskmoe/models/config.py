@@ -10,7 +10,6 @@ from omegaconf import II
 
 from .router_kinds import ROUTERS
 
-STACKS = ("encoder", "decoder")
 ROUTER_CHOICES = ChoiceEnum(list(ROUTERS))
 ROUTER_HELP = (
     "what the {}'s MoE layers route by: each token, the sentence, the task (source or target "

@@ -1,4 +1,4 @@
-"""The routers by name: how each is built, and what the other parts need to know about it.
+"""The routers by name: how each is built, and its properties for other parts of the code.
 
 To add a router, write its module in modules/ and add an entry to ROUTERS.
 """

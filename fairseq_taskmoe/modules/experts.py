@@ -19,8 +19,6 @@ from .grouped_products import down_project_and_combine_grouped, up_project_group
 from .linear import use_bf16_matmul
 from .looped_products import down_project_and_combine_looped, make_loop, up_project_looped
 
-EXPERTS = ".moe.experts."  # in the names of all their parameters, and of no others
-
 
 class Experts(nn.Module):
     """The feed-forward networks of one MoE layer: fc2(activation(fc1(x))) for each expert."""

@@ -13,9 +13,9 @@ from ..checkpoint.reading import read_model
 from ..data.languages import numbered_dictionary
 from ..data.task_table import TaskTable
 from ..errors import refuse
-from ..models.config import STACKS
 from ..models.router_kinds import ROUTERS
 from ..models.transformer_task_moe import TransformerTaskMoeModel, build_without_task
+from ..names import STACKS
 from ..text_tables import aligned
 
 # Paper table 3: fifteen languages from and to English

@@ -10,8 +10,8 @@ import torch
 
 from ..data.task_table import TaskTable
 from ..distributed.layout import ExpertLayout, expert_layout
-from ..models.config import STACKS
 from ..models.router_kinds import TASK_ROUTERS
+from ..names import STACKS
 from .activations import Activations, SentenceShape, measure_activations
 from .memory import (
     LocalParameters,

@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
 from ..errors import refuse
-from ..models.config import STACKS
+from ..names import STACKS
 from ..plotting import new_figure, save_figure
 from .heat_maps import HeatMap, draw_heat_maps, plot_routing
 from .shares import RoutingShares, load_shares

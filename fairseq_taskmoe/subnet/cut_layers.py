@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..host import release_pages
-from ..modules.experts import EXPERTS
 from ..modules.folding import TaskRoute, fold_experts
+from ..names import EXPERTS
 
 StateDict = Dict[str, Tensor]
 

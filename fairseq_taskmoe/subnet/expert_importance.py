@@ -12,7 +12,7 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
 import numpy as np
 
 from ..errors import refuse
-from ..models.config import STACKS
+from ..names import STACKS
 from ..routing.shares import LayerName, read_arrays
 
 SCOPES = ("layer", "global")

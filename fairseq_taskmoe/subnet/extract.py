@@ -19,10 +19,9 @@ from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..metrics.lang_pairs import split_pair
 from ..models.build_layers import build_router, is_moe_position
-from ..models.config import STACKS
 from ..models.router_kinds import ROUTERS
-from ..modules.experts import EXPERTS
 from ..modules.folding import TaskRoute, task_route
+from ..names import EXPERTS, STACKS
 from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
 
 StateDict = Dict[str, Tensor]
@@ -59,7 +58,9 @@ def count_parameters(state: StateDict) -> int:
 def extract_subnet(
     trained: TrainedModel, lang_pairs: Sequence[str], pruned: Optional[KeptExperts] = None
 ) -> Subnet:
-    """Return the sub-network of lang_pairs; pruned says what to keep where the text decides.
+    """Return the sub-network of lang_pairs.
+
+    pruned: the experts to keep in layers that route by text.
 
     A pair that was never trained takes the route that it takes in the full model.
     """
@@ -96,7 +97,8 @@ def servable_pairs(trained: TrainedModel, lang_pairs: Sequence[str]) -> List[str
 def zero_shot_routes(trained: TrainedModel, pairs: Sequence[str]) -> Dict[str, Dict[str, str]]:
     """Return for each pair that was never trained, by stack, the trained pair whose route it takes.
 
-    Refuses a pair that no trained one can stand for. Stacks that route by the text have no say.
+    Refuses a pair for which there is no trained pair with a suitable route. Stacks that route by
+    the text are left out.
     """
     cfg, table = trained.cfg, trained.table
     kinds = {}
@@ -202,7 +204,7 @@ def widest_layer(state: StateDict, stack: str, num_layers: int) -> int:
 def pad_widths(state: StateDict, stack: str, num_layers: int, width: int) -> None:
     """Give all feed-forward networks of a stack the same width, by zeros.
 
-    fairseq's transformer knows one width for all layers. A hidden unit whose output weights are
+    fairseq's transformer has one width for all layers. A hidden unit whose output weights are
     zeros changes nothing, whatever the activation function.
     """
     for layer in range(num_layers):

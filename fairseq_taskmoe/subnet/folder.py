@@ -11,7 +11,7 @@ from ..engines.open_model import open_engine
 from ..errors import refuse
 from ..files import new_folder
 from ..host import return_freed_memory
-from ..models.config import STACKS
+from ..names import STACKS
 from .extract import (
     KeptExperts,
     Subnet,

@@ -23,7 +23,7 @@ class Extraction(NamedTuple):
     """What to make of a sub-network."""
 
     format: str = "fairseq"  # one of FORMATS
-    sentencepiece_model: Optional[str] = None  # a file; None: look for it beside the data
+    sentencepiece_model: Optional[str] = None  # a file; None: search for it near the data
     quantization: str = "float32"  # with ctranslate2
     device: str = "cpu"  # where the model is to run: cpu or cuda
     trim_vocabulary: Optional[str] = None  # a source of trim_vocabulary.used_words
@@ -37,7 +37,7 @@ class Extraction(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A format: how a sub-network is written, and how its README says that it is run."""
+    """A format: how a sub-network is written, and the commands in its README."""
 
     needs: str  # what runs it
     needs_dense: bool  # whether all layers must be dense

@@ -1,16 +1,15 @@
 """Which experts a model that routes by the text keeps for some language pairs.
 
-The rival of task routing that needs no training either (Koishekenov et al., 2023): experts that a
-direction hardly uses are left out, by statistics of `taskmoe routing`.
+Like task routing, this needs no further training (Koishekenov et al., 2023): experts that a
+direction rarely uses are removed, by the statistics of `taskmoe routing`.
 """
 
 from typing import NamedTuple, Sequence
 
 from ..checkpoint.contents import TrainedModel
 from ..errors import refuse
-from ..models.config import STACKS
 from ..models.router_kinds import ROUTERS
-from ..modules.experts import EXPERTS
+from ..names import EXPERTS, STACKS
 from .expert_importance import choose_experts, load_importance
 from .extract import KeptExperts, moe_layers
 

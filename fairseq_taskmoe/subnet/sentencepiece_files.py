@@ -31,9 +31,9 @@ def choose_sentencepiece(
 ) -> Optional[SentencePieceFile]:
     """Return the SentencePiece model of a checkpoint, the one named or else one found.
 
-    It is looked for in the run's --sentencepiece-model, beside the checkpoint, which is where an
-    extraction puts it, beside the data, and in the folder that holds the data. One that does not
-    fit, or cannot be read, is passed over, and refused where it was named.
+    It is searched for in the run's --sentencepiece-model, in the folder of the checkpoint (where an
+    extraction writes it), in the folder of the data, and in the folder above the data. A file that
+    does not fit, or cannot be read, is skipped; if it was named, it is refused.
     """
     words = real_words(trained.words)
     for file in [named] if named else _candidates(path, trained.checkpoint["cfg"]):
@@ -53,7 +53,7 @@ def choose_sentencepiece(
 
 
 def _candidates(path: str, settings: Dict[str, Any]) -> List[str]:
-    """Return the files that may be a checkpoint's SentencePiece model, the likeliest first."""
+    """Return the files that may be a checkpoint's SentencePiece model, the most likely first."""
     bpe = settings.get("bpe")
     of_run = bpe.get("sentencepiece_model") if isinstance(bpe, dict) else None
     data = str(settings["task"].get("data") or "").split(os.pathsep)[0]

@@ -7,7 +7,7 @@ from fairseq import options
 from ..checkpoint.contents import TrainedModel
 from ..checkpoint.stock_settings import SHARED_OPTIONS
 from ..metrics.lang_pairs import split_pair
-from ..models.config import STACKS
+from ..names import STACKS
 from .extract import Subnet, widest_layer
 
 STOCK_TASK = "translation_multi_simple_epoch"

@@ -8,11 +8,11 @@ import torch
 from ..checkpoint.contents import Checkpoint, TrainedModel, task_state
 from ..data.task_table import TaskTable
 from ..errors import refuse
-from ..models.config import STACKS
+from ..names import STACKS
 from .extract import Subnet, pad_widths
 from .stock_flags import model_options, training_settings
 
-# What our own reader (stock_settings.py) needs to know of a stock checkpoint's task
+# The settings of the task that checkpoint/stock_settings.py reads
 TASK_SETTINGS = (
     "task", "source_lang", "target_lang", "langs", "lang_tok_style", "encoder_langtok",
     "decoder_langtok",
@@ -60,7 +60,7 @@ def taskmoe_checkpoint(trained: TrainedModel, subnet: Subnet) -> Checkpoint:
 
 
 def _namespace(settings: Dict[str, Any]) -> "OrderedDict[str, Any]":
-    """Return settings in the one type with attributes that torch's safe loader knows.
+    """Return settings in the only type with attributes that torch's safe loader accepts.
 
     fairseq and CTranslate2 read the settings of a checkpoint as attributes, and set some.
     argparse's own Namespace would load only where the plugin has allowed it.

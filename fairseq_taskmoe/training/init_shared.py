@@ -17,7 +17,7 @@ from ..checkpoint.same_vocabulary import check_vocabulary
 from ..data.languages import LanguageTags
 from ..distributed.agreement import on_first_rank
 from ..errors import refuse
-from ..models.config import STACKS
+from ..names import STACKS
 from .checks import run_settings
 
 logger = logging.getLogger(__name__)

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ...checkpoint.contents import TrainedModel
 from ...models.build_layers import build_router
-from ...models.config import ARCHITECTURES, STACKS, TransformerTaskMoeConfig
+from ...models.config import ARCHITECTURES, TransformerTaskMoeConfig
 from ...models.folded_model import fold_model, shallow_copy
 from ...models.transformer_task_moe import TransformerTaskMoeModel
 from ...modules.folding import fold_experts
 from ...modules.moe_layer import MoELayer
+from ...names import STACKS
 from ...subnet.extract import Subnet, extract_subnet
 from ...subnet.to_fairseq import stock_checkpoint
 from ...tasks.translation_task_moe import TranslationTaskMoeTask

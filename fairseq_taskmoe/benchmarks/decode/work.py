@@ -11,12 +11,12 @@ import torch.nn as nn
 
 from ...modules.moe_layer import MoELayer
 from ...modules.routers import RouterOutput
+from ...names import EXPERTS
 from ..resources import counting_flops, peak_bytes
 
 # weights that a decoding step does not read completely
 ONLY_ROWS = ("embed_tokens.", "embed_positions.")  # the rows of the last words
 ONCE_PER_SENTENCE = ("encoder_attn.k_proj.", "encoder_attn.v_proj.")  # their results are cached
-EXPERTS = ".moe.experts."  # only the experts that a token chose
 
 ChosenExperts = Dict[str, List[Set[int]]]  # by MoE layer, for each of its calls
 
