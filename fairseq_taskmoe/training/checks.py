@@ -57,8 +57,8 @@ def check_expert_parallel(run: RunSettings, layout: ExpertLayout, sharded: bool)
     backend = run.distributed_training.get("ddp_backend")
     if backend not in ("legacy_ddp", "no_c10d"):
         refuse(
-            f"--ddp-backend {backend}: {spread}, and only legacy_ddp excludes their gradients; "
-            "give --ddp-backend legacy_ddp, or --moe-expert-parallel-size 1"
+            f"--ddp-backend {backend}: {spread}, and it would mix the gradients of different "
+            "experts; give --ddp-backend legacy_ddp, or --moe-expert-parallel-size 1"
         )
     if run.optimizer not in ELEMENTWISE:
         refuse(
