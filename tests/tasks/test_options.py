@@ -42,7 +42,7 @@ TRAINING = {
     "--data-buffer-size 0": None,
     "--eval-bleu --eval-bleu-args {\"beam\":1,\"max_len_b\":5}": None,
     "--eval-bleu --eval-bleu-args {\"constraints\":\"ordered\"}": "--constraints: constrained",
-    "--eval-bleu --eval-bleu-args {\"retain_dropout\":true}": "--retain-dropout: dropout is",
+    "--eval-bleu --eval-bleu-args {\"retain_dropout\":true}": "--retain-dropout: dropout at",
     "--encoder-langtok both": "--encoder-langtok both: choose src or tgt",
     "--grouped-shuffling": "--grouped-shuffling: its order depends",
     "--num-shards 2": "--num-shards 2: fairseq ignores it",
