@@ -1,6 +1,5 @@
 """Tables 4, 5 and 6: scores by direction, ours above the paper's."""
 
-
 from typing import Dict, List, Sequence
 
 from ..evaluation.significance import SIGNIFICANT

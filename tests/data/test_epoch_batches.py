@@ -4,7 +4,6 @@ Sentence i of the made-up datasets is the number i; every rank has fairseq's rea
 with torch's DataLoader, and goes through them as fairseq-train does.
 """
 
-
 import pytest
 from epoch_cases import go, load_task, sentences, state_of
 from fairseq.data import FairseqDataset, iterators
