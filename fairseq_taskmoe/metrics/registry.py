@@ -4,9 +4,9 @@
 metric. A new one is a function here (or in a module that this package imports) that returns an
 object with the interface of sacrebleu's metrics:
 
-    @register_metric("ter", "TER")
-    def ter(lang_pair: str, tokenize: Optional[str] = None) -> Metric:
-        return TER()
+    @register_metric("chrf1", "chrF1")
+    def chrf1_metric(lang_pair: str, tokenize: Optional[str] = None) -> Metric:
+        return CHRF(beta=1)
 """
 
 from typing import Callable, Dict, NamedTuple, Optional
