@@ -217,7 +217,7 @@ def test_what_cannot_be_distilled_is_refused(corpus, teacher, tmp_path):
     for lang in ("en", "de"):
         for kind in ("bin", "idx"):
             shutil.copy(data / f"train.en-de.{lang}.{kind}", data / f"train1.en-de.{lang}.{kind}")
-    with pytest.raises(Refusal, match="train1.en-de.en: more training data of en-de"):
+    with pytest.raises(Refusal, match="train1.en-de.en: more training data for en-de"):
         distill(str(data), teacher, out, ["en-de"], SEARCH, cpu=True)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine").write_text("mine")
