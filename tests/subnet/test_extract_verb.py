@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from fairseq_taskmoe.checkpoint.reading import read_model
 from fairseq_taskmoe.cli import main
 from fairseq_taskmoe.engines.manifest import read_manifest
-from fairseq_taskmoe.subnet import folder as subnet_folder
+from fairseq_taskmoe.subnet import formats
 from fairseq_taskmoe.subnet.extract import extract_subnet
 
 ctranslate2 = pytest.importorskip(
@@ -251,8 +251,8 @@ def test_trimmed_and_pruned_models_are_verified_too(
         return {**state, name: state[name].roll(1, dims=0)}
 
     export_ctranslate2 = importlib.import_module("fairseq_taskmoe.subnet.to_ctranslate2")
-    write, write_ctranslate2 = subnet_folder.write, export_ctranslate2.write_ctranslate2
-    monkeypatch.setattr(subnet_folder, "write", lambda saved, path: write(
+    write, write_ctranslate2 = formats.write, export_ctranslate2.write_ctranslate2
+    monkeypatch.setattr(formats, "write", lambda saved, path: write(
         {**saved, "model": mixed_up(saved["model"])}, path
     ))
     monkeypatch.setattr(
