@@ -104,7 +104,10 @@ def make_checkpoint(**overrides):
     task = make_task()
     model = make_model(task, **overrides)
     cfg = OmegaConf.to_container(make_config(**overrides), enum_to_str=True)
-    return {"model": model.state_dict(), "cfg": {"model": cfg}, "task_state": task.state_dict()}
+    return {
+        "model": model.state_dict(), "cfg": {"model": cfg, "task": {"data": "x"}},
+        "task_state": task.state_dict(),
+    }
 
 
 @pytest.mark.parametrize(
