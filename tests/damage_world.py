@@ -84,7 +84,7 @@ def make_world(folder: Path) -> None:
         train.cli_main, "FOLDER/data", *TRAINING, "--lang-pairs", PAIRS, "--save-dir",
         "FOLDER/trained",
     )(folder)
-    with mock.patch("fairseq_taskmoe.distillation.distill._put_together"):  # as if it was killed
+    with mock.patch("fairseq_taskmoe.distillation.distill._write_folder"):  # as if it was killed
         run(folder, "distill", "data", "--path", "a.pt", "--out", "stopped", *CPU)
     write_experiment(folder)
     write_raw(folder)

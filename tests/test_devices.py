@@ -21,7 +21,7 @@ from fairseq_taskmoe.devices import (
     place,
 )
 from fairseq_taskmoe.distributed.expert_groups import collective_device
-from fairseq_taskmoe.engines import open_model
+from fairseq_taskmoe.engines import formats
 
 
 @pytest.mark.parametrize("cpu, has_gpu, chosen", [
@@ -54,11 +54,11 @@ def test_batches_are_moved_with_all_that_is_in_them():
     ("auto", True, "cuda"), ("auto", False, "cpu"), ("cuda", True, "cuda"), ("cpu", True, "cpu"),
 ])  # fmt: skip
 def test_an_extracted_model_runs_where_it_is_asked_to(asked, has_gpu, chosen):
-    assert open_model.choose_device(asked, has_gpu) == chosen
+    assert formats.choose_device(asked, has_gpu) == chosen
 
 
 def test_a_gpu_that_is_not_there_is_refused():
-    assert "--device cuda" in refusal(open_model.choose_device, "cuda", False)
+    assert "--device cuda" in refusal(formats.choose_device, "cuda", False)
 
 
 @pytest.mark.parametrize("cpu, local_rank, num_gpus, device, backend", [
