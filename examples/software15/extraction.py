@@ -23,7 +23,8 @@ from fairseq_taskmoe.evaluation.results import Results, load_results
 from fairseq_taskmoe.evaluation.translate import Batching, Search, load_for_pairs
 from fairseq_taskmoe.files import write_atomically
 from fairseq_taskmoe.metrics.scoring import DirectionScore
-from fairseq_taskmoe.subnet.folder import MODEL, Extraction, extract
+from fairseq_taskmoe.subnet.folder import extract
+from fairseq_taskmoe.subnet.formats import MODEL, Extraction
 
 BATCHING = Batching(max_tokens=4000)
 
