@@ -172,7 +172,8 @@ COMMANDS = {
         for verb in ("evaluate", "distill", "routing")
     },
     **{
-        f"{verb} empty --path model.pt --out OUT": "empty has no dict.de.txt|empty holds no test data"
+        f"{verb} empty --path model.pt --out OUT":
+            "empty has no dict.de.txt|empty holds no test data"
         for verb in ("evaluate", "distill", "routing")
     },
     "evaluate data --path model.pt --out OUT --zero-shot-pairs de-pt-BR":
