@@ -10,13 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from ..data.languages import LanguageTags
+from ..data.languages import TAG_FORMS, LanguageTags
 from ..data.task_table import TaskTable
 from ..models.config import TransformerTaskMoeConfig
 
 Checkpoint = Dict[str, Any]
 SHARD = "expert_shard"  # key of task_state: rank, world_size, size, run
-STYLES = ("multilingual", "mbart")  # of language tags
 
 
 class TrainedModel(NamedTuple):
@@ -98,7 +97,7 @@ def _is_table(value: Any) -> bool:
     pairs, groups = value.get("lang_pairs"), value["groups"]
     return (
         isinstance(pairs, list) and bool(pairs) and _are_texts(pairs)
-        and all(len(pair.split("-")) == 2 for pair in pairs)
+        and all(len(pair.split("-")) == 2 and all(pair.split("-")) for pair in pairs)
         and _are_texts(list(groups)) and all(map(_are_texts, groups.values()))
     )
 
@@ -110,7 +109,7 @@ def _are_tags(value: Any) -> bool:
         and _are_texts(value["langs"])
         and value["encoder_langtok"] in (None, "src", "tgt")
         and isinstance(value["decoder_langtok"], bool)
-        and value["style"] in STYLES
+        and value["style"] in TAG_FORMS
     )
 
 

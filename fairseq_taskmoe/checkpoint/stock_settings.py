@@ -12,7 +12,7 @@ from fairseq.data import Dictionary
 from fairseq.utils import get_available_activation_fns
 
 from ..data.dictionary_file import read_dictionary
-from ..data.languages import LanguageTags
+from ..data.languages import TAG_FORMS, LanguageTags
 from ..errors import refuse
 from ..models.config import TransformerTaskMoeConfig
 from ..names import STACKS
@@ -31,7 +31,6 @@ SHARED_OPTIONS = (
 )
 OPTIONS = (*SHARED_OPTIONS, "encoder_ffn_embed_dim", "decoder_ffn_embed_dim")
 TYPES = {field.name: field.type for field in fields(TransformerTaskMoeConfig)}
-TAG_STYLES = ("multilingual", "mbart")
 
 
 def stock_options(checkpoint: Checkpoint, path: str) -> Namespace:
@@ -63,7 +62,7 @@ def stock_dictionary(checkpoint: Checkpoint, folder: str) -> Dictionary:
     task = _part(checkpoint, "task")
     langs, style, target = (task.get(key) for key in ("langs", "lang_tok_style", "target_lang"))
     if not (isinstance(langs, list) and all(map(_is_language, langs))
-            and target in langs and style in TAG_STYLES):
+            and target in langs and style in TAG_FORMS):
         refuse(f"{folder}: its languages and tags are none of fairseq's multilingual task")
     dictionary = read_dictionary(f"{folder}/dict.{target}.txt")
     LanguageTags(tuple(langs), None, False, style).add_to(dictionary)

@@ -1,19 +1,20 @@
 """The languages of a model: their tags, and their joined dictionary."""
 
 import os
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from fairseq.data import Dictionary
 from fairseq.data.multilingual.multilingual_utils import augment_dictionary
 from fairseq.utils import split_paths
 
 from ..errors import refuse
-from ..metrics.lang_pairs import split_pair
+from ..metrics.lang_pairs import languages_of, split_pair
 from ..read_files import read_bytes
 from .dictionary_file import read_dictionary
 from .named_pairs import named_languages, named_pairs
 from .task_table import TaskTable
 
+TAG_FORMS = {"multilingual": "__{}__", "mbart": "[{}]"}  # by --lang-tok-style
 NUM_SPECIAL = 4  # the first words of fairseq's dictionaries: <s> <pad> </s> <unk>
 
 
@@ -57,7 +58,7 @@ class LanguageTags(NamedTuple):
 
     def tag(self, lang: str) -> str:
         """Return a language's tag, as in the dictionary."""
-        return {"multilingual": "__{}__", "mbart": "[{}]"}[self.style].format(lang)
+        return TAG_FORMS[self.style].format(lang)
 
     def of_pair(self, lang_pair: str) -> Tuple[List[str], List[str]]:
         """Return the tags before a pair's sources and before its targets."""
@@ -107,11 +108,6 @@ def load_joined_dictionary(folder: str, langs: Sequence[str]) -> Dictionary:
                 "fairseq-preprocess --joined-dictionary, or --srcdict and --tgtdict of one file"
             )
     return read_dictionary(first)
-
-
-def languages_of(lang_pairs: Iterable[str]) -> List[str]:
-    """Return the languages of pairs, sorted."""
-    return sorted({lang for pair in lang_pairs for lang in split_pair(pair)})
 
 
 def make_dictionary(words: Sequence[str], tags: LanguageTags) -> Dictionary:

@@ -27,6 +27,7 @@ class StoredFormat(NamedTuple):
     files: Tuple[str, ...]
     has_dictionaries: bool  # dict.LANG.txt of each language
     open: Callable[[Opening], Engine]
+    quantizes: bool = False  # whether --quantization and --device apply when it is written
 
 
 def _open_stock(opening: Opening) -> Engine:
@@ -74,7 +75,8 @@ STORED_FORMATS: Dict[str, StoredFormat] = {
     "fairseq": StoredFormat(("model.pt",), True, _open_stock),
     "taskmoe": StoredFormat(("model.pt",), False, _open_task_moe),
     "ctranslate2": StoredFormat(
-        ("model.bin", "config.json", "shared_vocabulary.json"), False, _open_ctranslate2
+        ("model.bin", "config.json", "shared_vocabulary.json"), False, _open_ctranslate2,
+        quantizes=True,
     ),
 }
 

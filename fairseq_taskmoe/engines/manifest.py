@@ -14,7 +14,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from tqdm import tqdm
 
 from ..errors import refuse
-from ..metrics.lang_pairs import split_pair
+from ..metrics.lang_pairs import languages_of
 from ..read_files import read_json
 from .formats import STORED_FORMATS, needed_files
 
@@ -108,8 +108,7 @@ def _is_valid(manifest: Manifest) -> bool:
 
 def _needed_files(manifest: Manifest) -> List[str]:
     """Return the files that are needed to open a model; each must be listed."""
-    languages = sorted({lang for pair in manifest.directions for lang in split_pair(pair)})
-    needed = list(needed_files(manifest.format, languages))
+    needed = list(needed_files(manifest.format, languages_of(manifest.directions)))
     if manifest.sentencepiece_model is not None:
         needed.append(manifest.sentencepiece_model)
     return needed

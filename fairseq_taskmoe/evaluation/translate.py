@@ -29,7 +29,7 @@ from .. import register  # noqa: F401
 from ..checkpoint.reading import read_model
 from ..checkpoint.unset_weights import UnsetWeights
 from ..data.detokenize import TextOf
-from ..data.languages import languages_of, load_joined_dictionary
+from ..data.languages import load_joined_dictionary
 from ..data.named_pairs import check_pairs
 from ..data.task_pair_dataset import TaskPairDataset
 from ..devices import TOKENS, device_of, make_current, moved
@@ -37,6 +37,7 @@ from ..distributed.agreement import num_ranks, rank
 from ..distributed.expert_groups import ExpertGroups
 from ..distributed.layout import expert_layout
 from ..errors import refuse
+from ..metrics.lang_pairs import languages_of
 from ..models.folded_model import fold_model
 from ..models.lockstep_search import LockstepDecoder, gather_hypotheses
 from ..models.transformer_task_moe import TransformerTaskMoeModel

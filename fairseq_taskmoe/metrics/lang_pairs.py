@@ -1,6 +1,6 @@
 """Names of directions, as in --lang-pairs: "en-de" is English to German."""
 
-from typing import Tuple
+from typing import Iterable, List, Tuple
 
 from ..errors import refuse
 
@@ -13,6 +13,11 @@ def split_pair(lang_pair: str) -> Tuple[str, str]:
     if len(languages) != 2 or not all(languages):
         refuse(f"not a language pair: {lang_pair!r}, expected a form such as en-de")
     return languages[0], languages[1]
+
+
+def languages_of(lang_pairs: Iterable[str]) -> List[str]:
+    """Return the languages of pairs, sorted."""
+    return sorted({lang for pair in lang_pairs for lang in split_pair(pair)})
 
 
 def base_code(language: str) -> str:

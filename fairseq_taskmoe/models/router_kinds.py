@@ -82,6 +82,11 @@ class RouterKind(NamedTuple):
     # sub-network can be extracted, and a pair that was never trained takes a trained one's route
     groups_by: Optional[str] = None
 
+    @property
+    def varies_by_sentence(self) -> bool:
+        """Whether sentences of one task may take different experts."""
+        return self.build is not None and self.groups_by is None
+
 
 ROUTERS: Dict[str, RouterKind] = {
     "token": RouterKind(_token, learns_from_text=True),

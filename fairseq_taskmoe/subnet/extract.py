@@ -58,9 +58,7 @@ def count_parameters(state: StateDict) -> int:
 def extract_subnet(
     trained: TrainedModel, lang_pairs: Sequence[str], pruned: Optional[KeptExperts] = None
 ) -> Subnet:
-    """Return the sub-network of lang_pairs.
-
-    pruned: the experts to keep in layers that route by text.
+    """Return the sub-network of lang_pairs; pruned: the experts kept in layers that route by text.
 
     A pair that was never trained takes the route that it takes in the full model.
     """
@@ -122,14 +120,9 @@ def text_routing(cfg: Any) -> Dict[str, str]:
         stack: f"the {stack} routes by {router}: which experts a sentence needs shows only when it "
         "is translated"
         for stack in STACKS
-        if _depends_on_text(router := str(getattr(cfg, f"{stack}_moe_router")))
+        if ROUTERS[router := str(getattr(cfg, f"{stack}_moe_router"))].varies_by_sentence
         and any(is_moe_position(cfg, stack, i) for i in range(getattr(cfg, f"{stack}_layers")))
     }
-
-
-def _depends_on_text(router: str) -> bool:
-    kind = ROUTERS[router]
-    return kind.build is not None and kind.groups_by is None
 
 
 def pairs_with(trained: TrainedModel, lang: str, side: int) -> List[str]:

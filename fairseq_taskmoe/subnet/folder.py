@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from ..checkpoint.contents import TrainedModel
 from ..checkpoint.reading import Unreadable, read_model
+from ..engines.formats import STORED_FORMATS
 from ..engines.manifest import README, Check, Manifest, describe_files, sha256, versions
 from ..engines.open_model import open_engine
 from ..errors import refuse
@@ -45,9 +46,7 @@ def extract(
     The extracted model is opened, and has to score the check sentences of its manifest as the full
     model does; one that is trimmed or pruned, as the sub-network does in fairseq.
     """
-    check = FORMATS[what.format].check
-    if check is not None:
-        check(what)
+    FORMATS[what.format].check(what)
     with new_folder(out) as folder:
         manifest, expected = _fill(path, lang_pairs, what, folder)
         return_freed_memory()  # nothing of the checkpoint is needed any more
@@ -130,7 +129,7 @@ def _manifest(
         sentencepiece_model=SENTENCEPIECE if has_pieces else None,
         parameters=parameters,
         vocabulary=len(subnet.words),
-        quantization=what.quantization if what.format == "ctranslate2" else None,
+        quantization=what.quantization if STORED_FORMATS[what.format].quantizes else None,
         source_checkpoint={
             "file": Path(path).name,
             "sha256": sha256(Path(path), "sha256 of the checkpoint"),

@@ -8,8 +8,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 
 from ..checkpoint.contents import Checkpoint, TrainedModel
 from ..checkpoint.convert_shards import write
-from ..data.languages import NUM_SPECIAL, languages_of
+from ..data.languages import NUM_SPECIAL
 from ..engines.manifest import Manifest
+from ..metrics.lang_pairs import languages_of
 from .extract import Subnet, count_parameters
 from .prune import Pruning
 from .readme import with_ctranslate2, with_plugin, with_stock_fairseq
@@ -44,7 +45,7 @@ class Format(NamedTuple):
     # (trained, subnet, what, folder) -> the number of parameters written, padding included
     write: Callable[[TrainedModel, Subnet, Extraction, Path], int]
     commands: Callable[[Manifest, Subnet, TrainedModel], str]  # that run it, as Markdown
-    check: Optional[Callable[[Extraction], None]] = None  # refuses what it cannot hold
+    check: Callable[[Extraction], None] = lambda what: None  # refuses what it cannot hold
     can_run: Callable[[Extraction], bool] = lambda what: True  # on this machine
 
 

@@ -20,13 +20,12 @@ from ..data.indexed_sentences import IndexedSentences
 from ..data.languages import (
     NUM_SPECIAL,
     check_words,
-    languages_of,
     load_joined_dictionary,
     make_dictionary,
 )
 from ..errors import refuse
 from ..host import available_cores
-from ..metrics.lang_pairs import split_pair
+from ..metrics.lang_pairs import languages_of, split_pair
 from ..read_files import iterate_lines
 from .extract import Subnet
 

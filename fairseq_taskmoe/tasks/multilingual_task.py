@@ -18,7 +18,6 @@ from ..data.languages import (
     check_folders,
     check_words,
     languages_from_config,
-    languages_of,
     load_joined_dictionary,
 )
 from ..data.named_pairs import check_language, named_pairs
@@ -27,7 +26,7 @@ from ..data.task_table import TaskTable
 from ..distributed.agreement import refuse_together
 from ..errors import refuse
 from ..files import remove_unless_translated
-from ..metrics.lang_pairs import split_pair
+from ..metrics.lang_pairs import languages_of, split_pair
 from .config import TranslationTaskMoeConfig
 
 

@@ -113,8 +113,9 @@ def _check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that have no use beside the others, or no value."""
     refuse_empty(args)
     for name in ("quantization", "device"):
-        if getattr(args, name) is not None and args.format != "ctranslate2":
-            refuse(f"--{name} requires --format ctranslate2")
+        if getattr(args, name) is not None and not STORED_FORMATS[args.format].quantizes:
+            able = [each for each, stored in STORED_FORMATS.items() if stored.quantizes]
+            refuse(f"--{name} requires --format {' or '.join(able)}")
     for name in PRUNING:
         if getattr(args, f"prune_{name}") is not None and not args.prune:
             refuse(f"--prune-{name} requires --prune")

@@ -15,7 +15,7 @@ from torch.nn import Module
 
 from ... import register  # noqa: F401
 from ...data.languages import numbered_dictionary
-from ...metrics.lang_pairs import split_pair
+from ...metrics.lang_pairs import languages_of
 from ...tasks.config import TranslationTaskMoeConfig
 from ...tasks.translation_task_moe import TranslationTaskMoeTask
 
@@ -61,7 +61,7 @@ def make_task(vocab_size: int) -> TranslationTaskMoeTask:
         "dataset_impl": None,
     }
     cfg: Any = OmegaConf.merge(OmegaConf.structured(TranslationTaskMoeConfig), settings)
-    num_tags = len({lang for pair in LANG_PAIRS for lang in split_pair(pair)})
+    num_tags = len(languages_of(LANG_PAIRS))
     return TranslationTaskMoeTask(cfg, numbered_dictionary(vocab_size - num_tags))
 
 
