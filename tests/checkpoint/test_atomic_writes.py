@@ -23,7 +23,7 @@ def write(path, num_updates):
     return path
 
 
-@pytest.mark.parametrize("world_size", [0, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_kill_between_any_two_file_operations_leaves_whole_files(tmp_path, world_size):
     end = "-rank-0.pt" if world_size else ".pt"
     operation, finished, seen = 0, False, set()
@@ -51,6 +51,7 @@ def test_a_kill_between_any_two_file_operations_leaves_whole_files(tmp_path, wor
     assert len(seen) == 4
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_whole_files(tmp_path):
     moments = random.Random(1)
     inside = 0  # kills while a file was being written

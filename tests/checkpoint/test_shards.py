@@ -459,6 +459,7 @@ def large(share) -> Path:
     return share("large", make) / "one.pt"
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_whole_files_or_none(large, tmp_path):
     shards = tmp_path / "last.pt"
     reshard(str(large), 4, str(shards))
@@ -501,6 +502,7 @@ def peaks(*calls: str) -> List[int]:
     return [int(line) for line in printed.splitlines()]
 
 
+@pytest.mark.slow
 def test_memory_holds_one_output_and_one_shard(large, tmp_path):
     shards, whole, new = (str(tmp_path / name) for name in ("last.pt", "whole.pt", "new.pt"))
     cut, joined, moved = peaks(

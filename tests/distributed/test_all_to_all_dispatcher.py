@@ -2,21 +2,24 @@
 
 from pathlib import Path
 
+import pytest
 from dispatcher_cases import POLICIES, ROUTERS, TOLERANCES, draw_case
 from rank_processes import Ranks
 
 from fairseq_taskmoe.modules.expert_execution import Execution
 
 SEEDS = range(120)
+FAST = range(16)  # all routers, several times
 WORLD_SIZE = 4
 
 
-def test_all_cases_equal_the_slow_reference(tmp_path):
+@pytest.mark.parametrize("seeds", [FAST, pytest.param(SEEDS[len(FAST):], marks=pytest.mark.slow)])
+def test_all_cases_equal_the_slow_reference(seeds, tmp_path):
     """Outputs, gradients of inputs, gates and experts, and the bytes on the wire."""
     folder = str(Path(__file__).parents[1])
     program = (
         f"sys.path.insert(0, {folder!r})\n"
-        f"import dispatcher_cases\ndispatcher_cases.main({SEEDS!r})"
+        f"import dispatcher_cases\ndispatcher_cases.main({seeds!r})"
     )
     ranks = Ranks(program, tmp_path, WORLD_SIZE)
     try:

@@ -111,6 +111,7 @@ def test_fewer_experts_than_choices_are_refused(refused_on, tmp_path):
     assert "--moe-top-k 3" in line and "--moe-expert-count 2" in line
 
 
+@pytest.mark.slow
 def test_under_torchrun_the_refusal_is_printed_once(corpus, tmp_path):
     result = run(
         "torchrun", "--standalone", "--nproc_per_node", 2, "--no-python", "fairseq-train",

@@ -210,7 +210,9 @@ def test_other_ranks_may_end_while_rank_0_scores(corpus, train, tmp_path):
 # -- what is refused
 
 
-@pytest.mark.parametrize("flags", [(), ("--moe-expert-count", 0)])
+@pytest.mark.parametrize("flags", [
+    (), pytest.param(("--moe-expert-count", 0), marks=pytest.mark.slow),
+])
 def test_asynchronous_writes_are_refused(corpus, tmp_path, flags):
     (tmp_path / "iopath.py").touch()  # fairseq only looks whether there is one
     command = "import sys; sys.path.append(sys.argv.pop(1)); import fairseq_cli.train as train"

@@ -187,6 +187,7 @@ def assert_one_group_of_two(result):
     assert len(logged(result.stdout + result.stderr, "train_num_updates")) == 1
 
 
+@pytest.mark.slow
 def test_launch_real_torchrun_with_flags(corpus, tmp_path):
     result = run(
         *TORCHRUN, "fairseq-train", corpus.data, *TRAIN, "--ddp-backend", "legacy_ddp",

@@ -237,8 +237,13 @@ def test_nothing_is_exchanged_if_all_experts_are_local(corpus, tmp_path):
         assert update["sent"].get("rows", 0) == update["logged"] == 0
 
 
-@pytest.mark.parametrize("flags", [(), ("--bf16",)])
-@pytest.mark.parametrize("routers", [("token", "token"), ("sentence", "sentence")])
+@pytest.mark.parametrize("routers, flags", [
+    (("token", "token"), ()),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (("sentence", "sentence"), ()), (("token", "token"), ("--bf16",)),
+        (("sentence", "sentence"), ("--bf16",)),
+    )),
+])
 def test_trainings_send_the_minimum_and_log_it(routers, flags, corpus, tmp_path):
     (updates,) = train(corpus, tmp_path, ["mixed"], {}, routers, flags)
     for update in updates:

@@ -156,7 +156,7 @@ def test_unknown_words_in_references_are_warned_about(corpus, checkpoint, tmp_pa
     assert ("unknown" in caplog.text) == (unknown > 0)
 
 
-@pytest.mark.parametrize("pair", ["en-de", "ru-en"])
+@pytest.mark.parametrize("pair", ["en-de", pytest.param("ru-en", marks=pytest.mark.slow)])
 def test_compare_finds_nothing_for_an_extraction_and_much_for_another_pairs(
     corpus, checkpoint, tmp_path, pair
 ):

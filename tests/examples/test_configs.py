@@ -88,8 +88,7 @@ def shapes(model):
 
 
 @pytest.mark.parametrize("size", [
-    *("smoke", "wmt30"),
-    *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:-1]),
+    "smoke", *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:]),
 ])
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_builds_its_model_in_every_size(row, size, monkeypatch):
@@ -118,7 +117,9 @@ def test_every_row_builds_its_model_in_every_size(row, size, monkeypatch):
         assert routers == ROUTERS[row]
 
 
-@pytest.mark.parametrize("size", ["smoke", "software15_cpu"])
+@pytest.mark.parametrize("size", [
+    "smoke", pytest.param("software15_cpu", marks=pytest.mark.slow),
+])
 def test_rows_differ_in_their_model_and_in_nothing_else(size):
     base = from_yaml("dense_base", size)
     for row in ROWS:

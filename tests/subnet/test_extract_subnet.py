@@ -188,6 +188,7 @@ print(status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 def test_experts_in_half_precision_stay_in_their_file(tmp_path):
     """They are computed with in float32: all of them would be twice as large as the checkpoint."""
     overrides = {

@@ -156,6 +156,7 @@ def test_an_unreadable_file_is_refused_and_not_replaced(tmp_path, monkeypatch):
     assert "checkpoint_last.pt: Input/output error" in refusal(tmp_path)
 
 
+@pytest.mark.slow
 def test_after_a_kill_at_any_moment_training_resumes_from_the_last_finished_save(tmp_path):
     moments = random.Random(2)
     for _ in range(10):
@@ -195,6 +196,7 @@ def states_after_kills(folder, rank):
             return states
 
 
+@pytest.mark.slow
 def test_after_kills_of_two_ranks_their_newest_common_save_is_resumed(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     by_rank = [states_after_kills(tmp_path, rank) for rank in range(2)]
