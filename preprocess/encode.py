@@ -17,7 +17,7 @@ from fairseq_taskmoe.errors import refuse
 from fairseq_taskmoe.piece_model import NoPieceModel, load_pieces
 from preprocess.chunks import ChunkResult, Counts, ProcessingOptions, process_texts, summed
 from preprocess.corpus import SPLITS, Sides, input_files, text_files
-from preprocess.stages import file_hash, run_stage
+from preprocess.stages import run_stage
 from preprocess.text_files import Chunk, count_lines, refuse_unequal_lengths
 
 
@@ -135,10 +135,9 @@ def encode_pair(layout: DataLayout, pair: str, options: ProcessingOptions) -> No
             refuse(f"{sides[0]}: {num_lines} lines, too few for {len(shards)} shard(s)")
         outputs = [path for shard in shards
                    for path in text_files(layout.encoded(shard), split, pair)]
-        stamp = layout.stamp("encode", split, pair)
         run_stage(
-            stamp,
-            partial(_encode_text, layout.model, len(shards), sides, outputs, stamp, options),
+            layout.stamp("encode", split, pair),
+            partial(_encode_text, layout.model, len(shards), sides, outputs, options),
             settings={"shards": len(shards)},
             inputs=[layout.model, *sides],
             outputs=outputs,
@@ -146,10 +145,8 @@ def encode_pair(layout: DataLayout, pair: str, options: ProcessingOptions) -> No
 
 
 def _encode_text(
-    model: Path, num_shards: int, sides: Sides, outputs: Sequence[Path], stamp: Path,
+    model: Path, num_shards: int, sides: Sides, outputs: Sequence[Path],
     options: ProcessingOptions,
 ) -> Counts:
     function = partial(encode_chunk, model, num_shards)
-    settings = {"model": file_hash(model), "shards": num_shards}
-    journal = stamp.with_suffix(".journal")
-    return summed(process_texts([sides], outputs, function, journal, settings, options))
+    return summed(process_texts([sides], outputs, function, options))

@@ -2,7 +2,7 @@
 
 RAW holds train/PAIR/DATASET.{SRC,TGT} and {valid,test}/PAIR.{SRC,TGT}, plain or .gz. OUT gets
 text/, spm.model, dict.txt, data-bin/, manifest.json and languages.yaml; OUT/work may be removed at
-the end. Finished work is skipped, and an interrupted step continues where it was.
+the end. Finished work is skipped; an interrupted step starts again at its data set.
 """
 
 import argparse

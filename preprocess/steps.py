@@ -78,12 +78,9 @@ def clean_step(preparation: Preparation) -> None:
             for dataset, output in zip(found, cleaned(corpus, pair), strict=True):
                 stamp = corpus.stamp("clean", pair, dataset.name)
                 cleaner = clean.Cleaner(languages_of(pair), config.rules)
-                journal = stamp.with_suffix(".journal")
                 run_stage(
                     stamp,
-                    partial(
-                        clean.clean_dataset, dataset.sides, output.sides, cleaner, journal, options
-                    ),
+                    partial(clean.clean_dataset, dataset.sides, output.sides, cleaner, options),
                     settings=cleaner.settings(),
                     inputs=dataset.sides,
                     outputs=output.sides,

@@ -191,7 +191,7 @@ CASES = [
                 "spm.model", "dict.txt", "spm.sample.txt", "text/train.en-de.de",
                 "text/test.en-de.en", "work/stages/dedup.en-de.txt",
                 "work/stages/dedup.en-de.hashes", "work/dedup/held_out.npy",
-                "work/dedup/en-de/keys.journal", "work/clean/en-de/first.de")]),
+                "work/dedup/en-de/keys", "work/clean/en-de/first.de")]),
     Case("preprocess.binarize", run_main(
         binarize.main, "FOLDER/text", "--pairs", "en-de", "--sentencepiece-model",
         "FOLDER/spm.model", "--dict", "FOLDER/dict.txt", "--out", "FOLDER/new"),

@@ -74,11 +74,11 @@ def decode_pairs(chunk: Chunk) -> List[SentencePair]:
 
 
 def clean_dataset(
-    sides: Sides, outputs: Sides, cleaner: Cleaner, journal: Path, options: ProcessingOptions
+    sides: Sides, outputs: Sides, cleaner: Cleaner, options: ProcessingOptions
 ) -> Counts:
     """Write the pairs of a training set that pass all rules, and return the counts."""
     function = partial(clean_chunk, cleaner)
-    counts = process_texts([sides], outputs, function, journal, cleaner.settings(), options)
+    counts = process_texts([sides], outputs, function, options)
     # add the zero counts of an empty chunk: an empty data set has no chunk
     return summed([function(Chunk(0, 0, 0, (b"", b""), 0)).counts, *counts])
 

@@ -5,7 +5,6 @@ are read twice: first for the keys, then to write the pairs that are kept. Of eq
 is kept.
 """
 
-import hashlib
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -25,7 +24,7 @@ from preprocess.cleaning.sentence_keys import (
     keys_of_sentences,
 )
 from preprocess.corpus import Dataset, Sides
-from preprocess.stages import code_of, file_hash, fingerprint
+from preprocess.stages import code_of, fingerprint
 from preprocess.text_files import Chunk, atomic_output, decoded_lines
 
 Labels = NDArray[np.uint8]  # (N,): one of the following for each of N pairs
@@ -93,30 +92,11 @@ def dedup_pair(
     Writes to work a file of the keys, uint64 (N,), and one of the held-out pairs, uint8 (N,).
     """
     texts = [dataset.sides for dataset in datasets]
-    settings = {
-        "languages": languages,
-        "datasets": [dataset.name for dataset in datasets],
-        "code": code_hash(),
-    }
     key_files = (work / "keys", work / "held_out")
-    process_texts(
-        texts,
-        key_files,
-        partial(key_chunk, languages, held_out_keys),
-        work / "keys.journal",
-        {**settings, "held_out": file_hash(held_out_keys)},
-        options,
-    )
+    process_texts(texts, key_files, partial(key_chunk, languages, held_out_keys), options)
     labels = label_pairs(*key_files)
-    keep = partial(filter_chunk, settings["datasets"], labels)
-    counts = process_texts(
-        texts,
-        outputs,
-        keep,
-        work / "text.journal",
-        {**settings, "verdicts": hashlib.sha256(labels.data).hexdigest()},
-        options.without_workers(),
-    )
+    keep = partial(filter_chunk, [dataset.name for dataset in datasets], labels)
+    counts = process_texts(texts, outputs, keep, options.without_workers())
     # add the zero counts of empty chunks: a data set of which cleaning left nothing has no chunk
     nothing = [Chunk(number, 0, 0, (b"", b""), 0) for number in range(len(texts))]
     return summed([*(keep(chunk).counts for chunk in nothing), *counts])

@@ -24,8 +24,7 @@ if str(ROOT) not in sys.path:  # preprocess and examples are not installed
     sys.path.insert(0, str(ROOT))
 
 from examples.demo import prepare as demo  # noqa: E402
-from preprocess import chunks  # noqa: E402
-from preprocess.cleaning import identify, rules, sentence_keys  # noqa: E402
+from preprocess.cleaning import clean, identify, rules, sentence_keys  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.run import STEPS, main, prepare  # noqa: E402
 from preprocess.text_files import read_lines, write_lines  # noqa: E402
@@ -164,30 +163,18 @@ def test_a_second_run_does_nothing(prepared, raw, config, capsys):
     "module, step", [(identify, "clean"), (rules, "clean"), (sentence_keys, "dedup")]
 )
 def test_changed_code_runs_the_step_again(raw, config, tmp_path, capsys, monkeypatch, module, step):
-    """The hash of the code is in the journal too: results of the old rules are not used."""
     arguments = [str(config), "--raw", str(raw), "--out", str(tmp_path / "out")]
     arguments += ["--steps", "clean,dedup"]
     main(arguments)
     changed = tmp_path / "changed.py"
     changed.write_bytes(Path(module.__file__).read_bytes() + b"# more\n")
     monkeypatch.setattr(module, "__file__", str(changed))
-    made = []
-    append = chunks.Journal.append
-    monkeypatch.setattr(
-        chunks.Journal, "append", lambda journal, results: append(journal, noted(results, made))
-    )
     capsys.readouterr()
     main(arguments)
     said = capsys.readouterr().err
     dataset = ".second" if step == "clean" else ""
     assert f"{step}.en-ru{dataset} ...\n" in said and "copy.test.en-ru: done already\n" in said
-    assert f"{step}.en-ru{dataset}: done already" not in said and len(made) > 20
-
-
-def noted(results, made):
-    for result in results:
-        made.append(result)
-        yield result
+    assert f"{step}.en-ru{dataset}: done already" not in said
 
 
 @pytest.mark.slow
@@ -247,42 +234,26 @@ def test_killed_at_random_moments(prepared, raw, config, tmp_path, workers, seed
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-def test_a_killed_step_continues_where_it_was(raw, config, tmp_path, monkeypatch):
-    """Only chunks without written output, or with a changed line, are processed again."""
-    raw, out = copied(raw, tmp_path / "raw"), tmp_path / "out"
-    settings, made = load_config(config), []
-    append = chunks.Journal.append
+def test_an_interrupted_step_repeats_the_data_set_that_it_was_at(
+    raw, config, tmp_path, monkeypatch, capsys
+):
+    settings, out = load_config(config), tmp_path / "out"
+    clean_chunk = clean.clean_chunk
 
-    def counting(journal, results, stop_at=None):
-        def counted():
-            for number, result in enumerate(results):
-                if number == stop_at and "clean" in journal.path.name:
-                    raise KeyboardInterrupt
-                made.append(journal.path.name)
-                yield result
+    def interrupted(cleaner, chunk):
+        if chunk.paths and chunk.paths[0].name == "second.en.gz" and chunk.first_line:
+            raise KeyboardInterrupt
+        return clean_chunk(cleaner, chunk)
 
-        append(journal, counted())
-
-    monkeypatch.setattr(chunks.Journal, "append", lambda *given: counting(*given, stop_at=3))
+    monkeypatch.setattr(clean, "clean_chunk", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(settings, raw, out, steps=["clean"])
-    name = "clean.en-de.first.journal"
-    assert made.count(name) == 3
-    monkeypatch.setattr(chunks.Journal, "append", counting)
+    assert not list(out.rglob("second.*")) and not list(out.rglob("*.partial"))
+    monkeypatch.undo()
+    capsys.readouterr()
     prepare(settings, raw, out, steps=["clean"])
-    assert made.count(name) == 8  # 300 lines in chunks of 40
-
-    path = raw / "train" / "en-de" / "first.en"
-    lines = read_lines(path)
-    lines[250] += " now"
-    write_lines(path, lines)
-    made.clear()
-    prepare(settings, raw, out, steps=["clean"])
-    assert made == [name, name]  # the chunks from line 240 on
-    cleaned = out / "work" / "clean" / "en-de"
-    assert lines[250] in read_lines(cleaned / "first.en")
-    for language in ("en", "de"):
-        assert len(read_lines(cleaned / f"first.{language}")) > 280
+    said = capsys.readouterr().err
+    assert "clean.en-de.first: done already" in said and "clean.en-de.second ..." in said
 
 
 def cut(path, size):
@@ -417,7 +388,7 @@ def test_a_damaged_cache_of_hashes_is_ignored(prepared, raw, config, tmp_path, c
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"\0" * 99])
-def test_stamps_and_journals_damaged_by_a_crash_are_detected(
+def test_stamps_damaged_by_a_crash_are_detected(
     prepared, raw, config, tmp_path, damage
 ):
     out = copied(prepared, tmp_path / "out")
