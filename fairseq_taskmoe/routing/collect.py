@@ -6,7 +6,6 @@ translations. P language pairs, E experts.
 
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -35,7 +34,6 @@ from .similarity import save_similarity
 from .statistics import ExpertUse, RoutingStatistics, loads_of, save_npz, save_table
 from .summary import save_summary
 from .text import RoutedText, TextChoice
-from .unfinished import PairUse, Unfinished
 
 
 def write_routing(
@@ -52,9 +50,8 @@ def write_routing(
     """Write tables of routing, similarity and load to the new folder out, and figures.
 
     Without lang_pairs: for all trained pairs that the data folder contains. With a beam the decoder
-    reads the translations of a search of that width, otherwise the references. The measurements of
-    an interrupted run stay in the folder {out}.unfinished until a run with the same settings
-    finishes. Figures need matplotlib. Returns the names of the files.
+    reads the translations of a search of that width, otherwise the references. Figures need
+    matplotlib. Returns the names of the files.
     """
     choice = TextChoice(split, beam, multi_parallel)
     with new_folder(out) as folder:
@@ -62,10 +59,7 @@ def write_routing(
         model, task = load_for_pairs(data, path, pairs)
         check_lengths(model, task, task.served, split, batching, read_references=not beam)
         place(model, choose_device(cpu), searches=bool(beam))
-        settings = {"data": data, "checkpoint_digest": digest(path), **choice._asdict(),
-                    "pairs": pairs if multi_parallel else None, "skip_long": batching.skip_long}
-        unfinished = Unfinished(Path(f"{out}.unfinished"), settings)
-        statistics = collect(model, task, choice, batching, unfinished)
+        statistics = collect(model, task, choice, batching)
         save_npz(statistics, describe(path, choice), folder / "routing.npz")
         save_table(statistics, folder / "routing.tsv")
         shares = load_shares(folder / "routing.npz")
@@ -74,9 +68,7 @@ def write_routing(
         save_load(statistics.lang_pairs, loads_of(statistics), folder)
         if can_plot():
             draw_figures(folder)
-        written = sorted(file.name for file in folder.iterdir())
-    unfinished.remove()
-    return written
+        return sorted(file.name for file in folder.iterdir())
 
 
 def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
@@ -107,13 +99,9 @@ def describe(path: str, choice: TextChoice) -> Dict[str, str]:
 
 @torch.no_grad()
 def collect(
-    model: Any, task: Any, choice: TextChoice, batching: Batching,
-    unfinished: Optional[Unfinished] = None,
+    model: Any, task: Any, choice: TextChoice, batching: Batching
 ) -> RoutingStatistics:
-    """Run the pairs that a task serves through its model, and sum up each MoE layer's choices.
-
-    Measurements of an unfinished run are used, and new ones are added to it.
-    """
+    """Run the pairs that a task serves through its model, and sum up each MoE layer's choices."""
     layers = {
         (stack, i): layer.moe
         for stack in ("encoder", "decoder")
@@ -125,19 +113,21 @@ def collect(
     text = RoutedText(model, task, choice, batching)
     uses = []
     for pair in task.served:
-        use = unfinished.load(pair) if unfinished else None
-        if use is None:
-            use = measure(model, layers, text.batches(pair))
-            if unfinished:
-                unfinished.save(pair, use)
-        tqdm.write(f"{pair}: {use.sentences} sentences", file=sys.stderr)
-        uses.append(use)
+        uses.append(measure(model, layers, text.batches(pair)))
+        tqdm.write(f"{pair}: {uses[-1].sentences} sentences", file=sys.stderr)
     tables = {name: np.stack([use.layers[name] for use in uses], axis=1) for name in layers}
     return RoutingStatistics(
         list(task.served),
         [use.sentences for use in uses],
         {name: ExpertUse(*table) for name, table in tables.items()},
     )
+
+
+class PairUse(NamedTuple):
+    """The routing of one direction's text in each MoE layer."""
+
+    sentences: int
+    layers: Dict[LayerName, np.ndarray]  # (5, E): the fields of ExpertUse
 
 
 def measure(

@@ -1,8 +1,6 @@
 """Routing statistics: what the routers do, whatever the batches, in files that other tools read."""
 
 import csv
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from fairseq_taskmoe.modules.folding import task_route
 from fairseq_taskmoe.routing.collect import collect, write_routing
 from fairseq_taskmoe.routing.shares import load_shares
 from fairseq_taskmoe.routing.text import TextChoice
-from fairseq_taskmoe.routing.unfinished import PairUse, Unfinished
 from fairseq_taskmoe.subnet.expert_importance import load_importance
 
 TABLES = {"experts.tsv", "load.tsv", "routing.npz", "routing.tsv", "similarity.npz",
@@ -240,50 +237,3 @@ def test_an_empty_folder_is_taken(data, checkpoint, tmp_path, no_figures):
     (tmp_path / "out").mkdir()
     write_routing(data, checkpoint(), str(tmp_path / "out"), ["en-fr"])
     assert (tmp_path / "out" / "routing.npz").exists()
-
-
-def test_an_interrupted_run_goes_on(data, checkpoint, tmp_path, monkeypatch, no_figures):
-    path, pairs = checkpoint(**both("token")), ["de-en", "en-de"]
-    settings = {"lang_pairs": pairs, "multi_parallel": True}
-    write_routing(data, path, str(tmp_path / "whole"), **settings)
-
-    module = "fairseq_taskmoe.routing.collect"
-    measured = []
-
-    def interrupt(model, layers, found):
-        if measured:
-            raise KeyboardInterrupt
-        measured.append("de-en")
-        return measure(model, layers, found)
-
-    measure = sys.modules[module].measure
-    monkeypatch.setattr(f"{module}.measure", interrupt)
-    out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        write_routing(data, path, str(out), **settings)
-    assert not out.exists()
-    assert {file.name for file in Path(f"{out}.unfinished").iterdir()} == {"run.json", "de-en.npz"}
-    with pytest.raises(Refusal, match="out.unfinished has results of another checkpoint or other"):
-        write_routing(data, path, str(out), **settings, beam=2)
-
-    def only_the_other(model, layers, found):
-        measured.append("en-de")
-        return measure(model, layers, found)
-
-    monkeypatch.setattr(f"{module}.measure", only_the_other)
-    write_routing(data, path, str(out), **settings)
-    assert measured == ["de-en", "en-de"]
-    assert not Path(f"{out}.unfinished").exists()
-    for name in TABLES:
-        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-
-
-def test_a_damaged_part_is_refused(tmp_path):
-    part = Unfinished(tmp_path / "part", {})
-    part.save("de-en", PairUse(3, {("encoder", 1): np.ones((5, 2))}))
-    use = Unfinished(tmp_path / "part", {}).load("de-en")
-    assert use.sentences == 3 and list(use.layers) == [("encoder", 1)]
-    file = tmp_path / "part" / "de-en.npz"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(Refusal, match="de-en.npz is damaged, remove it"):
-        part.load("de-en")
