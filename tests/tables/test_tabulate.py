@@ -441,6 +441,7 @@ def test_tsv_has_a_column_for_the_spread():
     assert tsv(table) == "system\tx\tx stdev\na\t1.25\t0.50\nb\t1000.00\t\n"
 
 
+@pytest.mark.slow
 def test_everything_is_written_and_always_the_same(runs, tmp_path, verb):
     write_json(runs / "throughput.json", throughput({"dense": [1, 3], "token_token": [2, 0]}))
     counts = ("total", "effective", "total_shared", "effective_shared")

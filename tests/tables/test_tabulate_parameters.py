@@ -28,7 +28,10 @@ def test_families_are_those_of_the_configuration():
     assert sorted(map(sorted, GROUPS.values())) == sorted(group.split() for group in FAMILIES)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [
+    row if row in ("dense_base", "target_target") else pytest.param(row, marks=pytest.mark.slow)
+    for row in ROWS
+])
 def test_a_row_has_the_parameters_of_its_configuration(counts, row):
     cfg = from_yaml(row, "wmt30")
     pairs = cfg.task.lang_pairs.split(",")

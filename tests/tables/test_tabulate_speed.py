@@ -151,6 +151,7 @@ def test_communication_is_reported_where_it_was_measured():
     assert ours["communication_token"] == "not run" and paper["communication_token"] == 36
 
 
+@pytest.mark.slow
 def test_figures_of_a_tiny_model_are_drawn(runs, tmp_path):
     report = sweep(experts=4, arch="tiny")
     report["rows"] += sweep(experts=128)["rows"]
