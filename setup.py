@@ -65,8 +65,8 @@ setup(
         ],
         "plot": ["matplotlib"],
         "data": [
-            "mtdata>=0.5.1,<0.6",  # where corpora are, and their download
             "pycld2",  # language identification, its model included
+            "requests",
         ],
         "dev": [
             "hypothesis",

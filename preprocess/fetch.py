@@ -1,14 +1,16 @@
 """Fetch the text of a corpus: RAW/train/PAIR/DATASET.LANGUAGE and RAW/{valid,test}/PAIR.LANGUAGE.
 
-mtdata downloads training data, sacreBLEU validation and test sets. A run can be killed at any
-moment and started again: RAW/checksums.json records the finished parts.
+Training data is at addresses, validation and test sets are sacreBLEU's. A run can be killed at any
+moment and started again: RAW/stages records the finished parts.
 """
 
 import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 from tqdm import tqdm
 
@@ -16,17 +18,15 @@ from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
 from preprocess.corpus import SPLITS, languages_of
 from preprocess.fetching.download import Downloads, Mirror
-from preprocess.fetching.held_out import held_out_pairs
-from preprocess.fetching.mtdata_library import logging_disabled
+from preprocess.fetching.held_out import held_out_pairs, logging_disabled
 from preprocess.fetching.read_pairs import BadArchive, RawPair, read_pairs
-from preprocess.fetching.records import Records
 from preprocess.fetching.sources import Archive, Part, Sources, read_sources
-from preprocess.stages import only_run
+from preprocess.stages import only_run, run_stage, stage_result
 from preprocess.text_files import atomic_output
 
 
-def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> Records:
-    """Fetch all parts of a corpus into the folder raw, and return their records.
+def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> Dict[str, int]:
+    """Fetch all parts of a corpus into the folder raw; return their numbers of pairs, by stem.
 
     Refuses files that are not archives, have a wrong checksum, cannot be read, or have sides of
     different length. The parts that are complete by then are kept, and the next call continues.
@@ -34,26 +34,32 @@ def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> 
     try:
         raw.mkdir(parents=True, exist_ok=True)
         with only_run(raw / ".lock"), logging_disabled():
-            records = Records(raw)
             check_files(sources, raw)
             mirror = Mirror(mirror_address)
-            downloads = Downloads(raw, mirror, sources.checksums, records)
-            missing = [part for part in sources.parts if not records.done(part)]
+            downloads = Downloads(raw, mirror, sources.checksums)
             # before spending hours on the others
             downloads.require_by_hand(
-                part.source for part in missing if isinstance(part.source, Archive)
+                part.source for part in sources.parts
+                if isinstance(part.source, Archive)
+                and not all((raw / name).exists() for name in part.files)
             )
+            numbers = {}
             for number, part in enumerate(sources.parts, start=1):
-                name = f"[{number}/{len(sources.parts)}] {part.stem}"
-                state = "done already"
-                if part in missing:
-                    print(f"{name} ...", file=sys.stderr, flush=True)
-                    fetch_part(part, raw, mirror, downloads, records)
-                    state = "fetched"
-                print(f"{name}: {records.count(part)}; {state}", file=sys.stderr, flush=True)
+                stamp = raw / "stages" / f"{part.stem.replace('/', '.')}.txt"
+                run_stage(
+                    stamp,
+                    partial(fetch_part, part, raw, mirror, downloads),
+                    settings=asdict(part.source),
+                    inputs=[],
+                    outputs=[raw / name for name in part.files],
+                )
+                kept, dropped = stage_result(stamp)
+                numbers[part.stem] = kept
+                print(f"[{number}/{len(sources.parts)}] {part.stem}: {kept} sentence pairs, "
+                      f"{dropped} with an empty side dropped", file=sys.stderr, flush=True)
     except OSError as error:  # of the disk: errors of the network are refused where they occur
         refuse(f"{error.filename or raw}: {error.strerror or error}")
-    return records
+    return numbers
 
 
 def check_files(sources: Sources, raw: Path) -> None:
@@ -68,10 +74,8 @@ def check_files(sources: Sources, raw: Path) -> None:
                 refuse(f"{path} belongs to no data set of the configuration: delete it")
 
 
-def fetch_part(
-    part: Part, raw: Path, mirror: Mirror, downloads: Downloads, records: Records
-) -> None:
-    """Write the two files of a part, each completely or not at all, and record them."""
+def fetch_part(part: Part, raw: Path, mirror: Mirror, downloads: Downloads) -> Tuple[int, int]:
+    """Write the two files of a part, each completely or not at all; return write_pairs' counts."""
     languages = languages_of(part.pair)
     if isinstance(part.source, Archive):
         pairs = read_pairs(downloads.get(part.source), part.source, languages)
@@ -87,7 +91,7 @@ def fetch_part(
         if isinstance(part.source, Archive):
             downloads.refuse_damaged(part.source, problem)
         refuse(f"{raw / part.stem}: {problem}")
-    records.add_part(part, kept, dropped)
+    return kept, dropped
 
 
 def write_pairs(pairs: Iterator[RawPair], raw: Path, part: Part) -> Tuple[int, int]:

@@ -209,7 +209,8 @@ def serve(folder: Path, port: int = 0, faults: Optional[Dict[str, str]] = None) 
         Handler, faults={} if faults is None else faults, directory=str(folder)
     )
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # the interval is how long shutdown() waits
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:

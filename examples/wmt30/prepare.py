@@ -21,7 +21,6 @@ from preprocess.corpus import SPLITS  # noqa: E402
 from preprocess.fetch import fetch  # noqa: E402
 from preprocess.fetching.download import Mirror, SizesByHead, key_of  # noqa: E402
 from preprocess.fetching.held_out import DATASETS, addresses  # noqa: E402
-from preprocess.fetching.records import Records  # noqa: E402
 from preprocess.fetching.sources import Archive, Sources, read_sources  # noqa: E402
 
 
@@ -53,7 +52,7 @@ def planned_downloads(sources: Sources, mirror: Mirror) -> Iterator[str]:
     yield f"{len(users)} archives, {total / 1e9:.1f} GB and {unknown} of unknown size"
 
 
-def comparison(sources: Sources, records: Records) -> Iterator[str]:
+def comparison(sources: Sources, numbers: Dict[str, int]) -> Iterator[str]:
     """Yield the lines of a table of the counts and the paper's counts."""
     yield "pair\tsplit\tpaper\there\tdeviation"
     for pair, published in sources.expected.items():
@@ -62,7 +61,7 @@ def comparison(sources: Sources, records: Records) -> Iterator[str]:
             if expected is None:
                 continue
             parts = [part for part in sources.parts if (part.pair, part.split) == (pair, split)]
-            here = sum(records.parts[part.stem]["pairs"] for part in parts)
+            here = sum(numbers[part.stem] for part in parts)
             yield f"{pair}\t{split}\t{expected}\t{here}\t{100 * (here / expected - 1):+.2f} %"
 
 
@@ -93,8 +92,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.dry_run:
         print_table(planned_downloads(sources, Mirror(args.mirror)))
         return
-    records = fetch(sources, args.raw, args.mirror)
-    print_table(comparison(sources, records))
+    print_table(comparison(sources, fetch(sources, args.raw, args.mirror)))
     folders = ["--raw", str(args.raw), "--out", str(args.out)]
     run.main([str(args.corpus), *folders, "--workers", str(args.workers)])
 

@@ -1,22 +1,23 @@
-"""Download archives with mtdata, from their servers or a mirror, and check them."""
+"""Download archives from their servers or a mirror, and check them."""
 
-import shutil
 import tarfile
 from functools import cached_property
 from http.client import IncompleteRead
 from pathlib import Path
-from typing import Any, Dict, Iterable, NoReturn, Optional, Set
+from typing import Any, Dict, Iterable, Iterator, NoReturn, Optional, Set
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import requests
+from tqdm import tqdm
 
 from fairseq_taskmoe.errors import refuse
-from preprocess.fetching.mtdata_library import download_cache
-from preprocess.fetching.records import Records
 from preprocess.fetching.sources import Archive
 from preprocess.stages import file_hash
+from preprocess.text_files import atomic_output
 
+BLOCK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 60
 Checksums = Dict[str, Dict[str, Any]]  # by archive: sha256, size, and for sacreBLEU md5
 MAGIC_BYTES = {
     ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".zip": b"PK", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh",
@@ -70,14 +71,13 @@ def mirror_path(key: str) -> str:
 
 
 class Downloads:
-    """The archives in RAW/archives; each is downloaded once, and checked in every run."""
+    """The archives in RAW/archives/HOST/PATH; each is downloaded once, checked in every run."""
 
-    def __init__(self, raw: Path, mirror: Mirror, checksums: Checksums, records: Records):
+    def __init__(self, raw: Path, mirror: Mirror, checksums: Checksums):
         self.by_hand = raw / "by-hand"
         self.mirror = mirror
         self.checksums = checksums
-        self.records = records
-        self.cache = download_cache(raw / "archives")
+        self.folder = raw / "archives"
         self.checked: Dict[str, Path] = {}
 
     def require_by_hand(self, archives: Iterable[Archive]) -> None:
@@ -101,28 +101,18 @@ class Downloads:
             if self.is_manual(archive):
                 path, shown = self.by_hand / archive.file, str(self.by_hand / archive.file)
             else:
-                shown = self.mirror.url_of(key)
-                path = self.download(shown, archive)
-            digest = file_hash(path)
-            problem = self.problem_of(path, key, digest)
+                path, shown = self.folder / mirror_path(key), self.mirror.url_of(key)
+                if not path.exists():
+                    with atomic_output(path) as stream:
+                        stream.writelines(downloaded(shown))
+            problem = self.problem_of(path, key)
             if problem:
                 self.remove(path)
                 refuse(f"{shown}: {problem}")
-            self.records.add_download(key, path, digest)
             self.checked[key] = path
         return self.checked[key]
 
-    def download(self, url: str, archive: Archive) -> Path:
-        path = self.cache.get_local_path(url, filename=archive.file, fix_missing=False)
-        try:
-            return self.cache.get_local_path(url, filename=archive.file)
-        except (AssertionError, OSError) as error:
-            self.remove(path)
-            # errors of requests are OSErrors too; other OSErrors come from the disk
-            network = isinstance(error, (AssertionError, requests.RequestException))
-            refuse(f"{url if network else path}: {failure_reason(error)}")
-
-    def problem_of(self, path: Path, key: str, digest: str) -> Optional[str]:
+    def problem_of(self, path: Path, key: str) -> Optional[str]:
         """Return what is wrong with a downloaded file, or None."""
         start = path.open("rb").read(8)
         if is_web_page(path):
@@ -135,26 +125,37 @@ class Downloads:
         expected = self.mirror.expected(key, self.checksums)
         if expected.get("size", size) != size:
             return f"{size} bytes received, {expected['size']} expected"
-        if expected.get("sha256", digest) != digest:
+        if "sha256" in expected and (digest := file_hash(path)) != expected["sha256"]:
             return f"wrong checksum: sha256 {digest}, expected {expected['sha256']}"
-        earlier = self.records.downloads.get(key, {"sha256": digest})["sha256"]
-        if earlier != digest:
-            return f"wrong checksum: sha256 {digest}, {earlier} at the first download"
         return None
 
     def refuse_damaged(self, archive: Archive, problem: str) -> NoReturn:
         """Refuse an unreadable archive, so that the next run downloads it again."""
         key = key_of(archive)
         path = self.checked.pop(key)
-        self.records.drop_download(key)
         self.remove(path)
         shown = path if self.by_hand in path.parents else self.mirror.url_of(key)
         refuse(f"{shown}: {problem}")
 
     def remove(self, path: Path) -> None:
-        """Remove a bad download, with the files unpacked from it; not a file of the user."""
+        """Remove a bad download, not a file of the user."""
         if self.by_hand not in path.parents:
-            shutil.rmtree(path.parent, ignore_errors=True)
+            path.unlink(missing_ok=True)
+
+
+def downloaded(url: str) -> Iterator[bytes]:
+    """Yield the blocks of a file; refuses one that cannot be downloaded to its end."""
+    try:
+        with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+            answer.raise_for_status()
+            size = int(answer.headers.get("Content-Length", 0)) or None
+            name = url.rpartition("/")[2]
+            with tqdm(None, name, size, False, unit="B", unit_scale=True, disable=None) as bar:
+                for block in answer.iter_content(BLOCK_BYTES):
+                    bar.update(len(block))
+                    yield block
+    except requests.RequestException as error:
+        refuse(f"{url}: {failure_reason(error)}")
 
 
 class SizesByHead:
@@ -183,9 +184,7 @@ def is_web_page(path: Path) -> bool:
 
 
 def failure_reason(error: Exception) -> str:
-    """Return in a few words why a download by mtdata, requests or sacreBLEU (urllib) failed."""
-    if isinstance(error, AssertionError):  # mtdata's, with a status other than 200
-        return f"the server answered with status {error}"
+    """Return in a few words why a download by requests or sacreBLEU (urllib) failed."""
     if isinstance(error, requests.HTTPError):
         return f"the server answered with status {error.response.status_code}"
     if isinstance(error, HTTPError):

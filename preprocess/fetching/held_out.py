@@ -5,9 +5,11 @@ written after that, and an archive without it is downloaded again.
 """
 
 import http.client
+import logging
 import shutil
 import socket
 import tarfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, NoReturn, Tuple
 
@@ -19,6 +21,16 @@ from preprocess.fetching.download import Mirror, failure_reason, is_web_page
 from preprocess.fetching.sources import HeldOut
 
 SOCKET_TIMEOUT_SECONDS = 60.0
+
+
+@contextmanager
+def logging_disabled() -> Iterator[None]:
+    """Keep sacreBLEU from logging errors that this package reports in one line."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def held_out_pairs(

@@ -1,12 +1,12 @@
 """Read the sentence pairs of a downloaded archive, as bytes: clean.py checks the encoding.
 
-mtdata's parser of plain text and tables ends lines at carriage returns too: one inside a sentence
-would shift a side. So these are read here, and only tar archives and TMX by mtdata.
+Only a line feed ends a line: a carriage return inside a sentence would shift a side.
 """
 
 import bz2
 import fnmatch
 import gzip
+import html
 import itertools
 import lzma
 import tarfile
@@ -22,7 +22,7 @@ RawPair = Tuple[bytes, bytes]
 OPENERS: Dict[str, Callable[..., Any]] = {
     ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open,
 }
-# mtdata and sacreBLEU unpack whole archives: reject links and names that lead outside the folder
+# sacreBLEU unpacks whole archives: reject links and names that lead outside the folder
 tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
 MAX_BROKEN_ROWS = 0.01  # share of all rows
 
@@ -61,7 +61,8 @@ def open_pairs(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iter
         columns = [int(part) for part in parts]
         streams = open_members(path, archive.member)
         return read_table(streams, columns, archive.separator.encode())
-    return read_tmx(path, archive, languages)
+    (stream,) = open_members(path, archive.member)
+    return read_tmx(stream, [str(part) for part in parts])
 
 
 def one_line(sentence: bytes) -> bytes:
@@ -77,26 +78,20 @@ def open_members(path: Path, pattern: Optional[str]) -> List[IO[bytes]]:
             raise BadArchive(f"it has no {pattern}")
         return [archive.open(name) for name in names]
     if pattern is None:
-        return [open_file(path)]
+        return [unzipped(path.name, path.open("rb"))]
     if not tarfile.is_tarfile(path):
         raise BadArchive("not a zip or tar archive, or truncated")
-    return [open_file(member_of_tar(path, pattern))]
+    # opened for each side: reading two members of one archive in turn would go back and forth
+    for member in (tar := tarfile.open(path)):
+        content = tar.extractfile(member)
+        if content and fnmatch.fnmatch(member.name.removeprefix("./"), pattern):
+            return [unzipped(member.name, content)]
+    raise BadArchive(f"it has no {pattern}")
 
 
-def open_file(path: Path) -> IO[bytes]:
-    return OPENERS.get(path.suffix, open)(path, "rb")
-
-
-def member_of_tar(path: Path, pattern: str) -> Path:
-    """Unpack a tar archive into its folder, once, and return the file that matches pattern."""
-    from mtdata.utils import TarPath
-
-    try:
-        return TarPath(path, pattern).child
-    except (OSError, *DAMAGE_ERRORS):
-        raise
-    except Exception as error:  # mtdata raises no narrower class for a missing member
-        raise BadArchive(f"it has no {pattern}") from error
+def unzipped(name: str, file: IO[bytes]) -> IO[bytes]:
+    opener = OPENERS.get(Path(name).suffix)
+    return opener(file) if opener else file
 
 
 def read_text(
@@ -134,25 +129,26 @@ def read_table(streams: List[IO[bytes]], columns: List[int], separator: bytes) -
         raise BadArchive(f"{broken} of {rows} rows lack column {max(columns) + 1}")
 
 
-def read_tmx(path: Path, archive: Archive, languages: Tuple[str, str]) -> Iterator[RawPair]:
-    from mtdata.tmx import read_tmx as parse
-    from mtdata.utils import ZipPath
+def read_tmx(file: IO[bytes], codes: List[str]) -> Iterator[RawPair]:
+    """Yield the segments of the units that have both languages, given by their codes."""
+    body, num_pairs = None, 0
+    for event, element in ElementTree.iterparse(file, ("start", "end")):
+        if element.tag == "body":
+            body = element
+        if event == "start" or element.tag != "tu":
+            continue
+        segments = {_language(one): one.findtext("seg") or "" for one in element.findall("tuv")}
+        pair = [html.unescape(segments.get(code, "")).replace("\n", " ") for code in codes]
+        if all(map(str.strip, pair)):
+            num_pairs += 1
+            yield pair[0].encode(), pair[1].encode()
+        if body is not None:
+            body.clear()  # or all units would stay in memory
+    if num_pairs == 0:
+        raise BadArchive(f"it has no units in {' and '.join(codes)}")
 
-    source = path
-    if archive.member:
-        with zipfile.ZipFile(path) as unpacked:
-            names = fnmatch.filter(unpacked.namelist(), archive.member)
-        if len(names) != 1:
-            raise BadArchive(f"it has no {archive.member}")
-        source = ZipPath(path, names[0])
-    units = parse(source, languages)
-    while True:
-        try:
-            pair = next(units)
-        except StopIteration:
-            return
-        except (OSError, *DAMAGE_ERRORS):
-            raise
-        except Exception as error:  # mtdata raises no narrower class for a TMX without the pair
-            raise BadArchive(str(error)) from error
-        yield pair[0].encode(), pair[1].encode()
+
+def _language(variant: ElementTree.Element) -> str:
+    """Return the language of a translation unit variant without its region: en of EN-GB."""
+    codes = [value for name, value in variant.attrib.items() if name.endswith("lang")]
+    return codes[0].lower().partition("-")[0] if codes else ""

@@ -2,9 +2,9 @@
 
 A configuration (examples/wmt30/sources.yaml) describes a data set in one of these ways:
 
-    {mtdata: Statmt-europarl-9-ces-eng}         an entry of mtdata's index
     {url: http://..., de: a/x.de, en: a/x.en}   an address, and the file of each language
     {url: http://..., de: 0, en: 1}             ... or its column, in the file named by member
+    {url: http://x.tmx.gz, de: de, en: en}      ... or its code in a TMX file
     {by_hand: http://..., file: x.zip, ...}     a file to download by hand, from this page
     {sacrebleu: wmt18, direction: cs-en}        for validation and test sets
 """
@@ -25,7 +25,7 @@ from preprocess.yaml_settings import (
     refuse_unknown,
 )
 
-CHOICES = ("mtdata", "url", "by_hand", "sacrebleu")
+CHOICES = ("url", "by_hand", "sacrebleu")
 DETAILS = ("direction", "file", "member", "separator")
 
 
@@ -33,12 +33,13 @@ DETAILS = ("direction", "file", "member", "separator")
 class Archive:
     """A file to download, and the place of the two languages in it.
 
-    parts: by language, a file of the archive (or a pattern of several, in zip), or a column.
+    parts: by language, a file of the archive (in zip, or a pattern of several), a column, or a
+    code in TMX.
     """
 
     url: str
     file: str
-    kind: str  # "text": a file a language, "tsv": a column a language, "tmx"
+    kind: str  # "text": a file for each language; "tsv": a column; "tmx"
     parts: Mapping[str, Union[str, int]]
     member: Optional[str] = None  # the file (or a pattern) of an archive with both languages
     separator: str = "\t"
@@ -150,8 +151,6 @@ def source_of(path: Path, pair: str, name: str, description: Any) -> Union[Archi
             refuse_type(f"{where}: {key}", text, "a text")
     if "sacrebleu" in description:
         return held_out_of(where, pair, description["sacrebleu"], description.get("direction", ""))
-    if "mtdata" in description:
-        return from_index(where, description["mtdata"], languages)
     return archive_of(where, languages, description)
 
 
@@ -178,42 +177,17 @@ def archive_of(where: str, languages: List[str], description: Dict[str, Any]) ->
         if not (type(part) is int and part >= 0 or isinstance(part, str) and part):
             refuse_type(f"{where}: {language}", part, "a file or a column from 0")
     parts = {language: description[language] for language in languages}
-    kinds = {type(part) for part in parts.values()}
-    if len(kinds) > 1:
+    types = {type(part) for part in parts.values()}
+    if len(types) > 1:
         refuse(f"{where}: {parts}: both must be files, or both columns")
+    member = description.get("member")
+    kind = "tsv" if types == {int} else "tmx" if ".tmx" in (member or file) else "text"
     return Archive(
         url=url,
         file=file,
-        kind="tsv" if kinds == {int} else "text",
+        kind=kind,
         parts=parts,
-        member=description.get("member"),
+        member=member,
         separator=description.get("separator", "\t"),
         by_hand="by_hand" in description,
     )
-
-
-def from_index(where: str, identifier: str, languages: List[str]) -> Archive:
-    """Return the archive of an entry of mtdata's index."""
-    from preprocess.fetching.mtdata_library import index_entry, three_letters
-
-    entry = index_entry(identifier)
-    if entry is None:
-        refuse(f"{where}: mtdata's index has no {identifier}")
-    names = {three_letters(language): language for language in languages}
-    order = [tag.lang for tag in entry.did.langs]
-    if set(order) != set(names):
-        refuse(f"{where}: {identifier} is of {'-'.join(order)}, not of {'-'.join(languages)}")
-    ours = [names[code] for code in order]
-    kind = next((kind for kind in ("tmx", "tsv", "txt") if kind in (entry.in_ext or entry.ext)), "")
-    members = entry.in_paths or [None]
-    if isinstance(entry.url, str):
-        if kind == "tmx" and len(members) == 1:
-            codes = {code: code for code in ours}
-            return Archive(entry.url, entry.filename, "tmx", codes, members[0])
-        if kind == "tsv" and len(members) == 1:
-            columns = dict(zip(ours, entry.cols or (0, 1), strict=True))
-            return Archive(entry.url, entry.filename, "tsv", columns, members[0])
-        if kind == "txt" and len(members) == 2:
-            files = dict(zip(ours, members, strict=True))
-            return Archive(entry.url, entry.filename, "text", files)
-    refuse(f"{where}: the layout of {identifier} is not supported")

@@ -18,7 +18,7 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from refusals import refusal
 
-pytest.importorskip("mtdata", reason="the extra [data]")
+pytest.importorskip("pycld2", reason="the extra [data]")
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # preprocess and examples are not installed
     sys.path.insert(0, str(ROOT))
@@ -167,7 +167,7 @@ def command(small, address, folder):
 def start(arguments):
     """Run the command in a process with its own process group; return the process and its output.
 
-    Forked: importing mtdata and its index would take longer than the work itself.
+    Forked: the imports would take longer than the work itself.
     """
     output, end = os.pipe()
     context = multiprocessing.get_context("fork")

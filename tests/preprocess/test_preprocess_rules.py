@@ -157,13 +157,6 @@ def test_language_codes_determine_scripts(languages, scripts):
         assert set(scripts_of(language)) == scripts, language
 
 
-def test_three_letter_codes_have_the_scripts_of_two_letter_codes():
-    bcp47 = pytest.importorskip("mtdata.iso.bcp47", reason="the extra [data]").bcp47
-    for language in {code for row in LANGUAGES_OF_SCRIPT.values() for code in row.split()}:
-        if len(language) == 2 and language != "iw":  # the old code of he
-            assert scripts_of(bcp47(language).lang) == scripts_of(language), language
-
-
 @pytest.mark.parametrize(
     "target, kept, dropped",
     [
