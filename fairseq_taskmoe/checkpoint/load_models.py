@@ -11,9 +11,9 @@ from ..data.languages import make_dictionary
 from ..models.transformer_task_moe import build_without_task
 from .contents import TrainedModel
 from .reading import read_checkpoint
+from .skip_init import SkipInit
 from .stock_settings import stock_dictionary, stock_options
 from .stored_weights import with_weights
-from .unset_weights import UnsetWeights
 
 
 class Loaded(NamedTuple):
@@ -29,7 +29,7 @@ def load_stock(folder: str) -> Loaded:
     state = read_checkpoint(path)
     options, dictionary = stock_options(state, path), stock_dictionary(state, folder)
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
-    with UnsetWeights():
+    with SkipInit():
         model = TransformerModel.build_model(options, task)
     model.upgrade_state_dict(state["model"])
     return Loaded(with_weights(model, state["model"]), dictionary)
@@ -44,6 +44,6 @@ def load_task_moe(
     cast when it is used. Do not fold such a model.
     """
     dictionary = make_dictionary(trained.words, trained.tags)
-    with UnsetWeights():
+    with SkipInit():
         model = build_without_task(trained.cfg, dictionary, trained.table.with_pairs(lang_pairs))
     return Loaded(with_weights(model, trained.weights, widen_experts), dictionary)

@@ -19,8 +19,8 @@ from ..metrics.scoring import DirectionScore, group_directions, score_direction
 from ..models.lockstep_search import join_ranks
 from ..read_files import read_json, read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
-from .admission import check_lengths
 from .folder import EvaluationFolder, write_lines
+from .length_checks import check_lengths
 from .pivot import pivot_missing_pairs
 from .results import Results
 from .test_sets import PairSets, find_sets, read_test_set

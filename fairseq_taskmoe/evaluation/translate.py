@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .. import register  # noqa: F401
 from ..checkpoint.reading import read_model
-from ..checkpoint.unset_weights import UnsetWeights
+from ..checkpoint.skip_init import SkipInit
 from ..data.detokenize import TextOf
 from ..data.languages import load_joined_dictionary
 from ..data.named_pairs import check_pairs
@@ -43,7 +43,7 @@ from ..models.lockstep_search import LockstepDecoder, gather_hypotheses
 from ..models.transformer_task_moe import TransformerTaskMoeModel
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
-from .admission import Batching, admit, set_name
+from .length_checks import Batching, admit, set_name
 from .read_ahead import read_ahead
 
 Batch = Dict[str, Any]
@@ -91,7 +91,7 @@ def load_for_pairs(
     stored_cfg = OmegaConf.create(checkpoint["cfg"], flags={"allow_objects": True})
     state = {**checkpoint, "cfg": stored_cfg}
     try:
-        with UnsetWeights():
+        with SkipInit():
             (model,), _ = load_model_ensemble([path], task=task, state=state)
     except RuntimeError as error:  # its first line has only the name of the class
         refuse(f"{path}: not the weights of its model: {' '.join(str(error).split())[:300]}")

@@ -19,8 +19,8 @@ from ..data.dataset_manager import holds_pair, refuse_part_of_pair
 from ..data.languages import check_folders
 from ..devices import choose_device, place
 from ..errors import refuse
-from ..evaluation.admission import check_lengths
 from ..evaluation.evaluate import digest
+from ..evaluation.length_checks import check_lengths
 from ..evaluation.translate import Batch, Batching, load_for_pairs
 from ..files import new_folder
 from ..modules.gate_losses import GateStats, first_choices

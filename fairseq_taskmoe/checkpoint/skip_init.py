@@ -7,7 +7,7 @@ from torch.overrides import TorchFunctionMode
 DRAWING = ("normal_", "uniform_", "kaiming_uniform_")  # of tensors and of nn.init
 
 
-class UnsetWeights(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """A context in which new weights keep whatever is in memory: all of them have to be loaded.
 
     Billions of random numbers of experts take longer than the reading of their weights.
