@@ -15,7 +15,7 @@ from typing import List, NamedTuple
 
 from .errors import Refusal, command, end_command, refuse
 from .paths import check_paths
-from .verbs.flags import Parser
+from .verbs.arguments import Parser
 from .version import __version__
 
 
@@ -39,6 +39,7 @@ VERBS = {
     "plan": Verb("plan", "estimate memory and traffic of training on N GPUs"),
     "routing": Verb("routing", "routing statistics and figures"),
     "tabulate": Verb("tabulate", "tables and figures of the paper, from results files"),
+    "flags": Verb("flags", "list the flags that this plugin adds to fairseq's commands"),
     "bench": Verb("bench.verb", "measure throughput"),
 }
 

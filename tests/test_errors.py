@@ -43,7 +43,7 @@ def test_a_text_that_is_too_long_does_not_end_the_process(corpus, train):
 
 ENDING = re.compile(r"\bsys\.exit\(|\bos\._exit\(|raise SystemExit|\(SystemExit\)|\bexit\(")
 MAY_END_THE_PROCESS = {
-    "cli.py", "errors.py", "verbs/flags.py",  # where commands end
+    "cli.py", "errors.py", "verbs/arguments.py",  # where commands end
     "files.py", "serving/service.py",  # on SIGTERM, in commands
     "benchmarks/decode/rank.py", "benchmarks/decode/rank_search.py",  # programs
 }

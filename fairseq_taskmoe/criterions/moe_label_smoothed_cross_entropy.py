@@ -26,8 +26,13 @@ from ..names import STACKS
 
 @dataclass
 class MoeLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
-    moe_gate_loss_wt: float = option(0.01, "weight of the load-balancing loss of each MoE layer")
-    moe_z_loss_wt: float = option(0.0, "weight of the router z-loss of each MoE layer")
+    moe_gate_loss_wt: float = option(
+        0.01, "weight of the load-balancing loss of each MoE layer, which makes routers use all "
+        "experts"
+    )
+    moe_z_loss_wt: float = option(
+        0.0, "weight of the router z-loss of each MoE layer, which keeps the gate's logits small"
+    )
     moe_gate_loss_reduction: Optional[ChoiceEnum(["sum", "mean"])] = option(  # type: ignore
         None,
         "sum the gate losses of the MoE layers, as in the authors' code, or take their mean, so "

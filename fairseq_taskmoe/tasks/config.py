@@ -24,7 +24,7 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     source_lang: Optional[str] = option(None, "inference source language", argparse_alias="-s")
     target_lang: Optional[str] = option(None, "inference target language", argparse_alias="-t")
     lang_pairs: Optional[str] = option(
-        None, "comma-separated language pairs to train on, as en-de,de-en, or a file"
+        None, "comma-separated language pairs to train on, as en-de,de-en, or a file of them"
     )
     langs: Optional[str] = option(
         None,
@@ -32,9 +32,13 @@ class TranslationTaskMoeConfig(FairseqDataclass):
         "their order determines the ids of the tags",
     )
     sampling_method: ChoiceEnum(["concat", "uniform", "temperature"]) = option(  # type: ignore
-        "concat", "sampling of language pairs"
+        "concat",
+        "how often sentences of a language pair are drawn: by its size (concat), equally often "
+        "(uniform), or by size^(1/T) (temperature)",
     )
-    sampling_temperature: float = option(1.5, "T of --sampling-method temperature: p ~ size^(1/T)")
+    sampling_temperature: float = option(
+        1.5, "T of --sampling-method temperature: 1 is as concat; higher values favour small pairs"
+    )
     encoder_langtok: Optional[str] = option(
         None, "prepend the tag of the language `src` or `tgt` to the source"
     )

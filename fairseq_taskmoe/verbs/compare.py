@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .flags import check_least, refuse_empty
+from .arguments import check_least, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

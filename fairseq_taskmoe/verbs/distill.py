@@ -8,17 +8,17 @@ resumed by the same command; the folder appears when it is complete.
 
 import argparse
 
-from . import flags
+from . import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flags.add_data(parser, "checkpoint of the teacher", "new folder of data")
+    arguments.add_data(parser, "checkpoint of the teacher", "new folder of data")
     parser.add_argument(
         "--lang-pairs", metavar="PAIRS",
         help="comma-separated directions (default: all that the teacher was trained on)",
     )
-    flags.add_search(parser, beam=4)
-    flags.add_batching(parser)
+    arguments.add_search(parser, beam=4)
+    arguments.add_batching(parser)
     parser.add_argument(
         "--chunk-sentences", type=int, default=5000, metavar="N",
         help="sentences that are translated and stored together; an interrupted run loses at most "
@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    flags.refuse_empty(args)
-    flags.check_least(args, chunk_sentences=1)
+    arguments.refuse_empty(args)
+    arguments.check_least(args, chunk_sentences=1)
     from ..distillation.distill import distill
     from ..evaluation.translate import Batching
 
     distill(
-        args.data, args.path, args.out, flags.pairs_in_flag(args), flags.search_of(args),
+        args.data, args.path, args.out, arguments.pairs_in_flag(args), arguments.search_of(args),
         Batching(args.max_tokens, args.batch_size), args.cpu, args.chunk_sentences,
     )

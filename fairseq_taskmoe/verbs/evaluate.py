@@ -7,11 +7,11 @@ For a model that does not fit one device, `torchrun --nproc_per_node N --no-pyth
 
 import argparse
 
-from . import flags
+from . import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flags.add_data(parser, "checkpoint to evaluate", "folder for the results")
+    arguments.add_data(parser, "checkpoint to evaluate", "folder for the results")
     parser.add_argument(
         "--lang-pairs", metavar="PAIRS",
         help="comma-separated directions, trained or zero-shot (default: all trained ones)",
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "over each class",
     )
     parser.add_argument("--gen-subset", default="test", metavar="SPLIT", help="default: test")
-    flags.add_search(parser, beam=5)
-    flags.add_batching(parser, "; with --max-len-a 12000, as in fairseq-generate")
+    arguments.add_search(parser, beam=5)
+    arguments.add_batching(parser, "; with --max-len-a 12000, as in fairseq-generate")
     parser.add_argument(
         "--skip-invalid-size-inputs-valid-test", action="store_true",
         help="write an empty translation for sentences that are too long for the model",
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    flags.refuse_empty(args)
+    arguments.refuse_empty(args)
     from ..evaluation.evaluate import Settings, evaluate
     from ..evaluation.results import terminal_table
     from ..evaluation.translate import Batching
@@ -64,12 +64,12 @@ def run(args: argparse.Namespace) -> None:
     if args.languages:
         languages = read_languages(args.languages)
         resources = {code: language.resources for code, language in languages.items()}
-    settings = Settings(args.gen_subset, flags.search_of(args), args.tokenize)
+    settings = Settings(args.gen_subset, arguments.search_of(args), args.tokenize)
     results = evaluate(
-        args.data, args.path, args.out, flags.pairs_in_flag(args), settings,
+        args.data, args.path, args.out, arguments.pairs_in_flag(args), settings,
         Batching(args.max_tokens, args.batch_size, args.skip_invalid_size_inputs_valid_test),
         args.references, args.floors, args.cpu, not args.no_folding,
-        flags.pairs_in_flag(args, "zero_shot_pairs"), resources,
+        arguments.pairs_in_flag(args, "zero_shot_pairs"), resources,
     )
     if results is not None:  # on rank 0
         print(terminal_table(results))

@@ -11,7 +11,7 @@ from ..engines.formats import STORED_FORMATS
 from ..errors import refuse
 from ..files import clean_up_when_terminated
 from ..host import use_passive_waiting
-from .flags import refuse_empty
+from .arguments import refuse_empty
 
 PRUNING = ("keep", "scope", "balance")
 

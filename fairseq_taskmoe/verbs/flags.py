@@ -1,70 +1,115 @@
-"""Flags that several verbs have, and checks of flags."""
+"""List the flags that this plugin adds to fairseq-train and fairseq's other commands.
+
+`fairseq-train --help` does not show them: fairseq answers it before it adds the flags of the chosen
+task, architecture and criterion. `--format markdown` writes docs/flags.md.
+"""
 
 import argparse
-from typing import TYPE_CHECKING, List, NoReturn
+import re
+import textwrap
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
-from ..errors import refuse
+INTRODUCTION = """\
+# Flags
 
-if TYPE_CHECKING:
-    from ..evaluation.translate import Search
+<!-- written by `taskmoe flags --format markdown` -->
 
+These are the flags of this plugin's task, architectures and criteria, which `taskmoe flags` prints.
+`fairseq-train --help` does not show them, because fairseq answers `--help` before it adds the flags
+of the chosen task, architecture and criterion. In YAML the names have underscores: `--moe-top-k` is
+`model.moe_top_k`. A criterion also has the flags of the criterion above it.
 
-class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is answered with one line and without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def refuse_empty(args: argparse.Namespace) -> None:
-    """Refuse flags with an empty value, such as an unset shell variable."""
-    for name, value in vars(args).items():
-        if value == "":
-            refuse(f"--{name.replace('_', '-')}: give a value")
+`taskmoe VERB --help` explains the flags of each `taskmoe` command. [Translate and
+deploy](deploy.md#flags-at-inference) says which flags inference needs.
+"""
 
 
-def check_least(args: argparse.Namespace, **least: int) -> None:
-    """Refuse values that are smaller than least; a flag that was not given is None."""
-    for name, minimum in least.items():
-        value = getattr(args, name)
-        if value is not None and value < minimum:
-            refuse(f"--{name.replace('_', '-')} {value}: give {minimum} or more")
+class Flag(NamedTuple):
+    names: str  # --source-lang, -s
+    default: str
+    help: str
 
 
-def pairs_in_flag(args: argparse.Namespace, name: str = "lang_pairs") -> List[str]:
-    """Return the language pairs in a flag's value, [] if it was not given."""
-    from ..data.named_pairs import named_pairs
-
-    return named_pairs(getattr(args, name), f"--{name.replace('_', '-')}")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=["text", "markdown"], default="text")
 
 
-def add_data(parser: argparse.ArgumentParser, checkpoint: str, out: str) -> None:
-    parser.add_argument("data", help="folder of fairseq's binarized data")
-    parser.add_argument("--path", required=True, metavar="CKPT", help=checkpoint)
-    parser.add_argument("--out", required=True, metavar="DIR", help=out)
+def run(args: argparse.Namespace) -> None:
+    from .. import register  # noqa: F401
+
+    if args.format == "text":
+        print("\n\n".join(_text(*section) for section in sections()))
+    else:
+        print("\n".join([INTRODUCTION, *(_markdown(*section) for section in sections())]), end="")
 
 
-def add_search(parser: argparse.ArgumentParser, beam: int) -> None:
-    parser.add_argument("--beam", type=int, default=beam, metavar="N", help=f"default: {beam}")
-    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty; default: 1")
-    parser.add_argument(
-        "--max-len-a", type=float, default=0.0,
-        help="translations have at most a * source length + b tokens; default: 0",
-    )
-    parser.add_argument("--max-len-b", type=int, default=200, help="default: 200")
+def sections() -> List[Tuple[str, List[Flag]]]:
+    """Return the flags of each part, under the flag that chooses it.
+
+    Criteria build on each other: flags of an earlier one are not repeated.
+    """
+    from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+
+    from ..models.config import ARCHITECTURES, TransformerTaskMoeConfig
+    from ..tasks.config import TranslationTaskMoeConfig
+
+    sizes = ", ".join(f"_{size}" for size in ARCHITECTURES)
+    found = [
+        ("--task translation_task_moe", flags_of(TranslationTaskMoeConfig())),
+        (f"--arch transformer_task_moe, {sizes}",
+         flags_of(TransformerTaskMoeConfig(), ARCHITECTURES)),
+    ]
+    for name in CRITERION_DATACLASS_REGISTRY:
+        if name.startswith("moe_"):
+            earlier = {flag for _, flags in found for flag in flags}
+            flags = flags_of(CRITERION_DATACLASS_REGISTRY[name]())
+            found.append((f"--criterion {name}", [flag for flag in flags if flag not in earlier]))
+    return found
 
 
-def search_of(args: argparse.Namespace) -> "Search":
-    from ..evaluation.translate import Search
+def flags_of(
+    settings: Any, sizes: Mapping[str, Dict[str, Any]] = MappingProxyType({})
+) -> List[Flag]:
+    """Return the flags that fairseq makes of a dataclass, with the defaults of named sizes."""
+    from fairseq.dataclass.utils import gen_parser_from_dataclass
 
-    check_least(args, beam=1)
-    return Search(args.beam, args.lenpen, args.max_len_a, args.max_len_b)
+    parser = argparse.ArgumentParser(add_help=False)
+    gen_parser_from_dataclass(parser, settings)
+    flags = []
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS or not action.option_strings:
+            continue
+        by_size = [
+            f"_{size}: {_value(values[action.dest])}" for size, values in sizes.items()
+            if values.get(action.dest, action.default) != action.default
+        ]
+        default = "; ".join([_value(action.default), *by_size])
+        choices = f"; one of {', '.join(action.choices)}" if action.choices else ""
+        flags.append(Flag(", ".join(action.option_strings), default, f"{action.help}{choices}"))
+    return flags
 
 
-def add_batching(parser: argparse.ArgumentParser, note: str = "") -> None:
-    parser.add_argument(
-        "--max-tokens", type=int, metavar="N",
-        help=f"tokens in a batch; default: 4000, on a GPU 12000{note}",
-    )
-    parser.add_argument("--batch-size", type=int, metavar="N", help="sentences in a batch")
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "-" if value is None else str(value)
+
+
+def _text(title: str, flags: List[Flag]) -> str:
+    lines = [f"{title}:"]
+    for flag in flags:
+        lines.append(f"  {flag.names}  [default: {flag.default}]")
+        lines += textwrap.wrap(flag.help, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _markdown(title: str, flags: List[Flag]) -> str:
+    from ..text_tables import markdown_table
+
+    rows = [
+        [f"`{flag.names}`", flag.default, re.sub(r"([*_|<\[])", r"\\\1", flag.help)]
+        for flag in flags
+    ]
+    table = markdown_table(["flag", "default", "meaning"], rows, [False] * 3)
+    return "\n".join([f"## `{title}`", "", *table, ""])

@@ -7,10 +7,10 @@
 import argparse
 import ast
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NamedTuple
 
 from ..errors import refuse
-from .flags import check_least, pairs_in_flag, refuse_empty
+from .arguments import check_least, pairs_in_flag, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=["text", "json"], default="text")
     for name in ("--max-source-positions", "--max-target-positions"):
         parser.add_argument(name, type=int, metavar="N", help="for learned positions; default 1024")
-    group = parser.add_argument_group("model flags, as in fairseq-train")
-    add_model_flags(group, model_fields())
+    group = parser.add_argument_group("model flags, as in fairseq-train; --arch changes defaults")
+    add_model_flags(group, model_flags())
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,40 +61,58 @@ def run(args: argparse.Namespace) -> None:
         print(report.to_text())
 
 
-def add_model_flags(group: argparse._ArgumentGroup, fields: Dict[str, bool]) -> None:
-    """Add a flag for each of the model's options, which model_fields gives."""
-    for name, is_switch in fields.items():
-        flag = "--" + name.replace("_", "-")
-        if is_switch:
-            group.add_argument(flag, action="store_true")
+class ModelFlag(NamedTuple):
+    """A flag of the model, as fairseq-train has it."""
+
+    default: Any
+    help: str
+
+    @property
+    def is_switch(self) -> bool:
+        return self.default is False
+
+
+def add_model_flags(group: argparse._ArgumentGroup, flags: Dict[str, ModelFlag]) -> None:
+    """Add the model's flags, which model_flags gives; those not given are None or False."""
+    for name, flag in flags.items():
+        if flag.is_switch:
+            kind: Dict[str, Any] = {"action": "store_true", "help": flag.help}
         else:
-            group.add_argument(flag, metavar="X")
+            default = "" if flag.default is None else f"; default: {flag.default}"
+            kind = {"metavar": "X", "help": flag.help + default}
+        group.add_argument("--" + name.replace("_", "-"), **kind)
 
 
-def model_fields() -> Dict[str, bool]:
-    """Return the model's options, with True for those that are switches.
+def model_flags() -> Dict[str, ModelFlag]:
+    """Return the flags of transformer_task_moe, with the defaults of --arch transformer_task_moe.
 
     They are read from the source code of the dataclass, since importing it would load torch.
     """
     source = Path(__file__).parents[1] / "models" / "config.py"
-    module = ast.parse(source.read_text(encoding="utf-8"))
+    body = ast.parse(source.read_text(encoding="utf-8")).body
+    texts = {
+        ast.unparse(node.targets[0]): node.value.value for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
     config = next(
-        node for node in module.body
+        node for node in body
         if isinstance(node, ast.ClassDef) and node.name == "TransformerTaskMoeConfig"
     )
     return {
-        ast.unparse(node.target): ast.unparse(node.annotation) == "bool"
+        # the default, and a text or a format of one of the texts above
+        ast.unparse(node.target): ModelFlag(
+            *(eval(ast.unparse(value), texts) for value in node.value.args)
+        )
         for node in config.body
         # II(...) takes the value from a flag of another component; SUPPRESS hides a flag
-        if isinstance(node, ast.AnnAssign)
-        and not ast.unparse(node.value or node).startswith("II(")
-        and "SUPPRESS" not in ast.unparse(node)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func) == "option" and "SUPPRESS" not in ast.unparse(node)
     }
 
 
 def given_model_flags(args: argparse.Namespace) -> List[str]:
     """Return the model's flags on the command line, as arguments for fairseq's own parser."""
-    values = {name: getattr(args, name) for name in model_fields()}
+    values = {name: getattr(args, name) for name in model_flags()}
     return [
         "--" + name.replace("_", "-") + ("" if value is True else f"={value}")
         for name, value in values.items()
@@ -109,7 +127,7 @@ def model_config(args: argparse.Namespace, words: List[str]) -> Any:
     from omegaconf import OmegaConf
 
     from ..models.config import TransformerTaskMoeConfig
-    from .flags import Parser
+    from .arguments import Parser
 
     known = [a for a, name in ARCH_MODEL_NAME_REGISTRY.items() if name == "transformer_task_moe"]
     if args.arch not in known:

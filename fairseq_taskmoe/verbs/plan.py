@@ -11,8 +11,15 @@ import argparse
 from typing import Dict
 
 from ..errors import refuse
-from .flags import refuse_empty
-from .params import add_model_flags, given_model_flags, model_config, model_fields, task_table
+from .arguments import refuse_empty
+from .params import (
+    ModelFlag,
+    add_model_flags,
+    given_model_flags,
+    model_config,
+    model_flags,
+    task_table,
+)
 
 POSITIVE = (
     "ranks", "ranks_per_node", "max_tokens", "length", "source_ratio", "update_freq", "memory_gib",
@@ -41,16 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=["text", "json"], default="text")
     _add_training(parser.add_argument_group("training"))
     _add_machines(parser.add_argument_group("machines"))
-    group = parser.add_argument_group("model flags, as in fairseq-train")
+    group = parser.add_argument_group("model flags, as in fairseq-train; --arch changes defaults")
     for name in ("--max-source-positions", "--max-target-positions"):
         group.add_argument(name, type=int, metavar="N", help="for learned positions; default 1024")
     add_model_flags(group, _fields())
 
 
-def _fields() -> Dict[str, bool]:
+def _fields() -> Dict[str, ModelFlag]:
     """Return the model's options, without the option that has a flag of its own here."""
     return {
-        name: is_switch for name, is_switch in model_fields().items()
+        name: flag for name, flag in model_flags().items()
         if name != "moe_expert_parallel_size"
     }
 
@@ -129,4 +136,4 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _not_of_the_model() -> Dict[str, None]:
-    return {name: None for name in model_fields() if name not in _fields()}
+    return {name: None for name in model_flags() if name not in _fields()}

@@ -5,7 +5,7 @@
 
 import argparse
 
-from .flags import refuse_empty
+from .arguments import refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ them.
 import argparse
 
 from ..files import clean_up_when_terminated
-from .flags import check_least, pairs_in_flag, refuse_empty
+from .arguments import check_least, pairs_in_flag, refuse_empty
 
 BEAM = 5  # as in taskmoe evaluate
 

@@ -14,7 +14,7 @@ from dataclasses import fields
 
 from ..host import use_passive_waiting
 from ..serving.limits import Limits, flag
-from .flags import check_least, refuse_empty
+from .arguments import check_least, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ languages.yaml. Writes tables 1, 2 and 4 to 9 and figures 2, 3 and 4. Missing re
 
 import argparse
 
-from .flags import check_least, refuse_empty
+from .arguments import check_least, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

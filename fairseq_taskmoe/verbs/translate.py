@@ -10,7 +10,7 @@ import math
 from ..errors import refuse
 from ..files import clean_up_when_terminated
 from ..host import use_passive_waiting
-from .flags import check_least, refuse_empty
+from .arguments import check_least, refuse_empty
 
 DEFAULT_MAX_TOKENS = 4000
 

@@ -154,11 +154,13 @@ def test_the_table_shows_millions_and_exact_numbers():
     assert rows[0].split() == ["vocabulary", *["0.0", "M", f"{columns:,}"] * 2]
 
 
-def test_all_of_the_models_flags_are_taken():
+def test_all_of_the_models_flags_are_taken_with_their_defaults_and_help():
     parser = argparse.ArgumentParser(add_help=False)
-    gen_parser_from_dataclass(parser, TransformerTaskMoeConfig(), delete_default=True)
+    gen_parser_from_dataclass(parser, TransformerTaskMoeConfig())
     shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
-    assert params.model_fields() == {action.dest: action.nargs == 0 for action in shown}
+    assert params.model_flags() == {action.dest: (action.default, action.help) for action in shown}
+    switches = [action.dest for action in shown if action.nargs == 0]
+    assert [name for name, flag in params.model_flags().items() if flag.is_switch] == switches
     assert [a.dest for a in parser._actions if a not in shown] == ["base_layers"]
 
 

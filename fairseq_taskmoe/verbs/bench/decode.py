@@ -14,7 +14,7 @@ With --processes N, N one-core processes (or GPUs) translate their own batches a
 import argparse
 from typing import Any, Dict, List
 
-from ..flags import check_least
+from ..arguments import check_least
 from . import common
 
 DEFAULT = "dense,token_token,task,extracted"

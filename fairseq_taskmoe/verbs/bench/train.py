@@ -13,7 +13,7 @@ and backward; memory is the peak without weights and gradients.
 import argparse
 from typing import Any, Dict, List
 
-from ..flags import pairs_in_flag
+from ..arguments import pairs_in_flag
 from . import common
 
 

@@ -9,7 +9,7 @@ import argparse
 import os
 
 from ...errors import refuse
-from ..flags import refuse_empty
+from ..arguments import refuse_empty
 from . import decode, layer, train
 
 MEASUREMENTS = {"layer": layer, "train": train, "decode": decode}
