@@ -13,22 +13,26 @@ from typing import Optional, Sequence
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
+from preprocess.cleaning.clean import MOST_REJECTED
 from preprocess.config import Config, load_config
 from preprocess.corpus import Corpus
 from preprocess.sentencepiece_model import BadVocabulary
 from preprocess.stages import only_run
-from preprocess.steps import STEPS, Preparation
+from preprocess.steps import STEPS, Preparation, write_rejected
 
 
 def prepare(
-    config: Config, raw: Path, out: Path, workers: int = 1, steps: Sequence[str] = tuple(STEPS)
+    config: Config, raw: Path, out: Path, workers: int = 1, steps: Sequence[str] = tuple(STEPS),
+    rejected: Optional[Path] = None,
 ) -> None:
-    """Run some of the steps on the corpus in raw."""
+    """Run some of the steps on the corpus in raw; write examples of dropped pairs to rejected."""
     preparation = Preparation(config, Corpus(raw, out), workers)
     with only_run(preparation.corpus.work("lock")):
         for name, step in STEPS.items():
             if name in steps:
                 step(preparation)
+        if rejected:
+            write_rejected(preparation, rejected)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -42,6 +46,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--steps", default=",".join(STEPS), help="steps to run, joined by commas (default: all)"
     )
+    parser.add_argument(
+        "--rejected", type=Path, metavar="DIR",
+        help=f"write the first {MOST_REJECTED} pairs that each rule drops to DIR/PAIR.DATASET.tsv",
+    )
     args = parser.parse_args(argv)
     check_paths(args)
     steps = args.steps.split(",")
@@ -53,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     warnings.simplefilter("ignore")  # of fairseq and its dependencies
     try:
-        prepare(load_config(args.config), args.raw, args.out, args.workers, steps)
+        prepare(load_config(args.config), args.raw, args.out, args.workers, steps, args.rejected)
     except BadVocabulary as error:
         refuse(f"{args.config}: vocab_size: {error}")
 

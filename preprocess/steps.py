@@ -92,6 +92,18 @@ def clean_step(preparation: Preparation) -> None:
         print(line, file=sys.stderr)
 
 
+def write_rejected(preparation: Preparation, folder: Path) -> None:
+    """Write the first pairs of each training set that each rule of the step clean drops."""
+    config, corpus, workers = preparation
+    with worker_pool(workers) as pool:
+        options = ProcessingOptions(pool, config.chunk_lines)
+        for pair in config.pairs:
+            cleaner = clean.Cleaner(languages_of(pair), config.rules)
+            for dataset in corpus.datasets(pair):
+                output = folder / f"{pair}.{dataset.name}.tsv"
+                clean.write_rejected(dataset.sides, output, cleaner, options)
+
+
 def dedup_step(preparation: Preparation) -> None:
     """Drop duplicates, and training pairs with a sentence of a validation or test set."""
     config, corpus, workers = preparation

@@ -7,6 +7,7 @@ line by line.
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
+from itertools import compress
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Tuple
 
@@ -20,10 +21,13 @@ from preprocess.text_files import (
     atomic_output,
     decoded_lines,
     iterate_lines,
+    parallel_chunks,
     refuse_unequal_lengths,
+    write_lines,
 )
 
 SentencePair = Tuple[str, str]
+MOST_REJECTED = 100  # pairs that write_rejected writes for each rule
 
 
 class Cleaner(NamedTuple):
@@ -43,11 +47,8 @@ def clean_chunk(cleaner: Cleaner, chunk: Chunk) -> ChunkResult:
     """Return the pairs of a chunk that pass all rules, and count the others by rule."""
     pairs = decode_pairs(chunk)
     dropped = {"invalid UTF-8": chunk.num_lines - len(pairs)}
-    pairs = [(normalise(source), normalise(target)) for source, target in pairs]
-    for rule in rule_chain(*cleaner):
-        passed = [pair for pair in pairs if not rule.drops(*pair)]
-        dropped[rule.name] = len(pairs) - len(passed)
-        pairs = passed
+    pairs, rejected = apply_rules(cleaner, pairs)
+    dropped.update({name: len(found) for name, found in rejected.items()})
     texts = tuple("".join(pair[side] + "\n" for pair in pairs).encode() for side in (0, 1))
     counts = {
         "lines": chunk.num_lines,
@@ -56,6 +57,19 @@ def clean_chunk(cleaner: Cleaner, chunk: Chunk) -> ChunkResult:
         "kept": {"lines": len(pairs), "bytes": sum(map(len, texts))},
     }
     return ChunkResult(texts, counts)
+
+
+def apply_rules(
+    cleaner: Cleaner, pairs: List[SentencePair]
+) -> Tuple[List[SentencePair], Dict[str, List[SentencePair]]]:
+    """Normalise pairs; return those that pass all rules, and the others by rule."""
+    pairs = [(normalise(source), normalise(target)) for source, target in pairs]
+    rejected = {}
+    for rule in rule_chain(*cleaner):
+        drops = [rule.drops(*pair) for pair in pairs]
+        rejected[rule.name] = list(compress(pairs, drops))
+        pairs = [pair for pair, dropped in zip(pairs, drops, strict=True) if not dropped]
+    return pairs, rejected
 
 
 def decode_pairs(chunk: Chunk) -> List[SentencePair]:
@@ -81,6 +95,27 @@ def clean_dataset(
     counts = process_texts([sides], outputs, function, options)
     # add the zero counts of an empty chunk: an empty data set has no chunk
     return summed([function(Chunk(0, 0, 0, (b"", b""), 0)).counts, *counts])
+
+
+def write_rejected(
+    sides: Sides, output: Path, cleaner: Cleaner, options: ProcessingOptions
+) -> None:
+    """Write the first pairs of a training set that each rule drops: rule TAB source TAB target."""
+    found: Dict[str, List[SentencePair]] = {rule.name: [] for rule in rule_chain(*cleaner)}
+    chunks = parallel_chunks([sides], options.chunk_lines)
+    for rejected in options.pool.ordered_map(partial(_rejected_pairs, cleaner), chunks):
+        for name, pairs in rejected.items():
+            found[name] += pairs[: MOST_REJECTED - len(found[name])]
+        if all(len(pairs) == MOST_REJECTED for pairs in found.values()):
+            break
+    write_lines(
+        output, ("\t".join([name, *pair]) for name, pairs in found.items() for pair in pairs)
+    )
+
+
+def _rejected_pairs(cleaner: Cleaner, chunk: Chunk) -> Dict[str, List[SentencePair]]:
+    _, rejected = apply_rules(cleaner, decode_pairs(chunk))
+    return {name: pairs[:MOST_REJECTED] for name, pairs in rejected.items()}
 
 
 def copy_eval_text(sides: Sides, outputs: Sides) -> Counts:

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -84,7 +85,8 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(raw, config, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "out"
-    main([str(config), "--raw", str(raw), "--out", str(out)])
+    rejected = str(out.with_name("rejected"))
+    main([str(config), "--raw", str(raw), "--out", str(out), "--rejected", rejected])
     return out
 
 
@@ -120,6 +122,18 @@ def test_the_results_of_a_preparation(prepared, raw):
             for side in pair.split("-"):
                 copy = prepared / "text" / f"{split}.{pair}.{side}"
                 assert copy.read_bytes() == (raw / split / f"{pair}.{side}").read_bytes()
+
+
+@pytest.mark.parametrize("pair, name", [("en-de", "first"), ("en-de", "second")])
+def test_dropped_pairs_are_written_by_rule(pair, name, prepared):
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    dropped = {rule: min(count, 100) for rule, count
+               in manifest["pairs"][pair]["clean"][name]["dropped"].items() if count}
+    rows = [line.split("\t") for line
+            in read_lines(prepared.with_name("rejected") / f"{pair}.{name}.tsv")]
+    assert Counter(rule for rule, _, _ in rows) == dropped
+    if name == "second":
+        assert ["See <b>this</b> file"] == [row[1] for row in rows if row[0] == "markup"]
 
 
 def test_no_training_sentence_is_in_a_test_set(prepared):
