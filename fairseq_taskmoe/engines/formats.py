@@ -31,14 +31,14 @@ class StoredFormat(NamedTuple):
 
 
 def _open_stock(opening: Opening) -> Engine:
-    device = _prepare_torch(opening)
+    device = prepare_torch(opening.device, opening.threads)
     from .fairseq_engine import stock_engine
 
     return stock_engine(opening.folder, opening.tags, device)
 
 
 def _open_task_moe(opening: Opening) -> Engine:
-    device = _prepare_torch(opening)
+    device = prepare_torch(opening.device, opening.threads)
     from ..checkpoint.reading import read_model
     from .fairseq_engine import task_moe_engine
 
@@ -60,15 +60,15 @@ def _open_ctranslate2(opening: Opening) -> Engine:
     return Ctranslate2Engine(opening.folder, opening.tags, opening.quantization, device, threads)
 
 
-def _prepare_torch(opening: Opening) -> str:
+def prepare_torch(device: str, threads: int) -> str:
     """Load the plugin, set torch's threads, and return the device."""
     import torch
 
     from .. import register  # noqa: F401
 
-    if opening.threads:
-        torch.set_num_threads(opening.threads)
-    return choose_device(opening.device, torch.cuda.is_available())
+    if threads:
+        torch.set_num_threads(threads)
+    return choose_device(device, torch.cuda.is_available())
 
 
 STORED_FORMATS: Dict[str, StoredFormat] = {

@@ -24,7 +24,7 @@ def open_model(
     spm = manifest.sentencepiece_model
     try:
         engine = open_engine(folder, manifest, device, threads, for_throughput)
-        source, target = _max_pieces(engine)
+        source, target = max_pieces(engine)
         return Translator(
             engine,
             str(Path(folder) / spm) if spm else None,
@@ -40,7 +40,7 @@ def open_model(
                f"{ascii(' '.join(reason.split()))[1:-1][:300]}")
 
 
-def _max_pieces(engine: Engine) -> Tuple[int, int]:
+def max_pieces(engine: Engine) -> Tuple[int, int]:
     """Return the maximum numbers of source and target pieces, besides tags and end of sentence."""
     tags = engine.tags.values()
     source = engine.max_positions[0] - max(len(each.source) for each in tags) - 1

@@ -6,6 +6,7 @@ needed. Where they differ, the experts that none of them takes are left out. Of 
 by the text, experts can be left out only by choice (pruning).
 """
 
+import sys
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -112,6 +113,13 @@ def zero_shot_routes(trained: TrainedModel, pairs: Sequence[str]) -> Dict[str, D
             if kind is not None
         }
     return {pair: found[pair] for pair in pairs if pair in found}
+
+
+def warn_of_zero_shot(zero_shot: Dict[str, Dict[str, str]]) -> None:
+    """Say on stderr which directions were never trained, and whose experts they take."""
+    for pair, routes in zero_shot.items():
+        taken = [f", the {stack} takes the experts of {other}" for stack, other in routes.items()]
+        print(f"taskmoe: warning: {pair} was never trained{''.join(taken)}", file=sys.stderr)
 
 
 def text_routing(cfg: Any) -> Dict[str, str]:

@@ -1,6 +1,5 @@
 """The folder that an extraction leaves: model, dictionary, SentencePiece model, manifest."""
 
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -20,6 +19,7 @@ from .extract import (
     extract_subnet,
     servable_pairs,
     text_routing,
+    warn_of_zero_shot,
 )
 from .formats import FORMATS, Extraction, readme
 from .prune import choose_kept_experts
@@ -54,10 +54,7 @@ def extract(
             checks=_checked(str(folder), manifest, expected, what), files=describe_files(folder)
         )
         manifest.write(folder)
-    for pair, facts in manifest.zero_shot.items():
-        taken = [f", the {stack} takes the experts of {other}"
-                 for stack, other in facts["routed_as"].items()]
-        print(f"taskmoe: warning: {pair} was never trained{''.join(taken)}", file=sys.stderr)
+    warn_of_zero_shot({pair: facts["routed_as"] for pair, facts in manifest.zero_shot.items()})
     return manifest
 
 
