@@ -1,12 +1,43 @@
-"""Task-level Mixture-of-Experts for fairseq: importing this registers task, model and criterion."""
+"""Task-level Mixture-of-Experts for fairseq.
+
+The names in __all__ are those of api.py, documented there and in docs/python.md. They are imported
+when they are first used, so that importing the package is fast.
+"""
 
 import sys
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, List
 
 from .version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from .api import (
+        Model,
+        Refusal,
+        TooLong,
+        Translation,
+        evaluate,
+        extract,
+        from_pretrained,
+        load,
+    )
 
-# The `taskmoe` command answers --help before torch and fairseq are loaded: its verbs register.
-if Path(sys.argv[0]).stem != "taskmoe":
+__all__ = [
+    "Model", "Refusal", "TooLong", "Translation", "__version__", "evaluate", "extract",
+    "from_pretrained", "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".api", __name__), name)
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})
+
+
+# fairseq imports the folder of --user-dir to register what is in it
+if "fairseq" in sys.modules:
     from . import register  # noqa: F401

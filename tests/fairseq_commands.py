@@ -12,6 +12,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import generate, interactive, validate
 from fairseq_cli import train as fairseq_train
 
+from fairseq_taskmoe import register  # noqa: F401
 from fairseq_taskmoe.data.indexed_files import write_sentences
 
 NUM_WORDS = 30

@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the top down: a room imports only from itself and from rooms below it. CONTRIBUTING.md says
 # what each is for. A name is a folder of fairseq_taskmoe/ or a module beside them.
 ROOMS = (
-    "cli", "verbs", "tables", "benchmarks", "plan", "subnet", "routing", "distillation", "serving",
-    "evaluation", "engines", "register", "criterions", "tasks", "training", "checkpoint", "models",
-    "data", "distributed", "metrics", "modules", "compat", "ground",
+    "api", "cli", "verbs", "tables", "benchmarks", "plan", "subnet", "routing", "distillation",
+    "serving", "evaluation", "engines", "register", "criterions", "tasks", "training", "checkpoint",
+    "models", "data", "distributed", "metrics", "modules", "compat", "ground",
 )
 GROUND = (
     "devices", "errors", "files", "host", "names", "paths", "piece_model", "plotting", "read_files",
@@ -48,7 +48,7 @@ def imports(name, file, known):
 
 def room(name):
     """Return the place of a module in ROOMS."""
-    first = name.split(".")[1] if "." in name else "register"  # the package imports register
+    first = name.split(".")[1] if "." in name else "api"  # of which the package has the names
     return ROOMS.index("ground" if first in GROUND else first)
 
 

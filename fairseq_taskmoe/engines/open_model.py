@@ -1,9 +1,10 @@
 """Open a folder of `taskmoe extract`, of any format."""
 
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Sequence, Tuple
 
 from ..errors import Refusal, refuse
+from ..metrics.lang_pairs import split_pair
 from .engine import Engine, Tags
 from .formats import STORED_FORMATS, Opening
 from .manifest import Manifest, read_manifest
@@ -57,3 +58,19 @@ def open_engine(
     tags = {pair: Tags(**tags) for pair, tags in manifest.directions.items()}
     opening = Opening(folder, tags, str(manifest.quantization), device, threads, for_throughput)
     return STORED_FORMATS[manifest.format].open(opening)
+
+
+def choose_pair(
+    path: str, lang_pairs: Sequence[str], source: Optional[str], target: Optional[str]
+) -> str:
+    """Return the only one of lang_pairs that has the given languages; refuses none and several."""
+    found = [
+        pair for pair in lang_pairs
+        if all(asked in (None, lang)
+               for asked, lang in zip((source, target), split_pair(pair), strict=True))
+    ]
+    if len(found) != 1:
+        asked = f"{source or '?'}-{target or '?'}"
+        refuse(f"{path}: {asked} fits {len(found)} of its directions, {', '.join(lang_pairs)}; "
+               "name the source and the target language of one")
+    return found[0]

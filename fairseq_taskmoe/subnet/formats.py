@@ -4,7 +4,7 @@ To add one, add it to FORMATS here and to STORED_FORMATS in engines/formats.py, 
 """
 
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 from ..checkpoint.contents import Checkpoint, TrainedModel
 from ..checkpoint.convert_shards import write
@@ -64,10 +64,14 @@ def readme(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> str:
     )
 
 
-def dictionary_lines(subnet: Subnet) -> List[str]:
-    """Return the lines of a sub-network's dict.txt."""
-    pairs = zip(subnet.words, subnet.word_counts, strict=True)
-    return [f"{word} {count}\n" for word, count in list(pairs)[NUM_SPECIAL:]]
+def write_dictionaries(
+    model: Union[Subnet, TrainedModel], languages: Sequence[str], folder: Path
+) -> None:
+    """Write the dictionary of a model as dict.LANG.txt of each language."""
+    pairs = zip(model.words, model.word_counts, strict=True)
+    lines = [f"{word} {count}\n" for word, count in list(pairs)[NUM_SPECIAL:]]
+    for lang in languages:
+        (folder / f"dict.{lang}.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _write_stock(trained: TrainedModel, subnet: Subnet, what: Extraction, folder: Path) -> int:
@@ -80,9 +84,7 @@ def _write_task_moe(trained: TrainedModel, subnet: Subnet, what: Extraction, fol
 
 def _write_checkpoint(checkpoint: Checkpoint, subnet: Subnet, folder: Path) -> int:
     write(checkpoint, str(folder / MODEL))
-    for lang in languages_of(subnet.lang_pairs):
-        with open(folder / f"dict.{lang}.txt", "w", encoding="utf-8") as file:
-            file.writelines(dictionary_lines(subnet))
+    write_dictionaries(subnet, languages_of(subnet.lang_pairs), folder)
     return count_parameters(checkpoint["model"])
 
 

@@ -4,17 +4,16 @@ From a checkpoint the sub-network of the direction is extracted in memory; no fi
 """
 
 import os
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Tuple
 
 from ..checkpoint.contents import TrainedModel
 from ..checkpoint.reading import Unreadable, read_model
 from ..data.named_pairs import check_language
 from ..engines.fairseq_engine import task_moe_engine
 from ..engines.formats import prepare_torch
-from ..engines.open_model import max_pieces, open_model
+from ..engines.open_model import choose_pair, max_pieces, open_model
 from ..engines.translator import Translator
 from ..errors import refuse
-from ..metrics.lang_pairs import split_pair
 from .extract import extract_subnet, servable_pairs, warn_of_zero_shot
 from .sentencepiece_files import choose_sentencepiece
 from .to_fairseq import taskmoe_checkpoint
@@ -37,22 +36,6 @@ def open_translator(
     trained = read_model(path)
     pair = checkpoint_pair(path, trained, source, target)
     return cut_out(path, trained, pair, device, threads, sentencepiece_model), pair
-
-
-def choose_pair(
-    path: str, lang_pairs: Sequence[str], source: Optional[str], target: Optional[str]
-) -> str:
-    """Return the only one of lang_pairs that has the given languages; refuses none and several."""
-    found = [
-        pair for pair in lang_pairs
-        if all(asked in (None, lang)
-               for asked, lang in zip((source, target), split_pair(pair), strict=True))
-    ]
-    if len(found) != 1:
-        asked = f"{source or '?'}-{target or '?'}"
-        refuse(f"{path}: {asked} fits {len(found)} of its directions, {', '.join(lang_pairs)}; "
-               "name the source and the target language of one")
-    return found[0]
 
 
 def checkpoint_pair(
