@@ -20,19 +20,20 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
-from preprocess.chunks import ProcessingOptions
-from preprocess.corpus import languages_of, text_files
-from preprocess.encode import (
+
+from .chunks import ProcessingOptions
+from .corpus import languages_of, text_files
+from .encode import (
     DataLayout,
     encode_pair,
     load_processor,
     present_splits,
     shards_per_pair,
 )
-from preprocess.pool import worker_pool
-from preprocess.stages import run_stage
-from preprocess.text_files import count_lines, refuse_existing, refusing_write_errors
-from preprocess.yaml_settings import check_pair
+from .pool import worker_pool
+from .stages import run_stage
+from .text_files import count_lines, refuse_existing, refusing_write_errors
+from .yaml_settings import check_pair
 
 BYTES_PER_WORKER = 1 << 20  # a smaller file is not worth a process of fairseq-preprocess
 

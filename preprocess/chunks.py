@@ -17,8 +17,8 @@ from typing import (
 
 from tqdm import tqdm
 
-from preprocess.pool import WorkerPool
-from preprocess.text_files import Chunk, atomic_output, parallel_chunks, refusing_write_errors
+from .pool import WorkerPool
+from .text_files import Chunk, atomic_output, parallel_chunks, refusing_write_errors
 
 Counts = Dict[str, Any]  # numbers, or dictionaries of numbers, by name; JSON's types
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type, TypeVar
 
 from fairseq_taskmoe.errors import refuse
-from preprocess.cleaning.rules import Limits
-from preprocess.sentencepiece_model import COVERAGES, MIN_TEMPERATURE
-from preprocess.yaml_settings import check_pair, read_mapping, refuse_type
+
+from .cleaning.rules import Limits
+from .sentencepiece_model import COVERAGES, MIN_TEMPERATURE
+from .yaml_settings import check_pair, read_mapping, refuse_type
 
 Settings = TypeVar("Settings")
 # types of YAML that a field accepts; all other fields are lists

@@ -15,10 +15,11 @@ import sentencepiece
 
 from fairseq_taskmoe.errors import refuse
 from fairseq_taskmoe.piece_model import NoPieceModel, load_pieces
-from preprocess.chunks import ChunkResult, Counts, ProcessingOptions, process_texts, summed
-from preprocess.corpus import SPLITS, Sides, input_files, text_files
-from preprocess.stages import run_stage
-from preprocess.text_files import Chunk, count_lines, refuse_unequal_lengths
+
+from .chunks import ChunkResult, Counts, ProcessingOptions, process_texts, summed
+from .corpus import SPLITS, Sides, input_files, text_files
+from .stages import run_stage
+from .text_files import Chunk, count_lines, refuse_unequal_lengths
 
 
 class DataLayout(NamedTuple):

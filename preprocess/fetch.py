@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
-from preprocess.corpus import SPLITS, languages_of
-from preprocess.fetching.download import Downloads, Mirror
-from preprocess.fetching.held_out import held_out_pairs, logging_disabled
-from preprocess.fetching.read_pairs import BadArchive, RawPair, read_pairs
-from preprocess.fetching.sources import Archive, Part, Sources, read_sources
-from preprocess.stages import only_run, run_stage, stage_result
-from preprocess.text_files import atomic_output
+
+from .corpus import SPLITS, languages_of
+from .fetching.download import Downloads, Mirror
+from .fetching.held_out import held_out_pairs, logging_disabled
+from .fetching.read_pairs import BadArchive, RawPair, read_pairs
+from .fetching.sources import Archive, Part, Sources, read_sources
+from .stages import only_run, run_stage, stage_result
+from .text_files import atomic_output
 
 
 def fetch(sources: Sources, raw: Path, mirror_address: Optional[str] = None) -> Dict[str, int]:

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any, Dict, List
 
-from preprocess.chunks import Counts, summed
-from preprocess.config import Config
-from preprocess.corpus import EVAL_SPLITS, Corpus
-from preprocess.encode import DataLayout, present_splits
-from preprocess.stages import stage_result
-from preprocess.text_files import write_lines
+from .chunks import Counts, summed
+from .config import Config
+from .corpus import EVAL_SPLITS, Corpus
+from .encode import DataLayout, present_splits
+from .stages import stage_result
+from .text_files import write_lines
 
 PIVOT = "en"  # has no class: it is in every trained pair
 PACKAGES = ("fairseq_taskmoe", "fairseq", "sentencepiece", "pycld2", "numpy")

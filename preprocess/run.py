@@ -13,12 +13,13 @@ from typing import Optional, Sequence
 
 from fairseq_taskmoe.errors import command, refuse
 from fairseq_taskmoe.paths import check_paths
-from preprocess.cleaning.clean import MOST_REJECTED
-from preprocess.config import Config, load_config
-from preprocess.corpus import Corpus
-from preprocess.sentencepiece_model import BadVocabulary
-from preprocess.stages import only_run
-from preprocess.steps import STEPS, Preparation, write_rejected
+
+from .cleaning.clean import MOST_REJECTED
+from .config import Config, load_config
+from .corpus import Corpus
+from .sentencepiece_model import BadVocabulary
+from .stages import only_run
+from .steps import STEPS, Preparation, write_rejected
 
 
 def prepare(
@@ -37,7 +38,7 @@ def prepare(
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m preprocess.run", description=__doc__.splitlines()[0]
+        prog=f"python -m {__package__}.run", description=__doc__.splitlines()[0]
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file: README.md")
     parser.add_argument("--raw", type=Path, required=True, help="folder of the raw text")

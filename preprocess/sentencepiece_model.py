@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from fairseq_taskmoe.errors import Refusal, command, refuse
 from fairseq_taskmoe.paths import check_paths
-from preprocess.text_files import (
+
+from .text_files import (
     atomic_output,
     decoded_lines,
     language_file,

@@ -16,7 +16,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 
 from fairseq_taskmoe.errors import refuse
 from fairseq_taskmoe.files import missing_folders, remove_empty
-from preprocess.text_files import refusing_write_errors, write_lines
+
+from .text_files import refusing_write_errors, write_lines
 
 SHA256 = re.compile("[0-9a-f]{64}")
 HashCache = Dict[str, List[Any]]  # by path: size, modification time in ns, hash

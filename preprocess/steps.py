@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 from fairseq_taskmoe.errors import refuse
-from preprocess import binarize, manifest, sentencepiece_model
-from preprocess.chunks import ProcessingOptions
-from preprocess.cleaning import clean, dedup
-from preprocess.config import Config
-from preprocess.corpus import EVAL_SPLITS, SPLITS, Corpus, Dataset, languages_of
-from preprocess.encode import DataLayout, encode_pair, shards_per_pair
-from preprocess.pool import worker_pool
-from preprocess.stages import run_stage, stage_result
+
+from . import binarize, manifest, sentencepiece_model
+from .chunks import ProcessingOptions
+from .cleaning import clean, dedup
+from .config import Config
+from .corpus import EVAL_SPLITS, SPLITS, Corpus, Dataset, languages_of
+from .encode import DataLayout, encode_pair, shards_per_pair
+from .pool import worker_pool
+from .stages import run_stage, stage_result
 
 
 class Preparation(NamedTuple):

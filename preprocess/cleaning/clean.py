@@ -11,12 +11,10 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-from preprocess.chunks import ChunkResult, Counts, ProcessingOptions, process_texts, summed
-from preprocess.cleaning import identify, rules
-from preprocess.cleaning.rules import Limits, normalise, rule_chain
-from preprocess.corpus import Sides
-from preprocess.stages import code_of, fingerprint
-from preprocess.text_files import (
+from ..chunks import ChunkResult, Counts, ProcessingOptions, process_texts, summed
+from ..corpus import Sides
+from ..stages import code_of, fingerprint
+from ..text_files import (
     Chunk,
     atomic_output,
     decoded_lines,
@@ -25,6 +23,8 @@ from preprocess.text_files import (
     refuse_unequal_lengths,
     write_lines,
 )
+from . import identify, rules
+from .rules import Limits, normalise, rule_chain
 
 SentencePair = Tuple[str, str]
 MOST_REJECTED = 100  # pairs that write_rejected writes for each rule

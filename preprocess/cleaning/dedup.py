@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairseq_taskmoe.errors import refuse
-from preprocess.chunks import ChunkResult, Counts, ProcessingOptions, process_texts, summed
-from preprocess.cleaning import sentence_keys
-from preprocess.cleaning.sentence_keys import (
+
+from ..chunks import ChunkResult, Counts, ProcessingOptions, process_texts, summed
+from ..corpus import Dataset, Sides
+from ..stages import code_of, fingerprint
+from ..text_files import Chunk, atomic_output, decoded_lines
+from . import sentence_keys
+from .sentence_keys import (
     Keys,
     first_occurrences,
     folded,
     keys_of_pairs,
     keys_of_sentences,
 )
-from preprocess.corpus import Dataset, Sides
-from preprocess.stages import code_of, fingerprint
-from preprocess.text_files import Chunk, atomic_output, decoded_lines
 
 Labels = NDArray[np.uint8]  # (N,): one of the following for each of N pairs
 KEPT, HELD_OUT, DUPLICATE = range(3)

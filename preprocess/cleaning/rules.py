@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, List, NamedTuple, Tuple
 
-from preprocess.cleaning.identify import (
+from .identify import (
     density_of,
     has_spaces,
     letters_of,

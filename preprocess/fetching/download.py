@@ -12,9 +12,10 @@ import requests
 from tqdm import tqdm
 
 from fairseq_taskmoe.errors import refuse
-from preprocess.fetching.sources import Archive
-from preprocess.stages import file_hash
-from preprocess.text_files import atomic_output
+
+from ..stages import file_hash
+from ..text_files import atomic_output
+from .sources import Archive
 
 BLOCK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60

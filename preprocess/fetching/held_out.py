@@ -17,8 +17,9 @@ from sacrebleu.dataset import DATASETS
 from sacrebleu.dataset.base import Dataset
 
 from fairseq_taskmoe.errors import refuse
-from preprocess.fetching.download import Mirror, failure_reason, is_web_page
-from preprocess.fetching.sources import HeldOut
+
+from .download import Mirror, failure_reason, is_web_page
+from .sources import HeldOut
 
 SOCKET_TIMEOUT_SECONDS = 60.0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple
 from xml.etree import ElementTree
 
-from preprocess.fetching.sources import Archive
+from .sources import Archive
 
 RawPair = Tuple[bytes, bytes]
 OPENERS: Dict[str, Callable[..., Any]] = {

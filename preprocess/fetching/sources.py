@@ -16,8 +16,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 from sacrebleu.dataset import DATASETS
 
 from fairseq_taskmoe.errors import refuse
-from preprocess.corpus import EVAL_SPLITS, SPLITS, languages_of
-from preprocess.yaml_settings import (
+
+from ..corpus import EVAL_SPLITS, SPLITS, languages_of
+from ..yaml_settings import (
     check_pair,
     mapping_in,
     read_mapping,
