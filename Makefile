@@ -1,4 +1,5 @@
-# `make demo` and `make test` need nothing but Python 3.11 or 3.12: both bring .venv up to date first.
+# `make demo` and `make test` need nothing but Python 3.11 or 3.12, or uv, which brings one: both bring
+# .venv up to date first.
 #
 # PYTHON=/path/to/python3.12  the Python to build .venv with
 # ARGS="-k router -x"         more options for pytest
@@ -56,10 +57,15 @@ new_venv() {
     "$$python" -m venv --clear .venv
     return
   done
+  if [ -z "$${PYTHON:-}$$fitting" ] && command -v uv > /dev/null; then
+    echo "set-up 1/4: .venv, with Python 3.12 of uv"
+    uv venv --quiet --clear --seed --python 3.12 .venv
+    return
+  fi
   if [ -n "$$fitting" ]; then
     echo "make setup: $$fitting has no venv module; install it (Debian, Ubuntu: apt install python3-venv)" >&2
   else
-    echo "make setup: no Python 3.11 or 3.12 (tried: $$*); install one, or name it with PYTHON=/path/to/python3.12" >&2
+    echo "make setup: no Python 3.11 or 3.12 (tried: $$*); install one, or uv, or name it with PYTHON=/path/to/python3.12" >&2
   fi
   exit 1
 }

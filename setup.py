@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 
@@ -16,6 +18,23 @@ def version() -> str:
 def long_description() -> str:
     readme = HERE / "README.md"
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+class WithTools(build_py):
+    """Puts preprocess/ and configs/ into the installed package; a clone has them beside it.
+
+    Listed in package_dir, they would make an editable install import through a finder of
+    setuptools, and the root of the clone would no longer be importable.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for name in ("preprocess", "configs"):
+                copytree(
+                    HERE / name, Path(self.build_lib) / "fairseq_taskmoe" / name,
+                    ignore=ignore_patterns("__pycache__"), dirs_exist_ok=True,
+                )
 
 
 # fairseq itself is not required here, on purpose: bring a build of 0.12.3 that runs on your Python,
@@ -42,6 +61,7 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["fairseq_taskmoe*"]),
     package_data={"fairseq_taskmoe": ["py.typed", "serving/page.html", "tables/paper.yaml"]},
+    cmdclass={"build_py": WithTools},
     install_requires=[
         *FAIRSEQ_FOR_TEXT,
         "fairscale>=0.4.13",  # fairseq's fully sharded data parallelism for the shared weights
@@ -52,6 +72,7 @@ setup(
         "sacrebleu>=2.3",  # scores and their signatures
         "scipy",  # dealing batches to ranks, similarity of routing
         "sentencepiece",
+        "shtab",  # taskmoe --print-completion
         "torch>=2.6",
         "tqdm",
     ],

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from importlib import import_module
-from typing import List, NamedTuple
+from typing import Any, List, NamedTuple
 
 from .errors import Refusal, command, end_command, refuse
 from .paths import check_paths
@@ -57,8 +57,28 @@ def parse_verb(words: List[str]) -> str:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"taskmoe {__version__}")
+    parser.add_argument(
+        "--print-completion", choices=["bash", "zsh", "tcsh"], action=PrintCompletion,
+        help="print a script that completes verbs and flags in this shell",
+    )
     parser.add_argument("verb", metavar="VERB", choices=VERBS, help=argparse.SUPPRESS)
-    return parser.parse_args(words[:1]).verb
+    known = 2 if words[:1] == ["--print-completion"] else 1
+    return parser.parse_args(words[:known]).verb
+
+
+class PrintCompletion(argparse.Action):
+    """Prints a completion script, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, args: Any, shell: Any, *_: Any) -> None:
+        import shtab
+
+        complete = argparse.ArgumentParser(prog="taskmoe")
+        verbs = complete.add_subparsers()
+        for name, verb in VERBS.items():
+            module = import_module(f".verbs.{verb.module}", __package__)
+            module.add_arguments(verbs.add_parser(name, help=verb.summary))
+        print(shtab.complete(complete, shell))
+        parser.exit()
 
 
 def run_verb(words: List[str]) -> None:
