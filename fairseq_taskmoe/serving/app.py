@@ -8,11 +8,13 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from ..engines.translator import TooLong, Translator
 from ..version import __version__
 from .batching import Batcher, QueueFull
-from .guards import AllowedHosts, BodyReader, too_busy
+from .guards import read_json_body
 from .limits import Limits
 from .messages import (
     Direction,
@@ -29,6 +31,7 @@ from .metrics import CLIENT_CLOSED_REQUEST, Metrics, RequestMetrics
 from .page import page
 
 ERROR_STATUSES = (400, 404, 408, 413, 415, 422, 500, 503, 504)
+TOO_BUSY = HTTPException(503, "too busy, try again", {"Retry-After": "1"})
 Result = TypeVar("Result")
 
 
@@ -45,6 +48,7 @@ class Service:
             for lang_pair in batcher.translator.lang_pairs
         }
         self.tasks: List["asyncio.Task[None]"] = []
+        self.num_requests = 0  # in progress
         self.stopping = False
 
     @asynccontextmanager
@@ -94,9 +98,10 @@ def create_app(models: Sequence[Translator], limits: Limits, hosts: Optional[Lis
     add_translate(app, service)
     add_reports(app, service)
     paths = {getattr(route, "path", "") for route in app.routes}
-    app.add_middleware(BodyReader, limits=limits)
     if hosts is not None:
-        app.add_middleware(AllowedHosts, hosts=hosts)
+        # DNS rebinding: another site makes its own name resolve to this machine, so that a browser
+        # sends the site's requests here
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=paths)  # the outermost
 
     @app.exception_handler(StarletteHTTPException)
@@ -123,19 +128,37 @@ def add_translate(app: FastAPI, service: Service) -> None:
     )
     async def translate(request: Request) -> Any:
         """Translate texts of one direction."""
-        parsed = parse(await request.body(), service.limits)
+        if service.num_requests >= service.limits.max_requests:
+            raise TOO_BUSY
+        service.num_requests += 1
         try:
-            answer = await while_connected(
-                request, service.translate(parsed), request.state.deadline
-            )
-        except QueueFull:
-            return too_busy()
-        except TimeoutError:
-            seconds = f"{service.limits.timeout:g} seconds"
-            raise HTTPException(504, f"timed out after {seconds}") from None
-        if answer is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return JSONResponse(answer)
+            return await answer(request, service)
+        finally:
+            service.num_requests -= 1
+
+
+async def answer(request: Request, service: Service) -> Response:
+    """Return the answer to a request, within its time. Raises HTTPException."""
+    limits = service.limits
+    deadline = asyncio.get_running_loop().time() + limits.timeout
+    seconds = f"{limits.timeout:g} seconds"
+    try:
+        async with asyncio.timeout_at(deadline):
+            body = await read_json_body(request, limits.max_body_bytes)
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not arrive in {seconds}") from None
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    work = service.translate(parse(body, limits))
+    try:
+        found = await while_connected(request, work, deadline)
+    except QueueFull:
+        raise TOO_BUSY from None
+    except TimeoutError:
+        raise HTTPException(504, f"timed out after {seconds}") from None
+    if found is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return JSONResponse(found)
 
 
 async def while_connected(

@@ -1,6 +1,7 @@
 """Start and stop the service: its models, its socket, and its signals."""
 
 import logging
+import re
 import signal
 import socket
 import sys
@@ -104,7 +105,11 @@ def host_names(host: str, address: str, allowed: Optional[List[str]]) -> Optiona
         return None
     if allowed is not None and "*" in allowed:
         return None
-    return [name.lower() for name in [*LOOPBACK_NAMES, host, address, *(allowed or [])]]
+    for name in allowed or []:
+        if "*" in name and not re.fullmatch(r"\*\.[^*]+", name):
+            refuse(f"--allowed-hosts {name}: a star stands alone, or as in *.example.com")
+    names = [*LOOPBACK_NAMES, host, address, *(allowed or [])]
+    return [f"[{name}]" if ":" in name else name for name in names]
 
 
 def model_folders(folder: Path) -> List[Path]:

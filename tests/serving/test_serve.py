@@ -140,13 +140,17 @@ def changed(**fields):
     (changed(text="a" * 50_000), JSON, 422, "text: 50000 characters, and the model reads at most"),
     (b" " * (MAX_BODY + 1), JSON, 413, f"more than {MAX_BODY} bytes"),
     ([b" " * 50_000] * 20, JSON, 413, f"more than {MAX_BODY} bytes"),
-    (OK, {**JSON, "Host": "rebound.example"}, 400, "Host"),
 ])
 def test_errors_are_answered_in_one_line(service, body, headers, status, words):
     answer = ask(service.port, "/translate", iter(body) if isinstance(body, list) else body,
                  headers)
     assert (answer.status, words in answer.error) == (status, True), answer.text
     assert translate(service.port, "en-de", "Good day!", max_length=20).status == 200
+
+
+def test_requests_for_other_hosts_are_refused(service):
+    answer = ask(service.port, "/translate", OK, {**JSON, "Host": "rebound.example"})
+    assert (answer.status, answer.text) == (400, "Invalid host header")
 
 
 @pytest.mark.parametrize("content_type", [
