@@ -39,5 +39,5 @@ def __dir__() -> List[str]:
 
 
 # fairseq imports the folder of --user-dir to register what is in it
-if "fairseq" in sys.modules:
+if sys.modules.get("fairseq") is not None:
     from . import register  # noqa: F401

@@ -93,6 +93,8 @@ def binarize_pair(
     from fairseq.data.indexed_dataset import MMapIndexedDataset
     from fairseq_cli import preprocess  # type: ignore[import-untyped]
 
+    from fairseq_taskmoe import register  # noqa: F401 (repairs data of more than 2 GiB)
+
     source, target = languages_of(pair)
     sizes = [path.stat().st_size for split in splits for path in text_files(encoded, split, pair)]
     workers = min(workers, 1 + max(sizes) // BYTES_PER_WORKER)

@@ -48,7 +48,7 @@ class Ctranslate2Engine:
             if is_inexact(quantization, LOADED_BEFORE, ORIGINAL_ENVIRONMENT):
                 logger.warning(
                     "%s: 8-bit products overflow on this CPU, so that translations are worse: set "
-                    "CT2_USE_MKL=1, or import fairseq_taskmoe before ctranslate2", folder
+                    "CT2_USE_MKL=1, or open a model before importing ctranslate2", folder
                 )
         shapes = read_shapes(folder)
         check_vocabulary(folder, shapes)

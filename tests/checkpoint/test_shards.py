@@ -484,7 +484,6 @@ def test_killed_at_any_moment_it_leaves_whole_files_or_none(large, tmp_path):
 
 MEASURE = """
 import re, sys
-sys.argv = ["taskmoe"]  # as in the command, fairseq is not imported
 from fairseq_taskmoe.checkpoint.convert_shards import consolidate, reshard
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
