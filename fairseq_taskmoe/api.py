@@ -176,6 +176,7 @@ def _register() -> None:
 
     It would also set the level of the root logger.
     """
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")  # where there is no GPU
     if "fairseq_taskmoe.register" in sys.modules:
         return
     root, disabled = logging.getLogger(), logging.root.manager.disable
