@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .bf16_products import onednn_rounds_float32
 from .linear import Linear
 
 
@@ -91,9 +92,9 @@ def attention_mask(token_mask: Tensor, on_cpu: Optional[bool] = None) -> Optiona
 def attention_kernel(device_type: str) -> ContextManager[None]:
     """Return the context that selects torch's attention kernel.
 
-    The fused CPU kernel multiplies small tiles. With --float32-matmul-precision medium each tile is
-    converted to bfloat16 separately, which makes the kernel up to 15 times slower.
+    The fused CPU kernel multiplies small tiles. If torch's setting lets oneDNN convert each tile to
+    bfloat16 separately, the kernel is up to 15 times slower.
     """
-    if device_type == "cpu" and torch.get_float32_matmul_precision() != "highest":
+    if device_type == "cpu" and onednn_rounds_float32():
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()

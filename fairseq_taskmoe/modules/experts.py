@@ -12,11 +12,11 @@ import torch.nn as nn
 from fairseq import utils
 from torch import Tensor
 
+from .bf16_products import use_bf16_matmul
 from .dropout import Dropout
 from .expert_assignments import ExpertAssignments
 from .expert_execution import Execution, choose_execution
 from .grouped_products import down_project_and_combine_grouped, up_project_grouped
-from .linear import use_bf16_matmul
 from .looped_products import down_project_and_combine_looped, make_loop, up_project_looped
 
 
@@ -60,7 +60,7 @@ class Experts(nn.Module):
             hidden = self.dropout(self.activation_fn(hidden))
             out = down_project_and_combine_grouped(hidden, *down, assignments, rows.size(0))
         else:
-            loop = make_loop(assignments, on_cpu=execution == Execution.CPU_LOOP)
+            loop = make_loop(assignments, execution == Execution.CPU_LOOP, dtype)
             hidden = up_project_looped(rows.to(dtype), *up, loop)
             hidden = self.dropout(self.activation_fn(hidden))
             out = down_project_and_combine_looped(hidden, *down, loop, rows.size(0))

@@ -4,16 +4,20 @@ The rows of an expert are copied only for its own products, so backward keeps li
 dense network of the same computation would. Autograd's own backward of weight[e] would allocate a
 gradient of the whole stack for each expert; here each gradient is written once into its slice.
 
-Shapes: T rows (tokens), R assignments (a row and one of its experts), C model width, F width of an
-expert, E experts.
+In bfloat16 on a CPU, the rows of an expert are padded with zeros (bf16_products.py).
+
+Shapes: T rows (tokens), R assignments (a row and one of its experts), P >= R with padding, C model
+width, F width of an expert, E experts.
 """
 
 from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .bf16_products import padded_number
 from .expert_assignments import ExpertAssignments
 
 
@@ -22,6 +26,7 @@ class Block(NamedTuple):
 
     expert: int
     place: slice  # in the assignments sorted by expert
+    padded: slice  # the same place in hidden units, with padding
     rows: Union[slice, Tensor]  # of the batch, one for each assignment
 
 
@@ -30,22 +35,29 @@ class ExpertLoop(NamedTuple):
 
     blocks: List[Block]
     gates: Tensor  # (R, 1) of their assignments, without dropped choices
+    num_padded: int  # P
 
 
-def make_loop(assignments: ExpertAssignments, on_cpu: bool) -> ExpertLoop:
+def make_loop(
+    assignments: ExpertAssignments, on_cpu: bool, dtype: torch.dtype = torch.float32
+) -> ExpertLoop:
     """Return the blocks of the experts; on a GPU the host waits for the numbers of rows.
 
     on_cpu: adjacent rows are used without a copy. On a GPU, finding out whether rows are adjacent
-    would cost more than the copy.
+    would cost more than the copy. dtype: that of the products.
     """
-    blocks, start = [], 0
+    blocks: List[Block] = []
+    start = padded_start = 0
+    pad = on_cpu and dtype == torch.bfloat16
     for expert, count in enumerate(assignments.counts()):
         if count:
             place = slice(start, start + count)
             rows = assignments.rows[place]
-            blocks.append(Block(expert, place, _as_slice(rows) if on_cpu else rows))
+            padded = slice(padded_start, padded_start + (padded_number(count) if pad else count))
+            blocks.append(Block(expert, place, padded, _as_slice(rows) if on_cpu else rows))
+            padded_start = padded.stop
         start += count
-    return ExpertLoop(blocks, assignments.gates[:start])
+    return ExpertLoop(blocks, assignments.gates[:start], padded_start)
 
 
 def _as_slice(rows: Tensor) -> Union[slice, Tensor]:
@@ -58,7 +70,7 @@ def _as_slice(rows: Tensor) -> Union[slice, Tensor]:
 
 
 def up_project_looped(rows: Tensor, weight: Tensor, bias: Tensor, loop: ExpertLoop) -> Tensor:
-    """Return hidden (R, F): each assigned row of rows (T, C) through its expert's first matrix.
+    """Return hidden (P, F): each assigned row of rows (T, C) through its expert's first matrix.
 
     weight (E, F, C) and bias (E, 1, F) are stacked; products have the type of rows.
     """
@@ -68,7 +80,7 @@ def up_project_looped(rows: Tensor, weight: Tensor, bias: Tensor, loop: ExpertLo
 def down_project_and_combine_looped(
     hidden: Tensor, weight: Tensor, bias: Tensor, loop: ExpertLoop, num_rows: int
 ) -> Tensor:
-    """Return (T, C): hidden (R, F) through the second matrices, weighted by gates and summed.
+    """Return (T, C): hidden (P, F) through the second matrices, weighted by gates and summed.
 
     weight (E, C, F) and bias (E, 1, C) are stacked; products have the type of hidden; T is
     num_rows.
@@ -77,15 +89,16 @@ def down_project_and_combine_looped(
 
 
 class _UpProject(torch.autograd.Function):
-    """rows (T, C) to hidden (R, F): each assignment through the first matrix of its expert."""
+    """rows (T, C) to hidden (P, F): each assignment through the first matrix of its expert."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, loop: ExpertLoop) -> Tensor:
         ctx.save_for_backward(rows, weight)
         ctx.loop = loop
-        hidden = rows.new_empty(loop.gates.size(0), weight.size(1))
-        for expert, place, picked in loop.blocks:
-            _linear(rows[picked], weight[expert], bias[expert], out=hidden[place])
+        hidden = rows.new_empty(loop.num_padded, weight.size(1))
+        for expert, _, padded, picked in loop.blocks:
+            x = _pad(rows[picked], padded)
+            _linear(x, weight[expert], bias[expert], out=hidden[padded])
         return hidden
 
     @staticmethod
@@ -94,16 +107,17 @@ class _UpProject(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         gradients = _empty_gradients(ctx, weight)
-        for expert, place, picked in ctx.loop.blocks:
-            grad_output = grad[place]
-            _write_gradients(gradients, expert, grad_output, rows[picked])
+        for expert, place, padded, picked in ctx.loop.blocks:
+            grad_output = grad[padded]
+            _write_gradients(gradients, expert, grad_output, _pad(rows[picked], padded))
             if grad_rows is not None:
-                _add(grad_rows, picked, grad_output @ weight[expert].to(grad_output.dtype))
+                products = grad_output @ weight[expert].to(grad_output.dtype)
+                _add(grad_rows, picked, products[: place.stop - place.start])
         return grad_rows, *gradients, None
 
 
 class _DownProjectAndCombine(torch.autograd.Function):
-    """hidden (R, F) to rows (T, C): the second matrices, weighted by gates (R, 1) and summed."""
+    """hidden (P, F) to rows (T, C): the second matrices, weighted by gates (R, 1) and summed."""
 
     @staticmethod
     def forward(
@@ -113,10 +127,10 @@ class _DownProjectAndCombine(torch.autograd.Function):
         ctx.loop = loop
         rows = hidden.new_zeros(num_rows, weight.size(1))
         expert_output = hidden.new_empty(hidden.size(0), weight.size(1))
-        for expert, place, picked in loop.blocks:
-            out = expert_output[place]
-            _linear(hidden[place], weight[expert], bias[expert], out=out)
-            _add(rows, picked, out * gates[place])
+        for expert, place, padded, picked in loop.blocks:
+            out = expert_output[padded]
+            _linear(hidden[padded], weight[expert], bias[expert], out=out)
+            _add(rows, picked, out[: place.stop - place.start] * gates[place])
         ctx.save_for_backward(hidden, weight, gates, expert_output)
         return rows
 
@@ -127,16 +141,22 @@ class _DownProjectAndCombine(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_gates = torch.empty_like(gates) if ctx.needs_input_grad[3] else None
         gradients = _empty_gradients(ctx, weight)
-        for expert, place, picked in ctx.loop.blocks:
+        for expert, place, padded, picked in ctx.loop.blocks:
             grad_output = grad[picked]
             if grad_gates is not None:
-                products = grad_output * expert_output[place]
+                products = grad_output * expert_output[padded][: len(grad_output)]
                 torch.sum(products, dim=1, keepdim=True, out=grad_gates[place])
             # apply the gates here, where rows have C columns, and not to the F hidden units
-            weighted = grad_output * gates[place]
-            torch.mm(weighted, weight[expert].to(weighted.dtype), out=grad_hidden[place])
-            _write_gradients(gradients, expert, weighted, hidden[place])
+            weighted = _pad(grad_output * gates[place], padded)
+            torch.mm(weighted, weight[expert].to(weighted.dtype), out=grad_hidden[padded])
+            _write_gradients(gradients, expert, weighted, hidden[padded])
         return grad_hidden, *gradients, grad_gates, None, None
+
+
+def _pad(rows: Tensor, padded: slice) -> Tensor:
+    """Return rows (n, C) followed by zeros up to the length of padded."""
+    missing = padded.stop - padded.start - rows.size(0)
+    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:

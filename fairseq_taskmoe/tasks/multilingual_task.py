@@ -27,6 +27,7 @@ from ..distributed.agreement import refuse_together
 from ..errors import refuse
 from ..files import remove_unless_translated
 from ..metrics.lang_pairs import languages_of, split_pair
+from ..modules.bf16_products import set_matmul_precision
 from .config import TranslationTaskMoeConfig
 
 
@@ -55,7 +56,7 @@ class MultilingualTask(FairseqTask):
         if not cfg.data:
             refuse("give the folder of the binarized data")
         refuse_unread_format(cfg.dataset_impl)
-        torch.set_float32_matmul_precision(str(cfg.float32_matmul_precision))
+        set_matmul_precision(str(cfg.float32_matmul_precision))
         if bool(cfg.source_lang) != bool(cfg.target_lang):
             refuse("give both -s/--source-lang and -t/--target-lang (in Python source_lang and "
                    "target_lang)")

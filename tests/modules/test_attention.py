@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fairseq_taskmoe.modules.attention import MultiheadAttention, attention_kernel, attention_mask
+from fairseq_taskmoe.modules.bf16_products import set_matmul_precision
 
 
 def test_mask_of_a_gpu_without_padding_is_all_true():
@@ -32,8 +33,8 @@ def test_padding_is_hidden(on_cpu):
 def test_all_kernels_compute_attention(device, precision):
     queries, keys, values = torch.randn(3, 2, 2, 5, 4)  # (B, H, T, D) each
     expected = (queries @ keys.transpose(2, 3) / 2).softmax(dim=3) @ values
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision(precision)  # torch's own setting
     with attention_kernel(device):
         found = torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
-    torch.set_float32_matmul_precision("highest")
+    set_matmul_precision("highest")
     torch.testing.assert_close(found, expected)

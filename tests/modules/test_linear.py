@@ -5,9 +5,11 @@ import torch
 import torch.nn as nn
 from helpers import make_model, make_task, ragged_batch
 
+from fairseq_taskmoe.modules import bf16_products
+from fairseq_taskmoe.modules.bf16_products import set_matmul_precision, use_bf16_matmul
 from fairseq_taskmoe.modules.expert_assignments import sort_by_expert
 from fairseq_taskmoe.modules.experts import Experts
-from fairseq_taskmoe.modules.linear import Linear, use_bf16_matmul
+from fairseq_taskmoe.modules.linear import Linear
 
 CLOSE = {"rtol": 0.02, "atol": 0.02}  # of numbers around 1; bfloat16 has 8 bits
 
@@ -16,9 +18,10 @@ CLOSE = {"rtol": 0.02, "atol": 0.02}  # of numbers around 1; bfloat16 has 8 bits
 def medium(monkeypatch):
     """Medium precision, on a CPU that has instructions for bfloat16: others compute it slowly."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    torch.set_float32_matmul_precision("medium")
+    monkeypatch.setattr(bf16_products, "LEAST_ELEMENTS", 1)
+    set_matmul_precision("medium")
     yield
-    torch.set_float32_matmul_precision("highest")
+    set_matmul_precision("highest")
 
 
 def with_gradients(module, *inputs):
@@ -40,7 +43,7 @@ def test_bf16_products_are_close_and_parameters_keep_their_type(
     found = with_gradients(module, x)
     assert found[0].dtype == (torch.bfloat16 if keep_bf16_output else torch.float32)
     assert {tensor.dtype for tensor in found[1:]} == {torch.float32}
-    torch.set_float32_matmul_precision("highest")
+    set_matmul_precision("highest")
     expected = with_gradients(module, x)
     torch.testing.assert_close([tensor.float() for tensor in found], expected, **CLOSE)
     assert not torch.equal(found[0].float(), expected[0])  # it was really rounded
@@ -54,7 +57,7 @@ def test_bf16_products_are_close_and_parameters_keep_their_type(
     ("meta", torch.float32, "medium", True, False),  # on a GPU torch's setting is enough
 ])  # fmt: skip
 def test_where_bfloat16_is_used(medium, device, dtype, precision, has_instructions, used):
-    torch.set_float32_matmul_precision(precision)
+    set_matmul_precision(precision)
     weight = torch.empty(2, 2, device=device, dtype=dtype)
     assert use_bf16_matmul(weight, has_instructions) is used
 
@@ -62,9 +65,9 @@ def test_where_bfloat16_is_used(medium, device, dtype, precision, has_instructio
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_other_precisions_are_the_map_of_torch(precision):
     module, x = Linear(16, 12), torch.randn(5, 16)
-    torch.set_float32_matmul_precision(precision)
+    set_matmul_precision(precision)
     found = with_gradients(module, x)
-    torch.set_float32_matmul_precision("highest")
+    set_matmul_precision("highest")
     torch.testing.assert_close(found, with_gradients(module, x))
 
 
@@ -97,7 +100,7 @@ def test_experts_are_close_with_gradients_of_the_parameters_type(medium):
             return self.experts(rows, assignments)
 
     found = with_gradients(OfRows(), rows)
-    torch.set_float32_matmul_precision("highest")
+    set_matmul_precision("highest")
     expected = with_gradients(OfRows(), rows)
     assert {tensor.dtype for tensor in found} == {torch.float32}
     torch.testing.assert_close(found, expected, **CLOSE)
@@ -117,7 +120,7 @@ def test_model_of_medium_precision_is_close_in_outputs_and_gradients(medium, rou
                                          p.grad is not None]
 
     narrow_logits, narrow = run()
-    torch.set_float32_matmul_precision("highest")
+    set_matmul_precision("highest")
     logits, gradients = run()
     assert (narrow_logits - logits).norm() < 0.02 * logits.norm()
     difference = sum((a - b).square().sum() for a, b in zip(narrow, gradients, strict=True))
