@@ -12,6 +12,7 @@ from ..distributed.expert_groups import ExpertGroups
 from ..distributed.expert_state import ExpertState, prepare_loaded_moments
 from ..distributed.gradients import clip_grad_norm, reduce_expert_gradients
 from ..errors import Refusal
+from .fused_adam import use_fused_adam
 from .master_weights import KEY, has_masters, keep_master_weights
 
 
@@ -78,6 +79,7 @@ class TrainingSteps:
     def _attach(self, model: nn.Module, optimizer: Any, ema_model: Optional[nn.Module]) -> None:
         """Set up, once, what fairseq has built and loaded since the start of the run."""
         self.attached = True
+        use_fused_adam(optimizer)
         if self.groups is None:
             keep_master_weights(optimizer)
             return
