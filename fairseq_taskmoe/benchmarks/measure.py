@@ -5,7 +5,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -30,49 +30,25 @@ class Timing(NamedTuple):
         return (upper - lower) / 2 / self.median
 
 
-class Phased(NamedTuple):
-    """A computation in phases that are timed separately."""
-
-    phases: Dict[str, Callable[[], Any]]  # by name, run in this order
-    release: Callable[[], None] = lambda: None  # frees its memory; not timed
-
-
 def alternate(
     variants: Dict[str, Callable[[], Any]], repeats: int, device: str, burn_in: int = 2
 ) -> Dict[str, Timing]:
     """Run all variants in turn, burn_in + repeats times, and return the timings of the repeats."""
-    phased = {name: Phased({"all": run}) for name, run in variants.items()}
-    timings = alternate_phases(phased, repeats, device, burn_in)
-    return {name: phases["all"] for name, phases in timings.items()}
-
-
-def alternate_phases(
-    variants: Dict[str, Phased], repeats: int, device: str, burn_in: int = 2
-) -> Dict[str, Dict[str, Timing]]:
-    """Do as alternate does, with a timing for each phase."""
-    seconds: Dict[str, Dict[str, List[float]]] = {
-        name: {phase: [] for phase in variant.phases} for name, variant in variants.items()
-    }
-    for i in tqdm(range(burn_in + repeats), desc="measure", leave=False, disable=None):
-        for name, variant in variants.items():
+    seconds: Dict[str, List[float]] = {name: [] for name in variants}
+    for _ in tqdm(range(burn_in + repeats), desc="measure", leave=False, disable=None):
+        for name, run in variants.items():
             gc.collect()
-            for phase, run in variant.phases.items():
-                synchronize(device)
-                start = time.perf_counter()
-                run()
-                synchronize(device)
-                if i >= burn_in:
-                    seconds[name][phase].append(time.perf_counter() - start)
-            variant.release()
-    return {
-        name: {phase: Timing(values) for phase, values in phases.items()}
-        for name, phases in seconds.items()
-    }
+            seconds[name].append(timed(run, device))
+    return {name: Timing(values[burn_in:]) for name, values in seconds.items()}
 
 
-def total_timing(timings: Iterable[Timing]) -> Timing:
-    """Return the timing of all phases of a computation together."""
-    return Timing([sum(repeat) for repeat in zip(*(each.seconds for each in timings), strict=True)])
+def timed(run: Callable[[], Any], device: str) -> float:
+    """Return the seconds that run takes."""
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def synchronize(device: str, cuda: Any = torch.cuda) -> None:

@@ -161,6 +161,7 @@ def test_gates_of_token_routing_ignore_the_mean_state(variants):
     assert len(means) == 2 and max(means) < 1e-5
 
 
+@pytest.mark.slow
 def test_other_precisions_translate_too():
     for dtype in ("bfloat16", "float16"):
         load = LOAD._replace(dtype=dtype)
@@ -323,6 +324,7 @@ def test_a_figure_without_matplotlib_is_refused_before_anything_is_measured(monk
 # -- several processes
 
 
+@pytest.mark.slow
 def test_two_processes_send_each_token_once_to_the_other_experts_and_back():
     two = LOAD._replace(beam=1)  # and two experts, one in each process: every token uses both
     (report,) = bench_processes(Sweep(["extracted", "token_token"], [2], [B], 2), two, 2)
@@ -352,6 +354,7 @@ def test_a_batch_that_does_not_fit_one_process_leaves_the_others_to_go_on():
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others():
     job = {
         "variants": ["extracted", "token_token"], "num_experts": E, "batch_sizes": [1, 2000],

@@ -2,13 +2,7 @@
 
 import torch
 
-from fairseq_taskmoe.benchmarks.measure import (
-    Phased,
-    Timing,
-    alternate,
-    alternate_phases,
-    total_timing,
-)
+from fairseq_taskmoe.benchmarks.measure import Timing, alternate
 from fairseq_taskmoe.benchmarks.resources import flops, peak_bytes
 
 
@@ -19,22 +13,6 @@ def test_variants_take_turns_and_the_burn_in_is_left_out():
     assert calls == ["a", "b"] * 4
     assert all(len(timing.seconds) == 3 for timing in timings.values())
     assert Timing([1.0, 2.0, 10.0]).median == 2.0
-
-
-def test_phases_are_timed_apart_and_what_they_leave_is_freed_after_each_turn():
-    calls = []
-    phased = {
-        name: Phased(
-            {phase: (lambda word=name + phase: calls.append(word)) for phase in "12"},
-            lambda name=name: calls.append(f"free {name}"),
-        )
-        for name in "ab"
-    }
-    timings = alternate_phases(phased, repeats=2, device="cpu", burn_in=0)
-    assert calls == ["a1", "a2", "free a", "b1", "b2", "free b"] * 2
-    assert set(timings["a"]) == {"1", "2"}
-    whole = total_timing([Timing([1.0, 4.0]), Timing([2.0, 1.0])])
-    assert whole.seconds == [3.0, 5.0]
 
 
 def test_operations_of_attention_are_counted_on_cpu_as_for_a_gpu():

@@ -6,7 +6,7 @@ libraries' layers may compute more or less, which `flops` shows.
 
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import torch
 import torch.nn as nn
@@ -21,8 +21,9 @@ from ...modules.routers import (
     TaskRouter,
     TokenRouter,
 )
-from ..cases import Case, measure_cases, timing_row
-from ..measure import Phased, Timing, describe
+from ..measure import Timing, alternate, describe
+from ..memory_limit import attempt, limited_memory
+from ..resources import flops, measured_weights, peak_bytes
 from .peers import PEERS
 
 REFERENCE = "dense"
@@ -41,6 +42,13 @@ class LayerLoad(NamedTuple):
     length: int = 32  # tokens of a sentence
     num_tasks: int = 8
     dtype: str = "float32"
+
+
+class LayerCase(NamedTuple):
+    """A layer that is ready to run."""
+
+    step: Callable[[], None]  # forward and backward
+    parameters: List[nn.Parameter]
 
 
 class LayerVariant(NamedTuple):
@@ -66,26 +74,49 @@ def bench_layer(
     variants: Sequence[LayerVariant], load: LayerLoad, repeats: int, device: str
 ) -> Dict[str, Any]:
     """Return seconds, speed relative to REFERENCE and memory of each variant."""
-    rows, timings, skipped = measure_cases({
-        label: partial(make_case, name, load._replace(num_experts=count), device)
-        for label, name, count in variants
-    }, repeats, device)
-    for label, _, count in variants:
-        if label in rows:
-            rows[label]["num_experts"] = count
+    cases: Dict[str, LayerCase] = {}
+    rows: Dict[str, Dict[str, Any]] = {}
+    skipped: Dict[str, str] = {}
+    with limited_memory(device, None):
+        for label, name, count in variants:
+            make = partial(make_case, name, load._replace(num_experts=count), device)
+            try:
+                made = attempt(make)
+            except ModuleNotFoundError as missing:
+                skipped[label] = f"needs the Python package {missing.name}, which is not installed"
+                continue
+            rows[label] = {"num_experts": count, "fits": False}
+            if made.fits:
+                cases[label] = made.value
+        for label, case in list(cases.items()):  # with the memory that all cases leave free
+            counted = attempt(partial(count_work, case, device))
+            if counted.fits:
+                rows[label].update(fits=True, **counted.value)
+            else:
+                del cases[label]
+        steps = {label: case.step for label, case in cases.items()}
+        timings = alternate(steps, repeats, device, burn_in=1)
     standard = timings.get(REFERENCE)
-    for label, phases in timings.items():
+    for label, timing in timings.items():
         row = rows[label]
-        row.update(timing_row(phases, standard, load.tokens))
-        row["memory_of_reference"] = (
-            standard and row["extra_bytes"] / rows[REFERENCE]["extra_bytes"]
+        row.update(
+            seconds=timing.median, spread=timing.spread,
+            tokens_per_second=load.tokens / timing.median,
+            speed_of_reference=standard and standard.median / timing.median,
+            memory_of_reference=standard and row["extra_bytes"] / rows[REFERENCE]["extra_bytes"],
         )
     settings = {**load._asdict(), "num_experts": sorted({each.num_experts for each in variants})}
     return {
         **describe(settings), "device": device, "reference": REFERENCE, "variants": rows,
-        "skipped": skipped,
-        "growth": growth(variants, {label: phases["all"] for label, phases in timings.items()}),
+        "skipped": skipped, "growth": growth(variants, timings),
     }
+
+
+def count_work(case: LayerCase, device: str) -> Dict[str, int]:
+    """Run a step for its operations and its memory, which also is a burn-in."""
+    counted = flops(case.step)
+    peak = peak_bytes(case.step, case.parameters, device)
+    return {"flops": counted, **measured_weights(case.parameters)._asdict(), "extra_bytes": peak}
 
 
 def growth(
@@ -102,7 +133,7 @@ def growth(
     }
 
 
-def make_case(name: str, load: LayerLoad, device: str) -> Case:
+def make_case(name: str, load: LayerLoad, device: str) -> LayerCase:
     """Return a variant with random weights, on random sentences without padding."""
     dtype = getattr(torch, load.dtype)
     torch.manual_seed(1)
@@ -116,8 +147,7 @@ def make_case(name: str, load: LayerLoad, device: str) -> Case:
         module.zero_grad(set_to_none=True)
         forward(x.detach().requires_grad_()).backward(grad)
 
-    phased = Phased({"all": step}, partial(module.zero_grad, set_to_none=True))
-    return Case(phased, list(module.parameters()))
+    return LayerCase(step, list(module.parameters()))
 
 
 def build(name: str, load: LayerLoad, sentences: int, device: str) -> Any:

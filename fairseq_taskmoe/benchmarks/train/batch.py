@@ -1,69 +1,86 @@
-"""Random training batches.
+"""Random training batches with the shapes of real ones.
 
 Shapes: B sentences, S source and T target positions.
 """
 
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
+import numpy as np
 import torch
 from fairseq.data import Dictionary
-from fairseq.data.data_utils import collate_tokens
+from fairseq.data.data_utils import batch_by_size, collate_tokens
 from torch import Tensor
+
+from ..lengths import Lengths, draw_lengths
+
+SENTENCES_MULTIPLE = 8  # fairseq's --required-batch-size-multiple
+
+Batch = Dict[str, Any]
 
 
 class BatchSize(NamedTuple):
-    """The number and the lengths of the sentences in a batch."""
+    """The size of batches, as --max-tokens, and the length of sentences."""
 
-    tokens: int = 4096  # positions on each side, padding included
-    length: int = 32  # of a sentence; with ragged, of the longest
-    ragged: bool = False
+    tokens: int = 4096  # positions of the longer side, padding included
+    fixed_length: Optional[int] = None  # of all sentences; None: drawn from the table of lengths
 
 
-def random_batch(
-    size: BatchSize, dictionary: Dictionary, num_tasks: int, device: str
-) -> Dict[str, Any]:
-    """Return a batch as fairseq collates it, with sources padded on the left.
+def random_batches(
+    number: int, size: BatchSize, dictionary: Dictionary, num_tasks: int, seed: int = 1
+) -> List[Batch]:
+    """Return batches as a task of this project collates them, in random order.
 
-    Without ragged there is no padding, and the tasks alternate. With it, the lengths of both sides
-    are drawn so that about an eighth is padding, as in batches of sentences of similar length, and
-    the tasks are in random order.
+    Sentences are sorted by length and divided into batches as fairseq does, so that each batch has
+    its own shape.
     """
-    generator = torch.Generator().manual_seed(1)
-    num_sentences = size.tokens // size.length
+    generator = torch.Generator().manual_seed(seed)
+    if size.fixed_length is not None:
+        one = [Lengths(size.fixed_length, size.fixed_length)] * (size.tokens // size.fixed_length)
+        groups = [one] * number
+    else:
+        groups = draw_groups(number, size.tokens, generator)
+    return [collate(group, dictionary, num_tasks, generator) for group in groups]
+
+
+def draw_groups(number: int, tokens: int, generator: torch.Generator) -> List[List[Lengths]]:
+    """Return the lengths of the sentences of each batch, drawn from the table of lengths."""
+    drawn: List[Lengths] = []
+    batches: Sequence[np.ndarray] = []
+    while len(batches) < number:
+        drawn += draw_lengths(number * tokens // 4, generator)
+        # fairseq sorts by the lengths of sources, and those that are equal by those of targets
+        longest = np.array([max(pair) for pair in drawn])
+        batches = batch_by_size(
+            np.array(sorted(range(len(drawn)), key=drawn.__getitem__)), longest.__getitem__,
+            num_tokens_vec=None, max_tokens=tokens,
+            required_batch_size_multiple=SENTENCES_MULTIPLE,
+        )
+    chosen = torch.randperm(len(batches), generator=generator)[:number]
+    return [[drawn[i] for i in batches[batch]] for batch in chosen]
+
+
+def collate(
+    lengths: Sequence[Lengths], dictionary: Dictionary, num_tasks: int, generator: torch.Generator
+) -> Batch:
+    """Return random sentences of these lengths, sorted by task, and sources padded on the left."""
+    num_sentences = len(lengths)
     sources, targets = (
-        [
-            random_sentence(length, dictionary, generator)
-            for length in lengths(num_sentences, size, generator)
-        ]
-        for _ in range(2)
+        [random_sentence(pair[side], dictionary, generator) for pair in lengths]
+        for side in range(2)
     )
-    task_ids = torch.arange(num_sentences) % num_tasks
-    if size.ragged:
-        task_ids = task_ids[torch.randperm(num_sentences, generator=generator)]
+    task_ids = torch.randint(num_tasks, (num_sentences,), generator=generator).sort().values
     pad, eos = dictionary.pad(), dictionary.eos()
-    shifted = collate_tokens(targets, pad, eos, move_eos_to_beginning=True)
-    net_input = {
-        "src_tokens": collate_tokens(sources, pad, eos, left_pad=True),
-        "src_lengths": torch.tensor([len(source) for source in sources]),
-        "prev_output_tokens": shifted,
-        "task_ids": task_ids,
-    }
     return {
-        "net_input": {name: tensor.to(device) for name, tensor in net_input.items()},
-        "target": collate_tokens(targets, pad, eos).to(device),
+        "net_input": {
+            "src_tokens": collate_tokens(sources, pad, eos, left_pad=True),
+            "src_lengths": torch.tensor([len(source) for source in sources]),
+            "prev_output_tokens": collate_tokens(targets, pad, eos, move_eos_to_beginning=True),
+            "task_ids": task_ids,
+        },
+        "target": collate_tokens(targets, pad, eos),
         "ntokens": sum(len(target) for target in targets),
         "nsentences": num_sentences,
     }
-
-
-def lengths(num_sentences: int, size: BatchSize, generator: torch.Generator) -> List[int]:
-    """Return the lengths of one side's sentences; the first has the maximum length."""
-    if not size.ragged:
-        return [size.length] * num_sentences
-    shortest = max(2, round(0.75 * size.length))
-    drawn = torch.randint(shortest, size.length + 1, (num_sentences,), generator=generator)
-    drawn[0] = size.length
-    return drawn.tolist()
 
 
 def random_sentence(length: int, dictionary: Dictionary, generator: torch.Generator) -> Tensor:
@@ -73,3 +90,11 @@ def random_sentence(length: int, dictionary: Dictionary, generator: torch.Genera
     )
     words[-1] = dictionary.eos()
     return words
+
+
+def padding(batches: Sequence[Batch], pad: int) -> float:
+    """Return the share of source and target positions that are padding."""
+    sides = [
+        side for batch in batches for side in (batch["net_input"]["src_tokens"], batch["target"])
+    ]
+    return sum(int(side.eq(pad).sum()) for side in sides) / sum(side.numel() for side in sides)

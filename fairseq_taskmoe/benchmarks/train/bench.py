@@ -1,83 +1,94 @@
-"""Training steps of whole models on random tokens, timed interleaved."""
+"""Training steps of whole models on random tokens, timed interleaved.
 
-import warnings
-from functools import partial
-from typing import Any, Dict, NamedTuple, Sequence
+Every step has a batch of its own, since new shapes cost time: a library may compile a kernel for
+each. The first steps, in which memory grows and most kernels are compiled, are reported apart.
+"""
 
-import torch
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from tqdm import tqdm
 
 from ...data.languages import numbered_dictionary
-from ...data.task_table import TaskTable
-from ..cases import Case, measure_cases, timing_row
-from ..measure import describe
-from .batch import BatchSize, random_batch
-from .models import TrainingVariant, build
-from .step import training_step
+from ..measure import Timing, describe
+from .batch import padding, random_batches
+from .models import TrainingVariant
+from .process import TrainingLoad, VariantProcess
+
+Row = Dict[str, Any]
 
 
-class TrainingLoad(NamedTuple):
-    """The computation of one step."""
+class Steps(NamedTuple):
+    """The number of training steps."""
 
-    arch: str = "base"
-    vocab_size: int = 8000
-    text: BatchSize = BatchSize()
-    full_step: bool = False
-    dtype: str = "float32"
+    warm_up: int = 20
+    measured: int = 40
 
 
 def bench_train(
-    variants: Sequence[TrainingVariant], reference: str, load: TrainingLoad, repeats: int,
+    variants: Sequence[TrainingVariant], reference: str, load: TrainingLoad, steps: Steps,
     device: str, lang_pairs: Sequence[str],
 ) -> Dict[str, Any]:
     """Return the time and memory of each variant's step, or that it does not fit memory.
 
     reference: the label of the variant whose speed is 1.
     """
-    table = TaskTable.from_pairs(lang_pairs)
+    number = sum(steps)
+    processes = {
+        variant.label: VariantProcess(variant, load, lang_pairs, number, device)
+        for variant in variants
+    }
+    phases: Dict[str, List[Dict[str, float]]] = {
+        label: [] for label, process in processes.items() if process.work is not None
+    }
+    for batch in tqdm(range(number), desc="measure", leave=False, disable=None):
+        for label in list(phases):
+            seconds = processes[label].step(batch)
+            if seconds is None:
+                del phases[label]
+            else:
+                phases[label].append(seconds)
     dictionary = numbered_dictionary(load.vocab_size)
-    batch = random_batch(load.text, dictionary, len(table.lang_pairs), device)
-    precision = torch.get_float32_matmul_precision()
-    with warnings.catch_warnings():
-        # torch warns about the stock model's masks
-        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-        rows, timings, _ = measure_cases({
-            variant.label: partial(make_case, variant, load, dictionary, table, batch, device)
-            for variant in variants
-        }, repeats, device)
-    torch.set_float32_matmul_precision(precision)
-    standard = timings.get(reference)
-    for label, phases in timings.items():
-        row = rows[label]
-        row.update(timing_row(phases, standard, batch["ntokens"]))  # targets without padding
-        if load.full_step:
-            row["phases"] = {
-                name: {
-                    "seconds": timing.median,
-                    "speed_of_reference": standard and standard[name].median / timing.median,
-                }
-                for name, timing in phases.items()
-            }
-            row["update_share"] = phases["update"].median / row["seconds"]
+    batches = random_batches(number, load.text, dictionary, len(lang_pairs))
+    tokens = [batch["ntokens"] for batch in batches]  # targets without padding
+    rows = {
+        label: {"fits": True, **(process.work or {}), "process_bytes": process.finish()}
+        if label in phases else {"fits": False}
+        for label, process in processes.items()
+    }
+    for label, measured in phases.items():
+        rows[label].update(make_row(measured, phases.get(reference), tokens, steps))
     settings = {**load._asdict(), "text": load.text._asdict(), "lang_pairs": list(lang_pairs)}
     return {
-        **describe(settings), "reference": reference, "padding": padding(batch, dictionary.pad()),
-        "device": device, "variants": rows,
+        **describe({**settings, **steps._asdict()}), "reference": reference, "device": device,
+        "padding": padding(batches, dictionary.pad()), "variants": rows,
     }
 
 
-def make_case(
-    variant: TrainingVariant, load: TrainingLoad, dictionary: Any, table: TaskTable,
-    batch: Dict[str, Any], device: str,
-) -> Case:
-    """Build a variant's model and optimizer."""
-    dtype = getattr(torch, load.dtype)
-    trained = build(variant, load.arch, dictionary, table)
-    trained.model.to(device, dtype).train()
-    parameters = list(trained.model.parameters())
-    return Case(training_step(trained, variant, batch, load.full_step, dtype), parameters)
+def make_row(
+    phases: List[Dict[str, float]], reference: Optional[List[Dict[str, float]]],
+    tokens: Sequence[int], steps: Steps,
+) -> Row:
+    """Return the times of a variant, and its speed relative to a reference that fitted memory."""
 
+    def seconds(of: List[Dict[str, float]], *names: str) -> List[float]:
+        return [sum(step[name] for name in names or step) for step in of[steps.warm_up:]]
 
-def padding(batch: Dict[str, Any], pad: int) -> float:
-    """Return the share of source and target positions that are padding."""
-    both = (batch["net_input"]["src_tokens"], batch["target"])
-    return sum(int(side.eq(pad).sum()) for side in both) / sum(side.numel() for side in both)
+    whole, spans = seconds(phases), tokens[steps.warm_up:]
+    warm_up = sum(sum(step.values()) for step in phases[: steps.warm_up])
+    per_token = Timing([time / span for time, span in zip(whole, spans, strict=True)])
+    row: Row = {
+        "seconds": sum(whole) / len(whole), "spread": per_token.spread,
+        "tokens_per_second": sum(spans) / sum(whole),
+        "warm_up_tokens_per_second": warm_up and sum(tokens[: steps.warm_up]) / warm_up,
+        "speed_of_reference": reference and sum(seconds(reference)) / sum(whole),
+    }
+    if len(phases[0]) > 1:
+        row["phases"] = {
+            name: {
+                "seconds": sum(own := seconds(phases, name)) / len(whole),
+                "speed_of_reference": reference and sum(seconds(reference, name)) / sum(own),
+            }
+            for name in phases[0]
+        }
+        row["update_share"] = row["phases"]["update"]["seconds"] / row["seconds"]
+    return row

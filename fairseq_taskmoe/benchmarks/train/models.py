@@ -76,15 +76,20 @@ def list_variants(
 
 
 def build(
-    variant: TrainingVariant, arch: str, dictionary: Dictionary, table: TaskTable
+    variant: TrainingVariant, arch: str, dictionary: Dictionary, table: TaskTable,
+    settings: Sequence[str] = (),
 ) -> TrainedModel:
-    """Return a model with random weights, and its criterion."""
+    """Return a model with random weights, and its criterion.
+
+    settings NAME=VALUE change the architecture.
+    """
     torch.manual_seed(1)
     task: Any = SimpleNamespace(
         source_dictionary=dictionary, target_dictionary=dictionary, task_table=table,
         expert_groups=None,
     )
-    sizes = {**SIZES[arch], **POSITIONS}
+    own: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(settings)))
+    sizes = {**SIZES[arch], **POSITIONS, **own}
     if variant.name == "stock":
         criterion = LabelSmoothedCrossEntropyCriterion(task, False, LABEL_SMOOTHING)
         return TrainedModel(build_stock(sizes, task), criterion)

@@ -3,7 +3,7 @@
 A full step normalises and clips the gradients and uses fairseq's own optimizers.
 """
 
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import torch
 from fairseq import optim
@@ -13,37 +13,40 @@ from fairseq.optim.adam import FairseqAdamConfig
 from omegaconf import OmegaConf
 from torch.nn import Parameter
 
-from ..measure import Phased
+from ...modules.bf16_products import set_matmul_precision
+from ...training.fused_adam import use_fused_adam
 from .models import TrainedModel, TrainingVariant
 
 CLIP_NORM = 1.0
 LEARNING_RATE = 5e-4
 
 
+Phase = Callable[[Dict[str, Any]], None]  # of a batch
+
+
 def training_step(
-    trained: TrainedModel, variant: TrainingVariant, batch: Dict[str, Any], full: bool,
-    dtype: torch.dtype,
-) -> Phased:
-    """Return a step with the phase forward_backward, and in a full step the phase update."""
+    trained: TrainedModel, variant: TrainingVariant, full: bool, dtype: torch.dtype
+) -> Dict[str, Phase]:
+    """Return the phases of a step: forward_backward, and in a full step also update."""
     model, criterion = trained
     optimizer = build_optimizer(list(model.parameters()), dtype) if full else None
-    if variant.name == "stock":  # it does not accept task ids
-        inputs = {name: value for name, value in batch["net_input"].items() if name != "task_ids"}
-        batch = {**batch, "net_input": inputs}
+    if optimizer is not None and variant.name != "stock":
+        use_fused_adam(optimizer)
 
-    def clear() -> None:
+    def forward_backward(batch: Dict[str, Any]) -> None:
+        set_matmul_precision(variant.precision)
+        if variant.name == "stock":  # it does not accept task ids
+            inputs = dict(batch["net_input"])
+            del inputs["task_ids"]
+            batch = {**batch, "net_input": inputs}
         model.zero_grad(set_to_none=True) if optimizer is None else optimizer.zero_grad()
-
-    def forward_backward() -> None:
-        torch.set_float32_matmul_precision(variant.precision)
-        clear()
         loss, _, _ = criterion(model, batch)
         loss.backward() if optimizer is None else optimizer.backward(loss)
 
-    phases = {"forward_backward": forward_backward}
+    phases: Dict[str, Phase] = {"forward_backward": forward_backward}
     if optimizer is not None:
-        phases["update"] = lambda: update(optimizer, batch["ntokens"])
-    return Phased(phases, clear)
+        phases["update"] = lambda batch: update(optimizer, batch["ntokens"])
+    return phases
 
 
 def build_optimizer(parameters: List[Parameter], dtype: torch.dtype) -> FairseqOptimizer:

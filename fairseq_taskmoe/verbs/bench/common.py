@@ -22,6 +22,31 @@ def quiet_profiler() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="NAME=VALUE[,..]",
+        help="changes of the architecture, such as encoder_layers=2,decoder_embed_dim=192",
+    )
+    add_expert_counts(parser)
+
+
+def model_settings(text: str) -> List[str]:
+    """Return the settings in --model; refuses those that the configuration does not have."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from ...errors import refuse
+    from ...models.config import TransformerTaskMoeConfig
+
+    settings = [setting for setting in text.split(",") if setting]
+    try:
+        own = OmegaConf.from_dotlist(settings)
+        OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), own)
+    except OmegaConfBaseException as error:
+        refuse(f"--model {text}: {str(error).splitlines()[0]}")
+    return settings
+
+
 def add_expert_counts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--moe-expert-count", default="32", metavar="E[,E]",

@@ -22,11 +22,7 @@ DEFAULT = "dense,token_token,task,extracted"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=["tiny", "base", "big"], default="base", help="size")
-    parser.add_argument(
-        "--model", metavar="NAME=VALUE[,..]",
-        help="changes of the architecture, such as encoder_layers=2,decoder_embed_dim=192",
-    )
-    common.add_expert_counts(parser)
+    common.add_model(parser)
     parser.add_argument("--vocab-size", type=int, default=8000, help="words; default: 8000")
     parser.add_argument("--length", type=int, default=32, help="tokens of a source; default: 32")
     parser.add_argument(
@@ -102,7 +98,7 @@ def check(args: argparse.Namespace) -> None:
 
     common.check_device(args)
     args.batch_sizes = batch_sizes(args.batch_sizes)
-    args.model = model_settings(args.model or "")
+    args.model = common.model_settings(args.model or "")
     args.moe_expert_count = common.expert_counts(args, least=2)  # top-2
     if args.output_length is None:
         args.output_length = args.length
@@ -137,23 +133,6 @@ def check_gpus(args: argparse.Namespace) -> None:
         refuse(f"--processes {args.processes}: there are {torch.cuda.device_count()} GPUs")
     if args.threads:
         refuse("--threads: with --processes, each process has one thread")
-
-
-def model_settings(text: str) -> List[str]:
-    """Return the settings in --model; refuses those that the configuration does not have."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from ...errors import refuse
-    from ...models.config import TransformerTaskMoeConfig
-
-    settings = [setting for setting in text.split(",") if setting]
-    try:
-        own = OmegaConf.from_dotlist(settings)
-        OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), own)
-    except OmegaConfBaseException as error:
-        refuse(f"--model {text}: {str(error).splitlines()[0]}")
-    return settings
 
 
 def batch_sizes(text: str) -> List[int]:

@@ -4,16 +4,18 @@
     taskmoe bench train --arch small --full-step --variants stock,dense,dense:medium
     taskmoe bench train --variants dense_equal,target_target --moe-expert-count 8,32,128
 
-A step is forward, loss and backward. `dense_equal` has a network as wide as the chosen experts in
-place of each MoE layer, the same computation for each token; `dense` has the ordinary width in all
-layers; `stock` is fairseq's own `transformer` of that size. GFLOP and memory are those of forward
-and backward; memory is the peak without weights and gradients.
+A step is forward, loss and backward of a batch of its own, with lengths as in real text.
+`dense_equal` has a network as wide as the chosen experts in place of each MoE layer, the same
+computation for each token; `dense` has the ordinary width in all layers; `stock` is fairseq's own
+`transformer` of that size. Each variant has a process of its own, and all take each step in turn.
+GFLOP are those of the first batch, without the update. Memory is the peak of the process above that
+before the model was built: weights, gradients, activations, optimizer and compiled kernels.
 """
 
 import argparse
 from typing import Any, Dict, List
 
-from ..arguments import pairs_in_flag
+from ..arguments import check_least, pairs_in_flag
 from . import common
 
 
@@ -22,15 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--arch", choices=["tiny", "small", "base", "big"], default="base",
         help="size; small: 256/1024, 4 heads, 3+3 layers; default: base",
     )
-    common.add_expert_counts(parser)
+    common.add_model(parser)
     parser.add_argument(
-        "--tokens", type=int, default=4096, help="in a batch, on each side; default: 4096"
+        "--tokens", type=int, default=4096, help="in a batch, as --max-tokens; default: 4096"
     )
-    parser.add_argument("--length", type=int, default=32, help="of a sentence; default: 32")
     parser.add_argument(
-        "--ragged", action="store_true",
-        help="sentences of different lengths up to --length, with about an eighth of positions "
-        "padding, and tasks in random order (default: equal lengths, alternating tasks)",
+        "--fixed-length", type=int, metavar="N",
+        help="batches of one shape: all sentences have N tokens (default: lengths of real text)",
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=20, help="steps before the measured ones; default: 20"
     )
     parser.add_argument("--vocab-size", type=int, default=8000, help="words; default: 8000")
     parser.add_argument(
@@ -55,20 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lang-pairs", default="en-de,de-en,en-fr,fr-en,en-ru,ru-en,en-zh,zh-en",
         help="tasks of the sentences",
     )
-    common.add_arguments(parser)
+    common.add_arguments(parser, repeats=40)
 
 
 def run(args: argparse.Namespace) -> None:
     common.quiet_profiler()
-    from ...benchmarks import measure
+    from ...benchmarks import lengths, measure
     from ...benchmarks.train.batch import BatchSize
-    from ...benchmarks.train.bench import TrainingLoad, bench_train
+    from ...benchmarks.train.bench import Steps, bench_train
     from ...benchmarks.train.models import list_variants
+    from ...benchmarks.train.process import TrainingLoad
     from ...errors import refuse
 
     common.check_device(args)
-    if args.repeats < 2 or args.length < 2 or args.tokens < args.length:
-        refuse("--repeats 2 or more, --length 2 or more, and --tokens for at least one sentence")
+    check_least(args, repeats=2, warm_up=0, fixed_length=2, vocab_size=20)
+    longest = args.fixed_length or max(max(pair) for pair in lengths.table())
+    check_least(args, tokens=longest)
     counts = common.expert_counts(args, least=2)
     words = chosen(args)
     variants = list_variants(words, counts, args.float32_matmul_precision)
@@ -77,10 +82,14 @@ def run(args: argparse.Namespace) -> None:
     if reference not in labels:
         refuse(f"--reference {reference}: choose from --variants, here {', '.join(labels)}")
     common.prepare(args)
-    text = BatchSize(args.tokens, args.length, args.ragged)
-    load = TrainingLoad(args.arch, args.vocab_size, text, args.full_step, args.dtype)
+    text = BatchSize(args.tokens, args.fixed_length)
+    load = TrainingLoad(
+        args.arch, args.vocab_size, text, args.full_step, args.dtype,
+        common.model_settings(args.model or ""),
+    )
     report = bench_train(
-        variants, reference, load, args.repeats, args.device, pairs_in_flag(args)
+        variants, reference, load, Steps(args.warm_up, args.repeats), args.device,
+        pairs_in_flag(args),
     )
     print(table(report))
     if args.out:
@@ -107,15 +116,15 @@ def table(report: Dict[str, Any]) -> str:
     full = report["settings"]["full_step"]
     width = max(18, *(len(label) + 2 for label in report["variants"]))
     lines = [
-        f"{'variant':{width}}{'s/step':>9}{'spread':>8}{'tokens/s':>10}{'speed':>7}{'GFLOP':>9}"
-        f"{'weights':>11}{'gradients':>11}{'memory':>11}"
+        f"{'variant':{width}}{'s/step':>9}{'spread':>8}{'tokens/s':>10}{'speed':>7}{'warm-up':>10}"
+        f"{'GFLOP':>9}{'weights':>11}{'memory':>11}"
         + (f"{'forward+backward':>18}{'update':>16}" if full else "")
     ]
     for label, row in report["variants"].items():
         lines.append(f"{label:{width}}" + (line(row) if row["fits"] else "  does not fit memory"))
     lines.append(
         f"speed: relative to {report['reference']}; {report['padding']:.1%} of positions are "
-        "padding"
+        "padding; warm-up: tokens/s of the first steps"
         + ("\nforward+backward: seconds and speed; update: clipping and adam" if full else "")
     )
     return "\n".join(lines)
@@ -131,7 +140,7 @@ def line(row: Dict[str, Any]) -> str:
         )
     return (
         f"{row['seconds']:9.3f}{row['spread']:8.1%}{row['tokens_per_second']:10.0f}"
-        f"{common.ratio(row['speed_of_reference']):>7}{row['flops'] / 1e9:9.2f}"
-        f"{row['weight_bytes'] / 1e6:8.1f} MB{row['gradient_bytes'] / 1e6:8.1f} MB"
-        f"{row['extra_bytes'] / 1e6:8.1f} MB{phases}"
+        f"{common.ratio(row['speed_of_reference']):>7}{row['warm_up_tokens_per_second']:10.0f}"
+        f"{row['flops'] / 1e9:9.2f}{row['weight_bytes'] / 1e6:8.1f} MB"
+        f"{row['process_bytes'] / 1e6:8.1f} MB{phases}"
     )
