@@ -14,8 +14,12 @@ def make_checkpoint(encoder="token", decoder="token", **overrides):
     routers = {"encoder_moe_router": encoder, "decoder_moe_router": decoder}
     task = make_task()
     model = make_model(task, **routers, **overrides)
-    cfg = OmegaConf.to_container(make_config(**routers, **overrides), enum_to_str=True)
-    return model, task, {
+    return model, task, checkpoint_of(model, task, **routers, **overrides)
+
+
+def checkpoint_of(model, task, **overrides):
+    cfg = OmegaConf.to_container(make_config(**overrides), enum_to_str=True)
+    return {
         "model": model.state_dict(), "task_state": task.state_dict(),
         "cfg": {"model": cfg, "task": {"data": "x"}},
     }

@@ -6,6 +6,7 @@ from typing import Any, Dict
 import torch
 
 from ..checkpoint.contents import Checkpoint, TrainedModel, task_state
+from ..checkpoint.new_checkpoint import new_checkpoint
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..names import STACKS
@@ -27,10 +28,7 @@ def refuse_routed(routed: Dict[str, str], format: str) -> None:
 
 
 def stock_checkpoint(trained: TrainedModel, subnet: Subnet) -> Checkpoint:
-    """Return a checkpoint of fairseq's own `transformer`, as fairseq-train alone writes it.
-
-    It is whole but for the optimizer's state, as after --no-save-optimizer-state.
-    """
+    """Return a checkpoint of fairseq's own `transformer`, as fairseq-train alone writes it."""
     refuse_routed(subnet.routed, "fairseq")
     state, model = dict(subnet.state), model_options(subnet)
     for stack in STACKS:
@@ -42,7 +40,7 @@ def stock_checkpoint(trained: TrainedModel, subnet: Subnet) -> Checkpoint:
         "model": {**model, "_name": "transformer", "arch": "transformer"},
         "task": {**task, "lang_pairs": subnet.lang_pairs},
     }
-    return _assemble(trained.checkpoint, state, cfg, {}, _namespace(settings))
+    return new_checkpoint(state, cfg, {}, _num_updates(trained), _namespace(settings))
 
 
 def taskmoe_checkpoint(trained: TrainedModel, subnet: Subnet) -> Checkpoint:
@@ -56,7 +54,7 @@ def taskmoe_checkpoint(trained: TrainedModel, subnet: Subnet) -> Checkpoint:
         **task_state(table, subnet.tags, subnet.words, subnet.word_counts),
         "served_only": subnet.lang_pairs, "zero_shot": subnet.zero_shot,
     }
-    return _assemble(trained.checkpoint, subnet.state, cfg, stored, None)
+    return new_checkpoint(subnet.state, cfg, stored, _num_updates(trained))
 
 
 def _namespace(settings: Dict[str, Any]) -> "OrderedDict[str, Any]":
@@ -70,27 +68,6 @@ def _namespace(settings: Dict[str, Any]) -> "OrderedDict[str, Any]":
     return namespace
 
 
-def _assemble(
-    checkpoint: Checkpoint, state: Any, cfg: Dict[str, Any], task_state: Dict[str, Any], args: Any
-) -> Checkpoint:
-    """Return a checkpoint from which training starts with a new optimizer at its first epoch."""
-    history = checkpoint.get("optimizer_history") or [{}]
-    # fairseq takes a checkpoint without these for one of before 2019
-    kept = {
-        "criterion_name": "LabelSmoothedCrossEntropyCriterion", "optimizer_name": "FairseqAdam",
-        "lr_scheduler_state": {}, "num_updates": 0,
-    }
-    kept.update((key, history[-1][key]) for key in ("num_updates",) if key in history[-1])
-    return {
-        "args": args,
-        "cfg": cfg,
-        "model": state,
-        "criterion": None,
-        "optimizer_history": [kept],
-        "task_state": task_state,
-        "extra_state": {
-            "train_iterator": {
-                "version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True,
-            },
-        },
-    }
+def _num_updates(trained: TrainedModel) -> int:
+    history = trained.checkpoint.get("optimizer_history") or [{}]
+    return history[-1].get("num_updates", 0)

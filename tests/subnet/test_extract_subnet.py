@@ -4,10 +4,9 @@ import sys
 
 import pytest
 import torch
-from checkpoint_cases import loaded, parse
+from checkpoint_cases import checkpoint_of, loaded, parse
 from console import run
-from helpers import make_batch, make_config, make_model, make_task, random_sentences
-from omegaconf import OmegaConf
+from helpers import make_batch, make_model, make_task, random_sentences
 
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.subnet.extract import count_parameters, extract_subnet
@@ -16,14 +15,6 @@ from fairseq_taskmoe.subnet.to_fairseq import stock_checkpoint, taskmoe_checkpoi
 from fairseq_taskmoe.subnet.verify import worst_difference
 
 UNION = ["en-de", "en-fr", "fr-de"]
-
-
-def checkpoint_of(model, task, **overrides):
-    cfg = OmegaConf.to_container(make_config(**overrides), enum_to_str=True)
-    return {
-        "model": model.state_dict(), "cfg": {"model": cfg, "task": {"data": "x"}},
-        "task_state": task.state_dict(),
-    }
 
 
 def log_probs(model, task, pair, seed=3):
