@@ -16,7 +16,7 @@ LAST = "checkpoint_last.pt"  # default of --restore-file
 # With another value weights have the same shapes, but the model computes something else
 MEANING = (
     "share_all_embeddings", "share_decoder_input_output_embed", "no_scale_embedding",
-    "layernorm_embedding", "activation_fn",
+    "layernorm_embedding", "activation_fn", "decoder_output_bias",
     *(
         f"{stack}_{name}" for stack in STACKS
         for name in ("attention_heads", "normalize_before", "learned_pos")

@@ -4,10 +4,10 @@ from argparse import SUPPRESS, Namespace
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional
 
-from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
+from ..modules.activation import ACTIVATIONS
 from .router_kinds import ROUTERS
 
 ROUTER_CHOICES = ChoiceEnum(list(ROUTERS))
@@ -32,7 +32,7 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
 @dataclass
 class TransformerTaskMoeConfig(FairseqDataclass):
     # flat, as in transformer_lm: fields of nested configurations are not available as flags
-    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = option(  # type: ignore
+    activation_fn: ChoiceEnum(ACTIVATIONS) = option(  # type: ignore
         "relu", "activation function of the feed-forward networks"
     )
     dropout: float = option(0.1, "dropout probability")
@@ -56,6 +56,9 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     share_all_embeddings: bool = option(False, "share encoder, decoder and output embeddings")
     layernorm_embedding: bool = option(False, "apply layernorm to embeddings")
     no_scale_embedding: bool = option(False, "do not scale embeddings by the root of their width")
+    decoder_output_bias: bool = option(
+        False, "add a bias to the output layer, as models of Marian have"
+    )
     checkpoint_activations: bool = option(
         False, "recompute each layer's activations in backward, to save memory"
     )

@@ -53,7 +53,11 @@ class TaskMoeDecoder(FairseqIncrementalDecoder):
             for i in range(cfg.decoder_layers)
         )
         self.layer_norm = LayerNorm(dim) if cfg.decoder_normalize_before else None
-        self.output_projection = Linear(dim, len(dictionary), bias=False, keep_bf16_output=True)
+        self.output_projection = Linear(
+            dim, len(dictionary), bias=cfg.decoder_output_bias, keep_bf16_output=True
+        )
+        if cfg.decoder_output_bias:
+            nn.init.zeros_(self.output_projection.bias)
         if cfg.share_decoder_input_output_embed or cfg.share_all_embeddings:
             self.output_projection.weight = embed_tokens.weight
         else:

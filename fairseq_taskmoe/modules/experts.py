@@ -9,9 +9,9 @@ from typing import Optional
 
 import torch
 import torch.nn as nn
-from fairseq import utils
 from torch import Tensor
 
+from .activation import activation
 from .bf16_products import use_bf16_matmul
 from .dropout import Dropout
 from .expert_assignments import ExpertAssignments
@@ -41,7 +41,7 @@ class Experts(nn.Module):
         self.num_experts = num_experts
         self.fc1 = StackedLinear(num_experts, embed_dim, ffn_dim, first_expert)
         self.fc2 = StackedLinear(num_experts, ffn_dim, embed_dim, first_expert)
-        self.activation_fn = utils.get_activation_fn(activation_fn)
+        self.activation_fn = activation(activation_fn)
         self.dropout = Dropout(activation_dropout)
         self.execution = execution
 

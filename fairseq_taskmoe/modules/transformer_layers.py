@@ -8,12 +8,12 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
-from fairseq import utils
 from fairseq.incremental_decoding_utils import FairseqIncrementalState
 from fairseq.modules import LayerNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .activation import activation
 from .attention import MultiheadAttention
 from .dropout import Dropout
 from .gate_losses import GateStats
@@ -52,7 +52,7 @@ class TransformerLayer(nn.Module):
         self.self_attn_layer_norm = LayerNorm(shape.embed_dim)
         self.dropout = Dropout(shape.dropout)
         self.final_layer_norm = LayerNorm(shape.embed_dim)
-        self.activation_fn = utils.get_activation_fn(shape.activation_fn)
+        self.activation_fn = activation(shape.activation_fn)
         self.activation_dropout = Dropout(shape.activation_dropout)
         self.moe = moe
         if moe is None:

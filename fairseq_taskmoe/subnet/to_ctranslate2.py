@@ -17,6 +17,7 @@ from ..data.languages import make_dictionary
 from ..engines.ctranslate2_cpu import ctranslate2, specs
 from ..errors import refuse
 from ..host import release_pages
+from ..names import OUTPUT_BIAS
 from .extract import Subnet
 from .to_fairseq import refuse_routed
 
@@ -26,6 +27,7 @@ ACTIVATIONS = {
     "gelu_accurate": specs.common_spec.Activation.GELUTanh,
     "gelu_fast": specs.common_spec.Activation.GELUTanh,
     "tanh": specs.common_spec.Activation.Tanh,
+    "swish": specs.common_spec.Activation.SWISH,
 }
 QUANTIZATIONS = specs.model_spec.ACCEPTED_MODEL_TYPES
 # of what is not quantized: biases, layer norms, positions
@@ -82,6 +84,8 @@ class _Export:
         self._fill_stack(spec.encoder, "encoder", spec.encoder.embeddings[0])
         self._fill_stack(spec.decoder, "decoder", spec.decoder.embeddings)
         self._table(spec.decoder.projection, "decoder.output_projection.weight")
+        if OUTPUT_BIAS in self.state:
+            spec.decoder.projection.bias = self.state[OUTPUT_BIAS].to(self.rest)
         symbols = make_dictionary(self.subnet.words, self.subnet.tags).symbols
         spec.register_source_vocabulary(symbols)
         spec.register_target_vocabulary(symbols)

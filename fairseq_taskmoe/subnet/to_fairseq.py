@@ -30,6 +30,9 @@ def refuse_routed(routed: Dict[str, str], format: str) -> None:
 def stock_checkpoint(trained: TrainedModel, subnet: Subnet) -> Checkpoint:
     """Return a checkpoint of fairseq's own `transformer`, as fairseq-train alone writes it."""
     refuse_routed(subnet.routed, "fairseq")
+    if subnet.model_cfg["decoder_output_bias"] or subnet.model_cfg["activation_fn"] == "swish":
+        refuse("--format fairseq: fairseq's own transformer has neither --decoder-output-bias nor "
+               "--activation-fn swish")
     state, model = dict(subnet.state), model_options(subnet)
     for stack in STACKS:
         pad_widths(state, stack, model[f"{stack}_layers"], model[f"{stack}_ffn_embed_dim"])

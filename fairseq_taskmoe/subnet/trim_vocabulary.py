@@ -26,13 +26,10 @@ from ..data.languages import (
 from ..errors import refuse
 from ..host import available_cores
 from ..metrics.lang_pairs import languages_of, split_pair
+from ..names import WORD_ROWS
 from ..read_files import iterate_lines
 from .extract import Subnet
 
-TABLES = (  # parameters with a row for each word
-    "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
-    "decoder.output_projection.weight",
-)
 FLAG, COUNTS = "--trim-vocabulary", "counts:"
 LINES_AT_ONCE = 10000
 
@@ -40,7 +37,7 @@ LINES_AT_ONCE = 10000
 def trim_vocabulary(subnet: Subnet, used: Set[str]) -> Subnet:
     """Return the sub-network with the words of used, special ones, and the tags of its pairs."""
     symbols = make_dictionary(subnet.words, subnet.tags).symbols
-    rows_before = subnet.state[TABLES[0]].size(0)
+    rows_before = subnet.state[WORD_ROWS[0]].size(0)
     if rows_before != len(symbols):
         refuse(f"the embeddings have {rows_before} rows for {len(symbols)} words and tags: "
                "no vocabulary to trim")
@@ -52,7 +49,7 @@ def trim_vocabulary(subnet: Subnet, used: Set[str]) -> Subnet:
     rows = [ids[symbol] for symbol in make_dictionary(words, tags).symbols]
     state = dict(subnet.state)
     sliced: Dict[int, Tensor] = {}  # of tables that share their memory, one copy
-    for name in TABLES:
+    for name in set(WORD_ROWS) & set(state):
         table = state[name]
         if table.data_ptr() not in sliced:
             sliced[table.data_ptr()] = table[rows]

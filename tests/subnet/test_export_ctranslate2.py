@@ -24,6 +24,8 @@ MODELS = {
     "gelu": {"activation_fn": "gelu", "encoder_normalize_before": True},
     "gelu_accurate": {"activation_fn": "gelu_accurate"},
     "tanh": {"activation_fn": "tanh"},
+    "swish": {"activation_fn": "swish"},
+    "output bias": {"decoder_output_bias": True, "share_all_embeddings": True},
     "untied": {},
     "tied": {"share_all_embeddings": True},
     "tied in the decoder": {"share_decoder_input_output_embed": True},

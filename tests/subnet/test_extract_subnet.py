@@ -213,3 +213,11 @@ def test_parameters_are_those_that_were_written(format, tmp_path):
     padding = 3 * (2 * 40 - 24) * (2 * 16 + 1)  # three dense layers, of width 24
     own = extract_subnet(parse(checkpoint), ["en-de"]).num_parameters
     assert manifest.parameters == own + (padding if format == "fairseq" else 0)
+
+
+@pytest.mark.parametrize("setting", [{"activation_fn": "swish"}, {"decoder_output_bias": True}])
+def test_what_fairseqs_own_transformer_lacks_is_refused(setting):
+    task = make_task()
+    trained = parse(checkpoint_of(make_model(task, **setting), task, **setting))
+    with pytest.raises(Refusal, match="--decoder-output-bias nor --activation-fn swish"):
+        stock_checkpoint(trained, extract_subnet(trained, ["en-de"]))

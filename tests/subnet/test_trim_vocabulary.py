@@ -16,14 +16,11 @@ from fairseq_taskmoe.data.languages import make_dictionary
 from fairseq_taskmoe.engines.engine import SearchOptions
 from fairseq_taskmoe.engines.fairseq_engine import task_moe_engine
 from fairseq_taskmoe.errors import Refusal
+from fairseq_taskmoe.names import WORD_ROWS
 from fairseq_taskmoe.subnet.extract import extract_subnet
 from fairseq_taskmoe.subnet.sentencepiece_files import write_sentencepiece
 from fairseq_taskmoe.subnet.to_fairseq import taskmoe_checkpoint
-from fairseq_taskmoe.subnet.trim_vocabulary import (
-    TABLES,
-    trim_vocabulary,
-    used_words,
-)
+from fairseq_taskmoe.subnet.trim_vocabulary import trim_vocabulary, used_words
 from fairseq_taskmoe.subnet.verify import tags_of
 
 PAIR = "en-de"
@@ -88,8 +85,9 @@ def test_greedy_output_is_the_same_wherever_the_full_models_is_of_kept_words(kep
             assert theirs.pieces == ours.pieces
 
 
-def test_the_softmax_is_over_fewer_words_and_their_order_stays():
-    full, trimmed = engines(make_checkpoint(), KEPT)
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_softmax_is_over_fewer_words_and_their_order_stays(bias):
+    full, trimmed = engines(make_checkpoint(decoder_output_bias=bias), KEPT)
     (source,) = sentences(KEPT, 1, seed=3)
     scores = [
         [engine.score(PAIR, [source], [[word]])[0] for word in KEPT] for engine in (full, trimmed)
@@ -120,10 +118,10 @@ def test_rows_of_words_and_tags_are_those_of_the_full_model(tied):
     trimmed = trim_vocabulary(subnet, set(KEPT))
     old, new = (make_dictionary(s.words, s.tags).symbols for s in (subnet, trimmed))
     assert new == ["<s>", "<pad>", "</s>", "<unk>", *KEPT, "__de__", "__en__"]
-    for name in TABLES:
+    for name in WORD_ROWS[:3]:
         rows = [subnet.state[name][old.index(symbol)] for symbol in new]
         torch.testing.assert_close(trimmed.state[name], torch.stack(rows))
-    shared = len({trimmed.state[name].data_ptr() for name in TABLES})
+    shared = len({trimmed.state[name].data_ptr() for name in WORD_ROWS[:3]})
     assert shared == (1 if tied else 3)
     assert trimmed.num_parameters < subnet.num_parameters
     assert len(trimmed.word_counts) == len(trimmed.words)
