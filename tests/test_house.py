@@ -10,9 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the top down: a room imports only from itself and from rooms below it. CONTRIBUTING.md says
 # what each is for. A name is a folder of fairseq_taskmoe/ or a module beside them.
 ROOMS = (
-    "api", "cli", "verbs", "tables", "benchmarks", "plan", "subnet", "routing", "distillation",
-    "serving", "evaluation", "engines", "register", "criterions", "tasks", "training", "checkpoint",
-    "models", "data", "distributed", "metrics", "modules", "compat", "ground",
+    "api", "cli", "verbs", "tables", "benchmarks", "plan", "subnet", "conversion", "routing",
+    "distillation", "serving", "evaluation", "engines", "register", "criterions", "tasks",
+    "training", "checkpoint", "models", "data", "distributed", "metrics", "modules", "compat",
+    "ground",
 )
 GROUND = (
     "devices", "errors", "files", "host", "names", "paths", "piece_model", "plotting", "read_files",

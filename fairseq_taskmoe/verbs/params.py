@@ -122,25 +122,33 @@ def given_model_flags(args: argparse.Namespace) -> List[str]:
 
 def model_config(args: argparse.Namespace, words: List[str]) -> Any:
     """Return the configuration that fairseq-train would build from --arch and the model's flags."""
-    from fairseq.dataclass.utils import gen_parser_from_dataclass
     from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
     from omegaconf import OmegaConf
 
     from ..models.config import TransformerTaskMoeConfig
-    from .arguments import Parser
 
     known = [a for a, name in ARCH_MODEL_NAME_REGISTRY.items() if name == "transformer_task_moe"]
     if args.arch not in known:
         refuse(f"--arch {args.arch}: choose from {', '.join(sorted(known))}")
-    parser = Parser(
-        prog="taskmoe params", argument_default=argparse.SUPPRESS, allow_abbrev=False
-    )
-    gen_parser_from_dataclass(parser, TransformerTaskMoeConfig(), delete_default=True)
-    chosen = parser.parse_args(words)
+    chosen = parse_model_flags("params", words)
     ARCH_CONFIG_REGISTRY[args.arch](chosen)
     for name in ("max_source_positions", "max_target_positions"):
         setattr(chosen, name, getattr(args, name) or 1024)
     return OmegaConf.merge(OmegaConf.structured(TransformerTaskMoeConfig), vars(chosen))
+
+
+def parse_model_flags(verb: str, words: List[str]) -> argparse.Namespace:
+    """Return the values of the model's flags in words, as fairseq's own parser reads them."""
+    from fairseq.dataclass.utils import gen_parser_from_dataclass
+
+    from ..models.config import TransformerTaskMoeConfig
+    from .arguments import Parser
+
+    parser = Parser(
+        prog=f"taskmoe {verb}", argument_default=argparse.SUPPRESS, allow_abbrev=False
+    )
+    gen_parser_from_dataclass(parser, TransformerTaskMoeConfig(), delete_default=True)
+    return parser.parse_args(words)
 
 
 def task_table(args: argparse.Namespace) -> Any:

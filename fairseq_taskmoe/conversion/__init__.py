@@ -1,0 +1,1 @@
+"""Models of other kinds made into checkpoints of transformer_task_moe, and upcycling."""
