@@ -17,6 +17,7 @@ from .indexed_files import SUFFIXES
 from .indexed_sentences import BINARIZE, IndexedSentences
 from .task_pair_dataset import TaskPairDataset
 from .task_table import TaskTable
+from .temperature_schedule import TemperatureSchedule, follow
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ class TaskDatasetManager(MultilingualDatasetManager):
         dicts = {lang: dictionary for lang in langs}
         super().__init__(args, lang_pairs, langs, dicts, SamplingMethod(args, None))
         self.table = table
+        self.schedule = TemperatureSchedule.parse(
+            args.sampling_temperature_schedule, str(args.sampling_method), args.sampling_temperature
+        )
         self.pivoted: Dict[Tuple[str, str], PivotedPair] = {}  # by split and pair
 
     def load_split(self, split: str, training: bool, epoch: int, combine: bool) -> FairseqDataset:
@@ -58,6 +62,8 @@ class TaskDatasetManager(MultilingualDatasetManager):
         dataset = self.load_dataset(
             split, training, epoch, combine, self.estimate_global_pass_epoch(epoch)
         )
+        if training and self.schedule is not None:
+            follow(self.schedule, dataset)
         if training and len(split_paths(self.args.data)) == 1:
             redraw_virtual_epoch(dataset, epoch)
         return dataset

@@ -39,6 +39,11 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     sampling_temperature: float = option(
         1.5, "T of --sampling-method temperature: 1 is as concat; higher values favour small pairs"
     )
+    sampling_temperature_schedule: Optional[str] = option(
+        None,
+        "START:EPOCHS: T goes linearly from START in the first epoch to --sampling-temperature in "
+        "epoch EPOCHS (Dua et al. 2022 raise it)",
+    )
     encoder_langtok: Optional[str] = option(
         None, "prepend the tag of the language `src` or `tgt` to the source"
     )

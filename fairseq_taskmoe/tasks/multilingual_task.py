@@ -89,8 +89,8 @@ class MultilingualTask(FairseqTask):
         }
         for name in (
             "dataset_impl", "max_source_positions", "max_target_positions", "sampling_method",
-            "sampling_temperature", "seed", "train_subset", "truncate_source",
-            "virtual_data_size", "virtual_epoch_size",
+            "sampling_temperature", "sampling_temperature_schedule", "seed", "train_subset",
+            "truncate_source", "virtual_data_size", "virtual_epoch_size",
         ):
             settings[name] = getattr(self.cfg, name)
         self.data_manager = TaskDatasetManager(

@@ -29,6 +29,7 @@ TRAINING = {
     "--train-subset test": None,
     "--dataset-impl mmap": None,
     "--sampling-method temperature --sampling-temperature 5": None,
+    "--sampling-method temperature --sampling-temperature-schedule 1:3": None,
     "--sampling-method uniform": None,
     "--virtual-epoch-size 10": None,
     "--virtual-epoch-size 10 --virtual-data-size 20": None,
