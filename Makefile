@@ -96,7 +96,7 @@ echo "set-up 3/4: fairseq"
 # without its dependencies: it asks for torchaudio, see setup.py
 install --no-deps ve-fairseq
 echo "set-up 4/4: fairseq-taskmoe and its tools"
-install -e '.[data,dev,plot,serve]'
+install -e '.[data,dev,hf,plot,serve]'
 echo "$$state" > $$stamp
 echo "set-up done in $$SECONDS s"
 endef

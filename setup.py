@@ -84,6 +84,11 @@ setup(
             "protobuf",  # a SentencePiece model for a smaller vocabulary
             "uvicorn",
         ],
+        "hf": [
+            "protobuf",  # reads SentencePiece models
+            "safetensors",
+            "transformers>=5",  # taskmoe extract --format huggingface, taskmoe import-hf
+        ],
         "plot": ["matplotlib"],
         "data": [
             "pycld2",  # language identification, its model included
@@ -96,7 +101,6 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
-            "transformers",  # an independent MoE translation model to compare with in tests
             "types-PyYAML",
         ],
     },

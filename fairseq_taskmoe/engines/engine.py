@@ -1,6 +1,6 @@
 """The interface of all engines: they translate pieces of one direction at a time."""
 
-from typing import Dict, List, NamedTuple, Protocol, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Protocol, Sequence, Tuple
 
 MAX_BATCH_TOKENS = 4000
 Sentence = Sequence[str]  # pieces, without tags and end of sentence
@@ -54,3 +54,17 @@ class Engine(Protocol):
         self, lang_pair: str, sources: Sequence[Sentence], targets: Sequence[Sentence]
     ) -> List[float]:
         """Return the log-probability of each target and its end, given its source."""
+
+
+def batches_by_length(
+    sources: Sequence[Sentence], max_batch_tokens: int
+) -> Iterator[List[int]]:
+    """Yield batches of sources of similar length, as indices (see Engine.translate)."""
+    batch: List[int] = []
+    for i in sorted(range(len(sources)), key=lambda i: len(sources[i])):
+        if batch and len(sources[i]) * (len(batch) + 1) > max_batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

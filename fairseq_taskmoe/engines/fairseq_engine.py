@@ -1,7 +1,7 @@
 """Translation with fairseq: with its own transformer, or with transformer_task_moe."""
 
 from functools import cache
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -14,7 +14,14 @@ from ..checkpoint.contents import TrainedModel
 from ..checkpoint.load_models import load_stock, load_task_moe
 from ..models.folded_model import fold_model
 from ..models.transformer_task_moe import TransformerTaskMoeModel
-from .engine import MAX_BATCH_TOKENS, Hypothesis, SearchOptions, Sentence, Tags
+from .engine import (
+    MAX_BATCH_TOKENS,
+    Hypothesis,
+    SearchOptions,
+    Sentence,
+    Tags,
+    batches_by_length,
+)
 
 
 class FairseqEngine:
@@ -132,17 +139,3 @@ def task_moe_engine(
         return fold_model(model, model.task_table.task_id(lang_pair)) if fold else model
 
     return FairseqEngine(model_of, dictionary, tags, device, model.max_positions())
-
-
-def batches_by_length(
-    sources: Sequence[Sentence], max_batch_tokens: int
-) -> Iterator[List[int]]:
-    """Yield batches of sources of similar length, as indices (see Engine.translate)."""
-    batch: List[int] = []
-    for i in sorted(range(len(sources)), key=lambda i: len(sources[i])):
-        if batch and len(sources[i]) * (len(batch) + 1) > max_batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

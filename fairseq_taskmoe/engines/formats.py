@@ -60,6 +60,13 @@ def _open_ctranslate2(opening: Opening) -> Engine:
     return Ctranslate2Engine(opening.folder, opening.tags, opening.quantization, device, threads)
 
 
+def _open_huggingface(opening: Opening) -> Engine:
+    device = prepare_torch(opening.device, opening.threads)
+    from .huggingface_engine import HuggingFaceEngine
+
+    return HuggingFaceEngine(opening.folder, opening.tags, device)
+
+
 def prepare_torch(device: str, threads: int) -> str:
     """Load the plugin, set torch's threads, and return the device."""
     import torch
@@ -77,6 +84,10 @@ STORED_FORMATS: Dict[str, StoredFormat] = {
     "ctranslate2": StoredFormat(
         ("model.bin", "config.json", "shared_vocabulary.json"), False, _open_ctranslate2,
         quantizes=True,
+    ),
+    "huggingface": StoredFormat(
+        ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+         "tokenizer_config.json"), False, _open_huggingface,
     ),
 }
 

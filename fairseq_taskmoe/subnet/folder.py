@@ -21,7 +21,7 @@ from .extract import (
     text_routing,
     warn_of_zero_shot,
 )
-from .formats import FORMATS, Extraction, readme
+from .formats import FORMATS, SENTENCEPIECE, Extraction, readme
 from .prune import choose_kept_experts
 from .sentencepiece_files import choose_sentencepiece, write_sentencepiece
 from .to_fairseq import refuse_routed, taskmoe_checkpoint
@@ -34,7 +34,6 @@ from .verify import (
     worst_difference,
 )
 
-SENTENCEPIECE = "spm.model"
 PACKAGES = ("fairseq-taskmoe", "ve-fairseq", "fairseq", "torch", "ctranslate2", "sentencepiece")
 
 
@@ -93,7 +92,7 @@ def _fill(
         write_sentencepiece(spm.path, folder / SENTENCEPIECE, used)
     parameters = FORMATS[what.format].write(trained, subnet, what, folder)
     manifest = _manifest(path, trained, subnet, what, parameters, spm is not None)
-    (folder / README).write_text(readme(manifest, subnet, trained), encoding="utf-8")
+    (folder / README).write_text(readme(manifest, subnet, trained, what), encoding="utf-8")
     return manifest._replace(checks=checks), expected
 
 

@@ -12,12 +12,14 @@ from ..data.languages import NUM_SPECIAL
 from ..engines.manifest import Manifest
 from ..metrics.lang_pairs import languages_of
 from .extract import Subnet, count_parameters
+from .model_card import card_header, scores, with_transformers
 from .prune import Pruning
 from .readme import with_ctranslate2, with_plugin, with_stock_fairseq
 from .to_fairseq import stock_checkpoint, taskmoe_checkpoint
 from .verify import QUANTIZED_TOLERANCE, TOLERANCE
 
 MODEL = "model.pt"
+SENTENCEPIECE = "spm.model"
 
 
 class Extraction(NamedTuple):
@@ -30,6 +32,8 @@ class Extraction(NamedTuple):
     trim_vocabulary: Optional[str] = None  # a source of trim_vocabulary.used_words
     trim_min_count: int = 1
     pruning: Optional[Pruning] = None
+    license: Optional[str] = None  # with huggingface
+    results: Optional[str] = None  # a results.json, whose scores go into the README
 
     @property
     def tolerance(self) -> float:
@@ -47,9 +51,12 @@ class Format(NamedTuple):
     commands: Callable[[Manifest, Subnet, TrainedModel], str]  # that run it, as Markdown
     check: Callable[[Extraction], None] = lambda what: None  # refuses what it cannot hold
     can_run: Callable[[Extraction], bool] = lambda what: True  # on this machine
+    header: Callable[[Manifest, Extraction], str] = lambda manifest, what: ""  # of its README
 
 
-def readme(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> str:
+def readme(
+    manifest: Manifest, subnet: Subnet, trained: TrainedModel, what: Extraction
+) -> str:
     """Return the README.md of the folder of a sub-network, cut out of the model trained."""
     pairs, known = ", ".join(manifest.directions), FORMATS[manifest.format]
     pair = next(iter(manifest.directions))
@@ -58,9 +65,10 @@ def readme(manifest: Manifest, subnet: Subnet, trained: TrainedModel) -> str:
     )
     named = f" --lang-pair {pair}" if len(manifest.directions) > 1 else ""
     return (
-        f"# Sub-network {pairs}\n\nNeeds {known.needs}.\n{missing}\n"
+        f"{known.header(manifest, what)}# Sub-network {pairs}\n\nNeeds {known.needs}.\n{missing}\n"
         "In this folder, for text on standard input:\n\n"
         f"    taskmoe translate .{named}\n\n{known.commands(manifest, subnet, trained)}"
+        f"{scores(subnet.lang_pairs, what.results) if what.results else ''}"
     )
 
 
@@ -98,6 +106,19 @@ def _write_ctranslate2(
     return parameters
 
 
+def _write_huggingface(
+    trained: TrainedModel, subnet: Subnet, what: Extraction, folder: Path
+) -> int:
+    from .to_huggingface import write_huggingface  # transformers may not be installed
+
+    spm = folder / SENTENCEPIECE
+    return write_huggingface(subnet, spm if spm.exists() else None, folder)
+
+
+def _huggingface_header(manifest: Manifest, what: Extraction) -> str:
+    return card_header(manifest, what.license)
+
+
 def _check_ctranslate2(what: Extraction) -> None:
     from .to_ctranslate2 import check_quantization
 
@@ -119,5 +140,9 @@ FORMATS: Dict[str, Format] = {
     "ctranslate2": Format(
         "ctranslate2 and sentencepiece; `taskmoe translate` is fairseq-taskmoe's",
         True, _write_ctranslate2, with_ctranslate2, _check_ctranslate2, _can_run_ctranslate2,
+    ),
+    "huggingface": Format(
+        "transformers; `taskmoe translate` is fairseq-taskmoe's", True, _write_huggingface,
+        with_transformers, header=_huggingface_header,
     ),
 }

@@ -45,7 +45,7 @@ def with_stock_fairseq(manifest: Manifest, subnet: Subnet, trained: TrainedModel
         "    ct2-fairseq-converter --unsafe_deserialization --model_path model.pt --data_dir . "
         f"--source_lang {source} --target_lang {target} --output_dir ct2\n\n"
         "`translate` of fairseq's hub does not work with its multilingual tasks. "
-        f"{_as_code(f'Instead, in Python ({pair})', _hub_lines(manifest, pair))}"
+        f"{as_code(f'Instead, in Python ({pair})', _hub_lines(manifest, pair))}"
     )
 
 
@@ -111,8 +111,9 @@ def with_ctranslate2(manifest: Manifest, subnet: Subnet, trained: TrainedModel) 
             f"found = translator.translate_batch([pieces], {search})",
             f"print(found[0].hypotheses[0]{cut})",
         ]
-    return _as_code(f"or in Python ({pair})", lines)
+    return as_code(f"or in Python ({pair})", lines)
 
 
-def _as_code(title: str, lines: List[str]) -> str:
+def as_code(title: str, lines: List[str]) -> str:
+    """Return lines of code in Markdown, below a title."""
     return f"{title}:\n\n" + "".join(f"    {line}\n" for line in lines)

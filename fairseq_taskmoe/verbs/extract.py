@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(STORED_FORMATS),
         default="fairseq",
         help="fairseq: its own transformer, loads without this plugin; ctranslate2: small and fast "
-        "on CPU and GPU, without fairseq; taskmoe: folds what can be folded and keeps the rest of "
+        "on CPU and GPU, without fairseq; huggingface: AutoModelForSeq2SeqLM and AutoTokenizer of "
+        "transformers load it; taskmoe: folds what can be folded and keeps the rest of "
         "the routers and experts",
     )
     parser.add_argument(
@@ -51,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=["cpu", "cuda"],
         help="with ctranslate2: where the model is to run, which decides about the types "
         "(default: cpu)",
+    )
+    parser.add_argument(
+        "--license", metavar="NAME", help="with huggingface: named in the model card, as mit"
+    )
+    parser.add_argument(
+        "--results", metavar="FILE",
+        help="results.json of `taskmoe evaluate`, whose scores go into the README",
     )
     parser.add_argument(
         "--trim-vocabulary", metavar="SOURCE",
@@ -98,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     what = Extraction(
         args.format, args.sentencepiece_model, args.quantization or "float32",
         args.device or "cpu", args.trim_vocabulary, args.trim_min_count or 1,
-        Pruning(args.prune, **given) if args.prune else None,
+        Pruning(args.prune, **given) if args.prune else None, args.license, args.results,
     )
     manifest = extract(args.checkpoint, _lang_pairs(args), args.out, what)
     size, full = sum(file["bytes"] for file in manifest.files.values()), manifest.source_checkpoint
@@ -116,6 +124,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and not STORED_FORMATS[args.format].quantizes:
             able = [each for each, stored in STORED_FORMATS.items() if stored.quantizes]
             refuse(f"--{name} requires --format {' or '.join(able)}")
+    if args.license and args.format != "huggingface":
+        refuse("--license requires --format huggingface")
     for name in PRUNING:
         if getattr(args, f"prune_{name}") is not None and not args.prune:
             refuse(f"--prune-{name} requires --prune")

@@ -10,7 +10,7 @@ import argparse
 
 from ..errors import refuse
 from .arguments import check_least, pairs_in_flag, refuse_empty
-from .params import add_model_flags, given_model_flags, model_fields, parse_model_flags
+from .params import ModelFlag, add_model_flags, given_model_flags, model_flags, parse_model_flags
 
 # of runs, not of models
 OTHERS = ("expert_parallel_size", "sharded_checkpoints", "task_local_batches", "routed_inference")
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     check_least(args, noise=0)
     if not args.out.endswith(".pt"):
         refuse(f"--out {args.out}: name a file that ends in .pt")
-    every = {name: None for name in model_fields()}
+    every = {name: None for name in model_flags()}
     words = given_model_flags(argparse.Namespace(**{**every, **vars(args)}))
 
     from .. import register  # noqa: F401
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> None:
           f"its model: {' '.join(words)}")
 
 
-def _fields() -> "dict[str, bool]":
+def _fields() -> Dict[str, ModelFlag]:
     return {
-        name: is_switch for name, is_switch in model_fields().items()
+        name: flag for name, flag in model_flags().items()
         if "moe_" in name and not name.endswith(OTHERS)
     }

@@ -31,7 +31,7 @@ def folders(share, served):
     """Folders of one direction, by format."""
     def make(folder):
         folder.mkdir()
-        for format in ("fairseq", "taskmoe"):
+        for format in ("fairseq", "taskmoe", "huggingface"):
             extract(str(served / "stirred.pt"), ["en-de"], str(folder / format), Extraction(format))
 
     made = share("opened-models", make)
@@ -145,6 +145,12 @@ def halve(name):
     )
 
 
+def set_value(file, name, value):
+    return lambda folder: (folder / file).write_text(
+        json.dumps({**json.loads((folder / file).read_text()), name: value})
+    )
+
+
 @pytest.mark.parametrize("format, damage", [
     ("ctranslate2", remove("shared_vocabulary.json")),
     ("ctranslate2", remove("config.json")),
@@ -165,6 +171,15 @@ def halve(name):
     ("fairseq", halve("model.pt")),
     ("fairseq", write("model.pt", b"")),
     ("taskmoe", write("model.pt", b"x" * 1000)),
+    ("huggingface", remove("config.json")),
+    ("huggingface", write("config.json", b"[]")),
+    ("huggingface", set_value("config.json", "quantization_config", {"quant_method": "x"})),
+    ("huggingface", set_value("config.json", "attn_implementation", "somebody/kernel")),
+    ("huggingface", set_value("config.json", "d_model", 128)),
+    ("huggingface", set_value("config.json", "tie_word_embeddings", False)),
+    ("huggingface", set_value("config.json", "decoder_layers", 1)),
+    ("huggingface", halve("model.safetensors")),
+    ("huggingface", write("tokenizer.json", b"{")),
 ])
 def test_invalid_files_are_refused_even_if_the_manifest_lists_them(format, damage, copied):
     folder = copied(format)
@@ -189,7 +204,7 @@ def test_an_inconsistent_task_moe_checkpoint_is_refused(change, copied):
     assert opening(folder)
 
 
-@pytest.mark.parametrize("format", ["ctranslate2", "fairseq", "taskmoe"])
+@pytest.mark.parametrize("format", ["ctranslate2", "fairseq", "taskmoe", "huggingface"])
 def test_the_positions_of_the_model_limit_the_manifest(format, folders, copied):
     folder = copied(format)
     list_files(folder, max_source_pieces=10**9, max_target_pieces=10**9)
