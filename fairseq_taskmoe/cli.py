@@ -34,6 +34,7 @@ VERBS = {
     "distill": Verb("distill", "translate training data with a teacher model"),
     "average": Verb("average", "average the weights of checkpoints, experts included"),
     "upcycle": Verb("upcycle", "make a mixture of experts out of a dense model"),
+    "import-hf": Verb("import_hf", "make a checkpoint out of a model of Hugging Face"),
     "consolidate": Verb("consolidate", "merge the shards of all ranks into one checkpoint"),
     "reshard": Verb("reshard", "split a checkpoint into shards for a number of ranks"),
     "params": Verb("params", "count the parameters of a checkpoint or an architecture"),
