@@ -7,6 +7,7 @@ is larger than the observed difference.
 
 import os
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from sacrebleu.metrics.base import Metric
@@ -122,14 +123,18 @@ def sacrebleu_seed(seed: int) -> Iterator[None]:
 
 
 def comparison_table(report: Dict[str, Any]) -> str:
-    """Return a report of compare_systems as aligned text: differences, and p in brackets."""
+    """Return a report of compare_systems as aligned text: differences with their p, and means."""
     rows: Dict[str, Dict[str, Dict[str, float]]] = report["rows"]
     lines = [[report["metric"], report["baseline"], *rows]]
+    baseline: List[float] = []
     for pair in report["signature"]:
         tests: List[Optional[Dict[str, float]]] = [tests.get(pair) for tests in rows.values()]
         score = next(test["baseline"] for test in tests if test is not None)
-        cells = ["-" if t is None else f"{t['delta']:+.2f} ({t['p']:.3f})" for t in tests]
+        baseline.append(score)
+        cells = ["-" if t is None else f"{t['delta']:+.2f} (p {t['p']:.3f})" for t in tests]
         lines.append([pair, f"{score:.2f}", *cells])
+    means = [f"{fmean(t['delta'] for t in tests.values()):+.2f}" for tests in rows.values()]
+    lines.append(["mean", f"{fmean(baseline):.2f}", *means])
     for name, sign in (("better", 1), ("worse", -1)):
         counts = [
             sum(t["p"] < SIGNIFICANT and t["delta"] * sign > 0 for t in tests.values())

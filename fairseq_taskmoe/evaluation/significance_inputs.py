@@ -45,9 +45,13 @@ def open_system(folder: str) -> Evaluated:
                 refuse(f"{folder}: two of its evaluations have results for {pair}: "
                        f"{directions[pair].texts.out} and {part}")
             directions[pair] = evaluation
-    place = path.resolve()
-    row = place.parent.name if place.name == "evaluation" else place.name
-    return Evaluated(row, directions)
+    return Evaluated(row_name(path), directions)
+
+
+def row_name(folder: Path) -> str:
+    """Return the name of the system whose evaluation is in a folder: runs/NAME/evaluation, NAME."""
+    place = folder.resolve()
+    return place.parent.name if place.name == "evaluation" else place.name
 
 
 def search_settings(config: Any) -> Dict[str, Any]:
@@ -79,7 +83,8 @@ def check_comparable(base: Evaluated, system: Evaluated) -> None:
             )
             files = " and ".join(str(one.texts.references(pair)) for one in both)
             refuse(f"{pair}: {base.row} and {system.row} were scored against different references: "
-                   f"{files} differ from line {line} on")
+                   f"{files} differ from line {line} on; evaluate both with the same "
+                   "--references DIR")
 
 
 def _check_search(one: Evaluation, other: Evaluation) -> None:
@@ -89,7 +94,7 @@ def _check_search(one: Evaluation, other: Evaluation) -> None:
             texts = [f"{name} {'unknown' if values[name] is None else values[name]}"
                      for values in (settings, others)]
             refuse(f"{one.texts.out} was translated with {texts[0]}, {other.texts.out} with "
-                   f"{texts[1]}: they are not comparable")
+                   f"{texts[1]}: they are not comparable; evaluate both with the same flags")
 
 
 def _open_part(path: Path) -> Dict[str, Evaluation]:

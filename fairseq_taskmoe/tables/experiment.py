@@ -119,8 +119,10 @@ class Experiment(NamedTuple):
         ]
 
 
-def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
-    """Read a folder of runs; languages is the path of a languages file outside that folder.
+def read_experiment(
+    runs: str, languages: Optional[str] = None, significance: Optional[str] = None
+) -> Experiment:
+    """Read a folder of runs; languages and significance are the paths of files outside of it.
 
     Refuses a folder without results, and damaged files, which it names.
     """
@@ -150,7 +152,7 @@ def read_experiment(runs: str, languages: Optional[str] = None) -> Experiment:
             read_throughput(folder / "throughput-web.json"),
             read_throughput(folder / "communication.json", communication=True),
         ),
-        significance=read_significance(folder / "significance.json"),
+        significance=read_significance(Path(significance or folder / "significance.json")),
     )
     for pair in experiment.directions:
         for code in split_pair(pair):
@@ -205,16 +207,22 @@ def _read_systems(folder: Path) -> Dict[str, System]:
         if files:
             by_name.setdefault(name, []).append((seed, [load_results(file) for file in files]))
     return {
-        name: System(
-            name,
-            [_merged(f"{folder / name}", results) for _, results in sorted(
-                runs, key=lambda run: run[0])],
-            list(dict.fromkeys(_provenance(one) for _, results in runs for one in results)),
-            [(list(one.directions), search_settings(one.config))
-             for _, results in runs for one in results],
+        name: make_system(
+            name, folder / name, [results for _, results in sorted(runs, key=lambda run: run[0])]
         )
         for name, runs in by_name.items()
     }
+
+
+def make_system(name: str, folder: Path, by_seed: List[List[Results]]) -> System:
+    """Return a row; by_seed has the results files of each seed."""
+    files = [one for results in by_seed for one in results]
+    return System(
+        name,
+        [_merged(str(folder), results) for results in by_seed],
+        list(dict.fromkeys(map(_provenance, files))),
+        [(list(one.directions), search_settings(one.config)) for one in files],
+    )
 
 
 def _merged(folder: str, results: List[Results]) -> Dict[str, DirectionScore]:

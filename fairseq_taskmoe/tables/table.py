@@ -1,10 +1,22 @@
-"""Tables of an experiment, and their text as Markdown, TSV and JSON."""
+"""Tables of an experiment, and their text as Markdown, LaTeX, TSV and JSON."""
 
 import csv
 import io
+import re
 import statistics
 from dataclasses import dataclass, field
-from typing import Any, Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from ..text_tables import markdown_table
 
@@ -55,6 +67,8 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Row]
     notes: Sequence[Note] = field(default_factory=tuple)
+    bold: Collection[Tuple[int, str]] = ()  # cells by number of the row, and key of the column
+    marks: Mapping[Tuple[int, str], str] = field(default_factory=dict)  # after a number
 
 
 def seed_mean(values: Sequence[Optional[float]]) -> Optional[SeedMean]:
@@ -70,19 +84,54 @@ def markdown(tables: Sequence[Table]) -> str:
     """Return the text of a file with these tables, headed by the title of the first."""
     lines: List[str] = []
     for table in tables:
-        numbered = [note for note in table.notes if note.rows]
-        notes = [f"[{i}] {note.text}" for i, note in enumerate(numbered, start=1)]
-        notes += [note.text for note in table.notes if not note.rows]
+        notes = _numbered_notes(table)
         lines += [
             f"{'##' if lines else '#'} {table.title}", "",
             *markdown_table(
                 [column.title for column in table.columns],
-                [_texts(table, row, numbered) for row in table.rows],
+                [[text.replace("|", "\\|") for text in row] for row in _texts(table, "**", "**")],
                 [_has_numbers(table, column) for column in table.columns],
             ), "",
             *(f"- {note}" for note in notes), *([""] if notes else []),
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Return these tables for LaTeX, with the rules of the package booktabs."""
+    lines: List[str] = ["% \\usepackage{booktabs}"]
+    for table in tables:
+        kinds = "".join("r" if _has_numbers(table, column) else "l" for column in table.columns)
+        rows = [[column.title for column in table.columns], *_texts(table, "\x01", "\x02")]
+        head, *body = (f"{' & '.join(map(_escaped, row))} \\\\" for row in rows)
+        lines += [
+            "\\begin{table}", "\\centering", f"\\caption{{{_escaped(table.title)}}}",
+            f"\\begin{{tabular}}{{{kinds}}}", "\\toprule", head, "\\midrule", *body, "\\bottomrule",
+            "\\end{tabular}", "\\par\\footnotesize",
+            *(_escaped(MARKDOWN.sub("", note)) + "\\par" for note in _numbered_notes(table)),
+            "\\end{table}", "",
+        ]
+    return "\n".join(lines)
+
+
+MARKDOWN = re.compile(r"`|\*\*|\\")  # its signs in notes
+# characters that LaTeX reads as commands, and those that its default encoding lacks
+LATEX = str.maketrans({
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}", "<": "$<$", ">": "$>$", "→": "$\\rightarrow$", "±": "$\\pm$",
+    "\x01": "\\textbf{", "\x02": "}",
+})
+
+
+def _escaped(text: str) -> str:
+    return text.translate(LATEX)
+
+
+def _numbered_notes(table: Table) -> List[str]:
+    numbered = [note for note in table.notes if note.rows]
+    return [f"[{i}] {note.text}" for i, note in enumerate(numbered, start=1)] + [
+        note.text for note in table.notes if not note.rows
+    ]
 
 
 def tsv(table: Table) -> str:
@@ -124,13 +173,21 @@ def to_json(table: Table) -> Dict[str, Any]:
     }
 
 
-def _texts(table: Table, row: Row, numbered: Sequence[Note]) -> List[str]:
-    """Return the cells of a row; the first has the numbers of the row's footnotes."""
-    texts = [_text(row.get(column.key), column.decimals) for column in table.columns]
-    if row.get("whose") != OURS:  # of a system's two rows, only the paper's has the footnotes
-        marks = [f" [{i}]" for i, note in enumerate(numbered, start=1) if texts[0] in note.rows]
-        texts[0] += "".join(marks)
-    return [text.replace("|", "\\|") for text in texts]
+def _texts(table: Table, begin_bold: str, end_bold: str) -> List[List[str]]:
+    """Return the cells of all rows; the first of a row has the numbers of its footnotes."""
+    numbered = [note for note in table.notes if note.rows]
+    rows = []
+    for i, row in enumerate(table.rows):
+        texts = []
+        for column in table.columns:
+            text = _text(row.get(column.key), column.decimals)
+            text = f"{begin_bold}{text}{end_bold}" if (i, column.key) in table.bold else text
+            texts.append(text + table.marks.get((i, column.key), ""))
+        if row.get("whose") != OURS:  # of a system's two rows, only the paper's has the footnotes
+            marks = [f" [{n}]" for n, note in enumerate(numbered, start=1) if texts[0] in note.rows]
+            texts[0] += "".join(marks)
+        rows.append(texts)
+    return rows
 
 
 def _has_numbers(table: Table, column: Column) -> bool:

@@ -6,7 +6,7 @@ import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from ..errors import refuse
 from ..files import new_folder
@@ -15,45 +15,52 @@ from ..version import __version__
 from .experiment import Experiment
 from .figure2 import draw
 from .figure3 import draw_figure3, figure3_table
+from .own import own_tables
 from .paper import Paper
 from .speed import figure_report, figure_tables
 from .sweep import architecture
-from .table import Table, markdown, to_json, tsv
+from .table import Table, latex, markdown, to_json, tsv
 from .table1_table9 import table1, table9
 from .table2 import table2
 from .table4_to_6 import direction_tables, table4, zero_shot_table
 from .table7_table8 import table7, table8
 
-FORMATS = ("md", "json", "tsv")
-OUTPUTS = re.compile(r"(table\d|figure\d)(-[a-z-]+)?\.(md|tsv|png)|tables\.json")
+FORMATS: Dict[str, Callable[[Sequence[Table]], str]] = {"md": markdown, "tex": latex}
+OUTPUTS = re.compile(
+    r"(table\d|figure\d|systems|directions)(-[a-z\d-]+)?\.(md|tex|tsv|png)|tables\.json"
+)
 
 
 def write_tables(
-    experiment: Experiment, out: str, formats: Sequence[str], window: int, overwrite: bool
+    experiment: Experiment, out: str, formats: Sequence[str], window: int, overwrite: bool,
+    only_run: bool = False,
 ) -> List[str]:
     """Write all tables and figures into the folder out; return lines for the user.
 
     out is written whole or not at all. An existing folder is refused; with overwrite it is replaced
     if it contains only tables and figures. window: languages that figure 3's trend line averages
-    over.
+    over. With only_run, only tables of the systems that were run, without the paper's numbers.
     """
     lines: List[str] = []
     with _folder(out, overwrite) as folder:
-        documents = score_tables(experiment)
-        documents |= parameter_tables(experiment)
-        figures = _figures(experiment, window, folder, lines)
-        for name, tables in documents.items():
-            if "md" in formats:
-                (folder / f"{name}.md").write_text(markdown(tables), encoding="utf-8")
+        if only_run:
+            documents, figures = own_tables(experiment), []
+        else:
+            documents = {**score_tables(experiment), **parameter_tables(experiment)}
+            figures = _figures(experiment, window, folder, lines)
+        with_figures = {**documents, **{
+            name: own for name in ("figure2", "figure4")
+            if (own := [table for table in figures if table.name.startswith(name)])
+        }}
+        for name, tables in with_figures.items():
+            for suffix, text in FORMATS.items():
+                if suffix in formats:
+                    (folder / f"{name}.{suffix}").write_text(text(tables), encoding="utf-8")
         for table in [table for tables in documents.values() for table in tables]:
             if "tsv" in formats:
                 (folder / f"{table.name}.tsv").write_text(tsv(table), encoding="utf-8")
         for table in figures:  # in every format: a figure is drawn from this table
             (folder / f"{table.name}.tsv").write_text(tsv(table), encoding="utf-8")
-        for name in ("figure2", "figure4"):
-            own = [table for table in figures if table.name.startswith(name)]
-            if own and "md" in formats:
-                (folder / f"{name}.md").write_text(markdown(own), encoding="utf-8")
         if "json" in formats:
             (folder / "tables.json").write_text(_all_json(documents, figures), encoding="utf-8")
         written = sorted(path.name for path in folder.iterdir())

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from statistics import fmean
 
 import pytest
 from console import refused, run
@@ -101,6 +102,10 @@ def test_a_system_is_compared_in_the_directions_that_it_has(tmp_path):
     table = comparison_table(report).splitlines()
     assert table[0].split() == ["bleu", "dense", "one", "two"]
     assert table[1].split()[2] == "-"
+    deltas = {row: [test["delta"] for test in tests.values()]
+              for row, tests in report["rows"].items()}
+    assert re.fullmatch(r"[+-][\d.]+ \(p 0\.\d{3}\)", re.split(r" {2,}", table[2])[2])
+    assert table[-3].split()[2:] == [f"{fmean(values):+.2f}" for values in deltas.values()]
     assert re.split(r" {2,}", table[-2]) == ["better, p < 0.05", "1 of 1", "2 of 2"]
     assert re.split(r" {2,}", table[-1]) == ["worse, p < 0.05", "0 of 1", "0 of 2"]
 
@@ -161,7 +166,8 @@ def test_translations_of_another_search_are_refused(tmp_path, setting):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(references=[*REFERENCES[:7], "another", *REFERENCES[8:]]), "differ from line 8 on"),
+        (dict(references=[*REFERENCES[:7], "another", *REFERENCES[8:]]),
+         "differ from line 8 on; .* the same --references DIR"),
         (dict(references=REFERENCES[:-1], hypotheses=BETTER[:-1]), "differ from line 120 on"),
         (dict(pairs=["en-fr"]), "no common direction"),
         (dict(gen_subset=None), "gen_subset"),
