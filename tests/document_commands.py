@@ -1,7 +1,7 @@
 """Run the commands of a document as they are written.
 
-A document's commands are its blocks that begin with ```bash, run in order by one bash. A block whose
-first line begins with "# not run" is left out: it needs the internet, a cluster or hours.
+A document's commands are its blocks that begin with ```bash, run in order by one bash. A block
+whose first line begins with "# not run" is left out: it needs the internet, a cluster or hours.
 """
 
 import re

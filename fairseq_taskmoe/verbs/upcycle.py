@@ -7,6 +7,7 @@ The new checkpoint translates as the dense model does, and is where training sta
 """
 
 import argparse
+from typing import Dict
 
 from ..errors import refuse
 from .arguments import check_least, pairs_in_flag, refuse_empty
