@@ -9,7 +9,6 @@ from ..distributed.layout import ExpertLayout
 from ..modules.experts import Experts
 
 GRADIENT_BUFFER = 2**28  # elements at most, in fairseq's legacy_ddp
-OPTIMIZERS = ("adam", "adafactor", "sgd", "nag", "adagrad")
 Shape = Tuple[int, ...]
 
 

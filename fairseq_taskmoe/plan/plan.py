@@ -34,7 +34,6 @@ from .traffic import (
 )
 
 GIB = 2**30
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TrainingPlan(NamedTuple):

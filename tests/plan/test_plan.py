@@ -29,7 +29,6 @@ from fairseq_taskmoe.distributed.layout import expert_layout
 from fairseq_taskmoe.plan.activations import SentenceShape, measure_activations
 from fairseq_taskmoe.plan.memory import checkpoint_sizes, local_parameters, state_bytes
 from fairseq_taskmoe.plan.parameters import build_on_meta
-from fairseq_taskmoe.plan.plan import DTYPES
 from fairseq_taskmoe.plan.traffic import (
     all_reduce_bytes,
     busiest_rank,
@@ -39,6 +38,7 @@ from fairseq_taskmoe.plan.traffic import (
 )
 from fairseq_taskmoe.verbs import plan
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WIDER = {
     "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 160, "decoder_embed_dim": 48,
     "decoder_ffn_embed_dim": 160, "encoder_layers": 3, "decoder_layers": 3, "moe_freq": 2,
