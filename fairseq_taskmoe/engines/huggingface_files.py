@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from ..checkpoint.unset_weights import UnsetWeights
+from ..checkpoint.skip_init import SkipInit
 from ..errors import refuse
 from ..read_files import read_json
 
@@ -45,7 +45,7 @@ def load_huggingface(folder: str) -> Any:
         if type(value) is not SETTINGS.get(name):
             refuse(f"{path}: {ascii(name)[:64]} cannot be {ascii(value)[:64]}")
     configuration, kind = CLASSES[settings["model_type"]]
-    with UnsetWeights():
+    with SkipInit():
         model: Any = kind(configuration(**settings))
     model.tie_weights()
     weights = load_file(Path(folder) / "model.safetensors")

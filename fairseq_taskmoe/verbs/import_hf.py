@@ -10,7 +10,7 @@ translates, can be trained further, and is what `taskmoe upcycle` starts from:
 import argparse
 
 from ..errors import refuse
-from .flags import pairs_in_flag, refuse_empty
+from .arguments import pairs_in_flag, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
