@@ -1,13 +1,10 @@
 """Writing files and folders atomically."""
 
 import fcntl
-import glob
 import os
 import shutil
 import signal
 import sys
-import tempfile
-import zlib
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List
@@ -19,23 +16,42 @@ from .errors import refuse
 def new_folder(out: str) -> Iterator[Path]:
     """Yield a temporary folder, which is renamed to out if there was no exception.
 
-    An existing out is refused at the start, unless it is an empty folder. Temporary folders of
-    killed processes for the same out are removed.
+    An existing out is refused at the start, unless it is an empty folder, and so is one that
+    another process is making. The files of a killed process are removed.
     """
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         refuse(f"--out {out} exists; nothing was overwritten")
     target = Path(out).resolve()
-    with _folders(target.parent):
-        _remove_abandoned(target)
-        part = Path(tempfile.mkdtemp(prefix=f"{_prefix(target)}{os.getpid()}.", dir=target.parent))
+    part = target.with_name(f".{target.name}.part")
+    with _folders(target.parent), _locked(part):
         try:
-            with _locked(part):
-                yield part
-                part.chmod(0o755)
-                part.rename(target)
+            yield part
+            part.rename(target)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make a folder, or empty it; refuses one that another process is filling.
+
+    The lock ends with this process in any case.
+    """
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refuse(f"{folder}: another process is writing to it")
+        except OSError:
+            pass  # some file systems have no locks
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -70,51 +86,6 @@ def remove_unless_translated(output: Path) -> None:
                 return
         output.unlink()
         output.parent.rmdir()
-
-
-def _prefix(target: Path) -> str:
-    """Return the prefix of the names of this machine's temporary folders; a process id follows."""
-    return f".{target.name}.{zlib.crc32(os.uname().nodename.encode()):08x}."
-
-
-@contextmanager
-def _locked(part: Path) -> Iterator[None]:
-    """Lock a folder; the lock ends with this process in any case."""
-    descriptor = os.open(part, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove the temporary folders of killed processes.
-
-    A process has ended if its id does not exist on this machine and its folder is not locked:
-    processes in another container have other ids.
-    """
-    for part in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
-        pid = part.name.removeprefix(_prefix(target)).partition(".")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            with suppress(OSError):
-                descriptor = os.open(part, os.O_RDONLY)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(part, ignore_errors=True)
-                finally:
-                    os.close(descriptor)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # of another user, or not an id
-        return True
-    return True
 
 
 def write_atomically(path: Path, text: str) -> None:
