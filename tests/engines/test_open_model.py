@@ -74,7 +74,7 @@ def payload(marker):
     return f"__import__('pathlib').Path({str(marker)!r}).write_text('executed') and [2]"
 
 
-@pytest.mark.parametrize("verb", ["translate", "serve"])
+@pytest.mark.parametrize("verb", ["translate", pytest.param("serve", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("format", ["fairseq", "taskmoe"])
 def test_strings_of_a_checkpoint_are_not_evaluated(format, verb, copied, tmp_path):
     folder, marker = copied(format), tmp_path / "executed"
@@ -97,7 +97,9 @@ def test_strings_of_a_checkpoint_are_not_evaluated(format, verb, copied, tmp_pat
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("format", ["fairseq", "taskmoe"])
+@pytest.mark.parametrize("format", [
+    "fairseq", pytest.param("taskmoe", marks=pytest.mark.slow),
+])
 def test_no_setting_is_executed(format, copied, tmp_path):
     folder, marker = copied(format), tmp_path / "executed"
     whole = torch.load(folder / "model.pt", weights_only=True)
