@@ -77,6 +77,7 @@ class RouterKind(NamedTuple):
     """A router that --encoder-moe-router and --decoder-moe-router can name."""
 
     build: Optional[Callable[[RouterPlace], nn.Module]]  # None: the layer is dense
+    words: str  # what decides about the experts, in titles of figures
     learns_from_text: bool = False  # has a capacity, and its experts can be pruned
     # of TaskTable.group_ids: tasks of a group share their experts, which are constants. A task's
     # sub-network can be extracted, and a pair that was never trained takes a trained one's route
@@ -89,16 +90,18 @@ class RouterKind(NamedTuple):
 
 
 ROUTERS: Dict[str, RouterKind] = {
-    "token": RouterKind(_token, learns_from_text=True),
-    "sentence": RouterKind(_sentence, learns_from_text=True),
-    **{name: RouterKind(_task(name), groups_by=name)
-       for name in ("source", "target", "pair", "group")},
-    "static": RouterKind(_static(from_checkpoint=False), groups_by="pair"),
-    "random": RouterKind(_random),
+    "token": RouterKind(_token, "token", learns_from_text=True),
+    "sentence": RouterKind(_sentence, "sentence", learns_from_text=True),
+    **{name: RouterKind(_task(name), words, groups_by=name) for name, words in (
+        ("source", "source language"), ("target", "target language"), ("pair", "language pair"),
+        ("group", "group of tasks"),
+    )},
+    "static": RouterKind(_static(from_checkpoint=False), "a fixed assignment", groups_by="pair"),
+    "random": RouterKind(_random, "chance"),
     # no routing: one feed-forward network of the width of K experts, with the same cost. Extracted
     # sub-networks are made of those, and so is the dense baseline of equal computation
-    "dense": RouterKind(None),
+    "dense": RouterKind(None, "nothing"),
     # as static, but stored in the checkpoint: a sub-network of several tasks with different experts
-    "table": RouterKind(_static(from_checkpoint=True), groups_by="pair"),
+    "table": RouterKind(_static(from_checkpoint=True), "a fixed assignment", groups_by="pair"),
 }
 TASK_ROUTERS = tuple(name for name, kind in ROUTERS.items() if kind.groups_by == name)

@@ -23,9 +23,11 @@ from ..evaluation.evaluate import digest
 from ..evaluation.length_checks import check_lengths
 from ..evaluation.translate import Batch, Batching, load_for_pairs
 from ..files import new_folder
+from ..models.router_kinds import ROUTERS
 from ..modules.gate_losses import GateStats, first_choices
 from ..modules.moe_layer import MoELayer
 from ..modules.routers import RouterOutput
+from ..names import STACKS
 from ..plotting import can_plot
 from .figures import draw_figures
 from .load import save_load
@@ -86,10 +88,18 @@ def trained_pairs_in(data: str, path: str, split: str) -> List[str]:
 
 def describe(path: str, choice: TextChoice) -> Dict[str, str]:
     """Return the names and values of `about` in routing.npz."""
-    model = read_model(path).checkpoint["cfg"]["model"]
+    cfg = read_model(path).cfg
+    about = {}
+    for stack in STACKS:
+        name = str(getattr(cfg, f"{stack}_moe_router"))
+        about[f"{stack} router"] = name
+        about[f"{stack} routed by"] = ROUTERS[name].words
+        about[f"{stack} experts"] = (
+            "vary" if ROUTERS[name].varies_by_sentence else "constant for a direction"
+        )
     return {
-        "encoder router": str(model["encoder_moe_router"]),
-        "decoder router": str(model["decoder_moe_router"]),
+        **about,
+        "model": f"transformer_task_moe, {cfg.moe_expert_count} experts, top {cfg.moe_top_k}",
         "decoder reads": choice.decoder_reads,
         "split": choice.split,
         "sentences": "common to all pairs" if choice.multi_parallel else "all",

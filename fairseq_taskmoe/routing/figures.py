@@ -1,12 +1,13 @@
 """The paper's figures 5-11 and a dendrogram, drawn from the files of `taskmoe routing`.
 
 Directions are grouped by the language that most of them have, such as English: those into it
-(xx-en) and those from it (en-xx). Other directions appear only in routing.png. P language pairs,
-E experts.
+(xx-en) and those from it (en-xx). Other directions appear only in `routing`. P language pairs,
+E experts. docs/analyse-routing.md says which figure is which of the paper's.
 """
 
+import sys
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 from scipy.cluster.hierarchy import dendrogram, linkage
@@ -14,21 +15,26 @@ from scipy.spatial.distance import squareform
 
 from ..errors import refuse
 from ..names import STACKS
-from ..plotting import new_figure, save_figure
-from .heat_maps import HeatMap, draw_heat_maps, plot_routing
+from ..plotting import new_figure, save_in_folder
+from .heat_maps import (
+    HeatMap,
+    all_layers,
+    draw_heat_maps,
+    heat_map,
+    is_constant,
+    layer_title,
+)
 from .shares import RoutingShares, load_shares
 from .similarity import JensenShannon, load_jensen_shannon
 from .summary import Directions, directions_of
 
-TASK_KINDS = ("source", "target", "pair", "group", "static")  # routers that do not read the text
-
 
 class HeatMapFigure(NamedTuple):
-    """A file with one line of heat-maps."""
+    """A file with lines of heat-maps."""
 
-    name: str
+    name: str  # without ending
     title: str
-    panels: List[HeatMap]
+    lines: List[List[HeatMap]]
 
 
 class Tree(NamedTuple):
@@ -36,7 +42,7 @@ class Tree(NamedTuple):
 
     title: str
     lang_pairs: List[str]  # Q
-    merges: np.ndarray  # (Q - 1, 4), as scipy's linkage returns them
+    merges: Optional[np.ndarray]  # (Q - 1, 4), as scipy's linkage returns them; None: no two share
 
 
 def draw_figures(folder: Path) -> List[str]:
@@ -45,60 +51,53 @@ def draw_figures(folder: Path) -> List[str]:
     similarity = load_jensen_shannon(folder / "similarity.npz")
     if (shares.lang_pairs, list(shares.layers)) != (similarity.lang_pairs, list(similarity.layers)):
         refuse(f"{folder}: routing.npz and similarity.npz have different pairs or layers")
-    trees = list(find_trees(shares, similarity))
-    plot_routing(folder / "routing.npz", folder / "routing.png")
-    drawn = ["routing.png"]
-    for name, title, panels in heat_map_figures(shares):
+    drawn: List[str] = []
+    for name, title, lines in heat_map_figures(shares):
         figure = new_figure()
-        draw_heat_maps(figure, [panels], title)
-        save_figure(figure, folder / name)
-        drawn.append(name)
-    if trees:
-        draw_trees(trees, folder / "dendrogram.png")
-        drawn.append("dendrogram.png")
+        draw_heat_maps(figure, lines, title)
+        drawn += save_in_folder(figure, folder, name)
+    trees = list(find_trees(shares, similarity))
+    for tree in trees:
+        if tree.merges is None:
+            print(f"{', '.join(tree.title.splitlines())}: no two directions share an expert, so "
+                  "there is no tree", file=sys.stderr)
+    if any(tree.merges is not None for tree in trees):
+        figure = new_figure()
+        draw_trees(figure, trees, model_title(shares))
+        drawn += save_in_folder(figure, folder, "dendrogram")
     return drawn
 
 
 def heat_map_figures(shares: RoutingShares) -> Iterator[HeatMapFigure]:
-    """Yield the figures: the last layers (figure 5), then each stack's first and last layer."""
+    """Yield the figures: all layers, the last ones, then each stack's first and last layer."""
+    yield HeatMapFigure("routing", model_title(shares), all_layers(shares))
     into, out_of = directions_of(shares.lang_pairs)
     panels = [
-        heat_map(shares, stack, layers_of(shares, stack)[-1], directions)
+        heat_map(shares, stack, layers_of(shares, stack)[-1], directions.rows, directions.words)
         for stack, directions in (("encoder", into), ("decoder", out_of))
         if is_drawn(shares, stack, directions)
     ]
     if panels:
-        title = "last MoE layers, as in the paper's figure 5"
-        yield HeatMapFigure("last_layers.png", title, panels)
+        yield HeatMapFigure("last_layers", model_title(shares), [panels])
     for stack in STACKS:
         for directions in (into, out_of):
             if is_drawn(shares, stack, directions):
                 layers = layers_of(shares, stack)
                 ends = layers[:1] if len(layers) == 1 else [layers[0], layers[-1]]
                 yield HeatMapFigure(
-                    f"{stack}_{directions.name}.png",
-                    figure_title(shares.about, stack, directions),
-                    [heat_map(shares, stack, layer, directions) for layer in ends],
+                    f"{stack}_{directions.name}",
+                    model_title(shares),
+                    [[heat_map(shares, stack, layer, directions.rows, directions.words)
+                      for layer in ends]],
                 )
 
 
-def figure_title(about: Dict[str, str], stack: str, directions: Directions) -> str:
-    """Return the title of a stack's figure, with the corresponding figures of the paper."""
-    kind = about.get(f"{stack} router")
-    routed = f", routed by {kind}" if kind else ""
-    text = about.get("decoder reads") if stack == "decoder" else None
-    read = f", reading {text}" if text else ""
-    number = "10-11" if kind in TASK_KINDS else "6-9"
-    return f"{stack} of {directions.name}{routed}{read}\nas in the paper's figures {number}"
-
-
-def heat_map(shares: RoutingShares, stack: str, layer: int, directions: Directions) -> HeatMap:
-    """Return the panel of one layer for some directions."""
-    return HeatMap(
-        f"{stack} layer {layer}, {directions.name}",
-        [shares.lang_pairs[row] for row in directions.rows],
-        shares.layers[stack, layer][directions.rows],
-    )
+def model_title(shares: RoutingShares) -> str:
+    """Return the title of a figure: the model, and what its decoder reads if that matters."""
+    reads = shares.about.get("decoder reads")
+    needed = reads and layers_of(shares, "decoder") and not is_constant(shares, "decoder")
+    facts = [shares.about.get("model"), f"decoder reads {reads}" if needed else None]
+    return "\n".join(filter(None, facts))
 
 
 def layers_of(shares: RoutingShares, stack: str) -> List[int]:
@@ -130,30 +129,33 @@ def find_trees(shares: RoutingShares, similarity: JensenShannon) -> Iterator[Tre
                 # the values of a direction without routed text are NaN
                 rows = [row for row in directions.rows if not np.isnan(values[row, row])]
                 if len(rows) > 1:
-                    distances = 1 - values[np.ix_(rows, rows)]
+                    distances = squareform(1 - values[np.ix_(rows, rows)], checks=False)
                     yield Tree(
-                        f"{stack} layer {layer}, {directions.name}",
+                        layer_title(shares, stack, layer, directions.words),
                         [similarity.lang_pairs[row] for row in rows],
-                        linkage(squareform(distances, checks=False), "average"),
+                        linkage(distances, "average") if (distances < 1 - 1e-9).any() else None,
                     )
 
 
-def draw_trees(trees: Sequence[Tree], path: Path) -> None:
+def draw_trees(figure: Any, trees: Sequence[Tree], title: str) -> None:
     """Draw trees side by side, with the leaves on the left."""
-    figure = new_figure()
     rows = max(len(tree.lang_pairs) for tree in trees)
-    figure.set_size_inches(2.9 * len(trees), max(1.8, 0.18 * rows) + 1)
-    figure.suptitle("average linkage of Jensen-Shannon distances between directions", fontsize=10)
+    figure.set_size_inches(3 * len(trees) + 0.6, max(1.8, 0.18 * rows) + 1.5)
+    figure.suptitle(f"{title}\nSimilarity of routing, by average linkage", fontsize=10)
     # one scale for all
-    longest = max(float(tree.merges[:, 2].max()) for tree in trees) or 1.0
+    merges = [tree.merges for tree in trees if tree.merges is not None]
+    longest = max(float(each[:, 2].max()) for each in merges) or 1.0
     for tree, axis in zip(trees, figure.subplots(1, len(trees), squeeze=False)[0], strict=True):
+        axis.set_title(tree.title, fontsize=9)
+        if tree.merges is None:
+            axis.text(0.5, 0.5, "No two directions\nshare an expert", ha="center", fontsize=8)
+            axis.set_axis_off()
+            continue
         dendrogram(
             tree.merges, labels=tree.lang_pairs, orientation="right", ax=axis,
             color_threshold=0, above_threshold_color="black", leaf_font_size=7,
         )
         axis.set_xlim(0, longest * 1.05)
-        axis.set_title(tree.title, fontsize=9)
         axis.set_xlabel("Jensen-Shannon distance", fontsize=8)
         axis.tick_params(axis="x", labelsize=7)
         axis.spines[["top", "left", "right"]].set_visible(False)
-    save_figure(figure, path)

@@ -22,6 +22,7 @@ class Directions(NamedTuple):
     """Directions into the common language, or from it."""
 
     name: str  # xx-en or en-xx
+    words: str  # into en, from en
     rows: List[int]  # their indices among the P pairs
 
 
@@ -31,8 +32,10 @@ def directions_of(lang_pairs: Sequence[str]) -> List[Directions]:
     counts = Counter(sorted(lang for pair in pairs for lang in pair))
     common = max(counts, key=lambda lang: (counts[lang], lang == "en"))
     return [
-        Directions(name, [row for row, pair in enumerate(pairs) if pair[side] == common])
-        for name, side in ((f"xx-{common}", -1), (f"{common}-xx", 0))
+        Directions(name, words, [row for row, pair in enumerate(pairs) if pair[side] == common])
+        for name, words, side in (
+            (f"xx-{common}", f"into {common}", -1), (f"{common}-xx", f"from {common}", 0)
+        )
     ]
 
 
@@ -50,7 +53,7 @@ def summary_rows(shares: RoutingShares) -> Iterator[Tuple[str, ...]]:
     """
     yield COLUMNS
     for (stack, i), all_rows in shares.layers.items():
-        for name, indices in directions_of(shares.lang_pairs):
+        for name, _, indices in directions_of(shares.lang_pairs):
             rows = all_rows[indices]
             rows = rows[rows.any(axis=1)]
             if len(rows) < 2:

@@ -56,8 +56,8 @@ def smooth(values: Sequence[float], window: int) -> List[float]:
     ]
 
 
-def draw_figure3(table: Table, window: int, path: Path) -> None:
-    """Draw the points of figure 3 and their trend lines."""
+def draw_figure3(table: Table, window: int, *paths: Path) -> None:
+    """Draw the points of figure 3 and their trend lines into files."""
     figure = new_figure(figsize=(10, 4.5))
     from matplotlib import colormaps
 
@@ -71,15 +71,29 @@ def draw_figure3(table: Table, window: int, path: Path) -> None:
             places = [languages.index(point["language"]) for point in points]
             style: Dict[str, Any] = {"color": colormaps["tab20"](number % 20)}
             axis.plot(places, [p["delta_bleu"] for p in points], "o", alpha=0.4, ms=3, **style)
-            axis.plot(places, [p["trend"] for p in points], label=str(system), **style)
+            axis.plot(places, [p["trend"] for p in points], label=_in_words(str(system)), **style)
         axis.set_xticks(range(len(languages)), languages)
-        axis.set_title(f"{SIDES[side]}, window of {window} languages", fontsize=9)
+        axis.set_title(SIDES[side], fontsize=9)
         axis.set_xlabel("language, largest corpus first")
         axis.grid(alpha=0.3)
+    figure.suptitle(
+        f"Gain over bilingual models, and its mean over {window} neighbouring languages",
+        fontsize=10,
+    )
     figure.axes[0].set_ylabel("BLEU over bilingual models")
     lines, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(lines, labels, fontsize=7, loc="outside right upper")
-    save_figure(figure, path)
+    for path in paths:
+        save_figure(figure, path)
+
+
+def _in_words(system: str) -> str:
+    """Return the title of a system with its routers: task MoE (target/target)."""
+    known = Paper().systems.get(system)
+    if known is None:
+        return system
+    routers = {known.encoder, known.decoder} - {"dense"}
+    return f"{known.title} ({known.encoder}/{known.decoder})" if routers else known.title
 
 
 def _float(cell: Cell) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from ..errors import refuse
 from ..files import new_folder
-from ..plotting import can_plot
+from ..plotting import FIGURE_FORMATS, can_plot
 from ..version import __version__
 from .experiment import Experiment
 from .figure2 import draw
@@ -27,7 +27,7 @@ from .table7_table8 import table7, table8
 
 FORMATS: Dict[str, Callable[[Sequence[Table]], str]] = {"md": markdown, "tex": latex}
 OUTPUTS = re.compile(
-    r"(table\d|figure\d|systems|directions)(-[a-z\d-]+)?\.(md|tex|tsv|png)|tables\.json"
+    r"(table\d|figure\d|systems|directions)(-[a-z\d-]+)?\.(md|tex|tsv|png|pdf)|tables\.json"
 )
 
 
@@ -106,7 +106,8 @@ def _figures(
             lines.append(f"{name}: not run: throughput.json has nothing for it")
         elif drawable:
             settings = {**report["settings"], "arch": architecture(report)}
-            draw({**report, "settings": settings}, folder / f"{name}.png")
+            files = [folder / f"{name}.{kind}" for kind in FIGURE_FORMATS]
+            draw({**report, "settings": settings}, *files)
     gains = figure3_table(experiment, paper, window)
     if gains is None:
         lines.append("figure3: not run: needs bilingual models, another system with the same "
@@ -114,7 +115,7 @@ def _figures(
     else:
         tables.append(gains)
         if drawable:
-            draw_figure3(gains, window, folder / "figure3.png")
+            draw_figure3(gains, window, *(folder / f"figure3.{kind}" for kind in FIGURE_FORMATS))
     return sorted(tables, key=lambda table: table.name)
 
 

@@ -266,7 +266,7 @@ def test_figure_shows_the_report(tmp_path):
     report = {
         "rows": rows, "settings": {**LOAD._asdict()}, "hardware": {"cpu": "a CPU", "gpus": []}
     }
-    assert curves(report) == {"task": [(1, 10.0), (8, 30.0)]}
+    assert curves(report) == {"task": [(1, 10.0, 0.0), (8, 30.0, 0.0)]}
     draw(report, tmp_path / "figure.svg")
     assert "tokens per second" in (tmp_path / "figure.svg").read_text()
 

@@ -11,12 +11,14 @@ from routing_cases import both, write_checkpoint, write_data
 from scipy.cluster.hierarchy import cophenet
 from scipy.spatial.distance import squareform
 
+from fairseq_taskmoe.plotting import new_figure, save_figure
 from fairseq_taskmoe.routing.collect import write_routing
 from fairseq_taskmoe.routing.figures import (
     draw_figures,
     find_trees,
     heat_map_figures,
 )
+from fairseq_taskmoe.routing.heat_maps import draw_heat_maps
 from fairseq_taskmoe.routing.shares import RoutingShares, load_shares
 from fairseq_taskmoe.routing.similarity import (
     JensenShannon,
@@ -25,8 +27,12 @@ from fairseq_taskmoe.routing.similarity import (
 )
 
 PAIRS = ["de-en", "fr-en", "zh-en", "en-de", "en-fr", "en-zh", "fr-de"]
-TOKEN = {"encoder router": "token", "decoder router": "token", "decoder reads": "references"}
-TARGET = {"encoder router": "target", "decoder router": "target", "decoder reads": "references"}
+MODEL = {"decoder reads": "references", "model": "a model"}
+TOKEN = {**MODEL, "encoder routed by": "token", "decoder routed by": "token"}
+TARGET = {
+    **MODEL, "encoder routed by": "target language", "decoder routed by": "target language",
+    "encoder experts": "constant for a direction", "decoder experts": "constant for a direction",
+}
 
 
 def by_token(layers=(1, 3, 5), experts=6):
@@ -60,45 +66,73 @@ def folder(tmp_path):
     return write
 
 
+def titles(lines):
+    return [panel.title for line in lines for panel in line]
+
+
 def test_figures_of_a_token_model_are_the_papers():
     shares = by_token()
     figures = {figure.name: figure for figure in heat_map_figures(shares)}
     assert list(figures) == [
-        "last_layers.png", "encoder_xx-en.png", "encoder_en-xx.png", "decoder_xx-en.png",
-        "decoder_en-xx.png",
+        "routing", "last_layers", "encoder_xx-en", "encoder_en-xx", "decoder_xx-en",
+        "decoder_en-xx",
     ]
-    last = figures["last_layers.png"]
-    assert "figure 5" in last.title
-    assert [panel.title for panel in last.panels] == [
-        "encoder layer 5, xx-en", "decoder layer 5, en-xx"
+    last = figures["last_layers"]
+    assert last.title == "a model\ndecoder reads references"
+    assert titles(last.lines) == [
+        "Encoder, MoE layer 3 of 3 (layer 6)\ninto en, routed by token",
+        "Decoder, MoE layer 3 of 3 (layer 6)\nfrom en, routed by token",
     ]
-    np.testing.assert_array_equal(last.panels[0].shares, shares.layers["encoder", 5][:3])
-    np.testing.assert_array_equal(last.panels[1].shares, shares.layers["decoder", 5][3:6])
-    assert last.panels[1].lang_pairs == ["en-de", "en-fr", "en-zh"]
-    ends = figures["decoder_xx-en.png"]
-    assert "routed by token, reading references" in ends.title and "figures 6-9" in ends.title
-    assert [panel.title for panel in ends.panels] == [
-        "decoder layer 1, xx-en", "decoder layer 5, xx-en"
+    [(encoder, decoder)] = last.lines
+    np.testing.assert_array_equal(encoder.shares, shares.layers["encoder", 5][:3])
+    np.testing.assert_array_equal(decoder.shares, shares.layers["decoder", 5][3:6])
+    assert decoder.labels == ["en-de", "en-fr", "en-zh"]
+    ends = figures["decoder_xx-en"]
+    assert titles(ends.lines) == [
+        f"Decoder, MoE layer {n} of 3 (layer {i})\ninto en, routed by token"
+        for n, i in ((1, 2), (3, 6))
     ]
-    np.testing.assert_array_equal(ends.panels[0].shares, shares.layers["decoder", 1][:3])
-    assert "reading" not in figures["encoder_xx-en.png"].title
+    np.testing.assert_array_equal(ends.lines[0][0].shares, shares.layers["decoder", 1][:3])
+
+
+def test_directions_are_in_groups_with_headings():
+    shares = by_token()
+    panel = next(heat_map_figures(shares)).lines[0][0]
+    assert panel.labels == [
+        "into en", "de-en", "fr-en", "zh-en", "from en", "en-de", "en-fr", "en-zh", "others",
+        "fr-de",
+    ]
+    headings = np.isnan(panel.shares).all(axis=1)
+    assert headings.tolist() == [label in ("into en", "from en", "others")
+                                 for label in panel.labels]
+    np.testing.assert_array_equal(panel.shares[~headings], shares.layers["encoder", 1])
 
 
 def test_a_single_task_is_not_drawn():
     figures = {figure.name: figure for figure in heat_map_figures(by_target())}
-    assert list(figures) == ["last_layers.png", "encoder_en-xx.png", "decoder_en-xx.png"]
-    assert [panel.title for panel in figures["last_layers.png"].panels] == [
-        "decoder layer 1, en-xx"
-    ]
-    assert "figures 10-11" in figures["decoder_en-xx.png"].title
-    assert len(figures["decoder_en-xx.png"].panels) == 1  # the first layer is the last one
+    assert list(figures) == ["routing", "last_layers", "encoder_en-xx", "decoder_en-xx"]
+    title = "Decoder, MoE layer 1 of 1 (layer 2)\nfrom en, routed by target language"
+    assert titles(figures["last_layers"].lines) == [title]
+    assert titles(figures["decoder_en-xx"].lines) == [title]  # the first layer is the last one
+    assert figures["decoder_en-xx"].title == "a model"  # what a task router reads does not matter
+
+
+@pytest.mark.parametrize("shares, legend", [(by_target(), True), (by_token(), False)])
+def test_task_routing_has_two_colours_and_a_legend(shares, legend, tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = new_figure()
+    draw_heat_maps(figure, next(heat_map_figures(shares)).lines)
+    save_figure(figure, tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text()
+    assert ("<!-- used by the direction -->" in text) == legend
+    assert ("<!-- 50% -->" in text) != legend
 
 
 def test_a_stack_without_moe_layers_is_not_drawn():
     shares = by_token()
     decoder = {name: rows for name, rows in shares.layers.items() if name[0] == "decoder"}
     names = [figure.name for figure in heat_map_figures(shares._replace(layers=decoder))]
-    assert names == ["last_layers.png", "decoder_xx-en.png", "decoder_en-xx.png"]
+    assert names == ["routing", "last_layers", "decoder_xx-en", "decoder_en-xx"]
 
 
 def test_the_tree_is_average_linkage_of_the_distances():
@@ -107,12 +141,12 @@ def test_the_tree_is_average_linkage_of_the_distances():
     similarity = jensen_shannon(rows)
     shares = RoutingShares(PAIRS, {("encoder", 1): rows}, TOKEN)
     into, out_of = find_trees(shares, JensenShannon(PAIRS, {("encoder", 1): similarity}))
-    assert into.title == "encoder layer 1, xx-en"
+    assert into.title == "Encoder, MoE layer 1 of 1 (layer 2)\ninto en, routed by token"
     assert into.lang_pairs == ["de-en", "fr-en", "zh-en"]
     far = 1 - similarity[:2, 2].mean()
     expected = [[0, 1 - similarity[0, 1], far], [1 - similarity[0, 1], 0, far], [far, far, 0]]
     np.testing.assert_allclose(squareform(cophenet(into.merges)), expected)
-    np.testing.assert_allclose(out_of.merges[:, 2], 1)  # nothing in common
+    assert out_of.merges is None  # nothing in common
 
 
 def test_a_direction_of_which_nothing_was_routed_is_no_leaf():
@@ -126,19 +160,27 @@ def test_figures_are_drawn_again_from_the_tables(folder):
     pytest.importorskip("matplotlib")
     path = folder(by_target())
     drawn = draw_figures(path)
-    assert drawn == ["routing.png", "last_layers.png", "encoder_en-xx.png", "decoder_en-xx.png",
-                     "dendrogram.png"]
+    names = ["routing", "last_layers", "encoder_en-xx", "decoder_en-xx", "dendrogram"]
+    assert drawn == [f"{name}.{ending}" for name in names for ending in ("png", "pdf")]
     first = {name: (path / name).read_bytes() for name in drawn}
-    assert all(data.startswith(b"\x89PNG") for data in first.values())
+    begins = {"png": b"\x89PNG", "pdf": b"%PDF"}
+    assert all(data.startswith(begins[name[-3:]]) for name, data in first.items())
     for name in drawn:
         (path / name).unlink()
     assert draw_figures(path) == drawn
     assert {name: (path / name).read_bytes() for name in drawn} == first
 
 
+def test_directions_without_a_common_expert_have_no_tree(folder, capsys):
+    pytest.importorskip("matplotlib")
+    rows = np.eye(4)[[0, 0, 0, 1, 2, 3, 1]]
+    drawn = draw_figures(folder(RoutingShares(PAIRS, {("decoder", 1): rows}, TARGET)))
+    assert "decoder_en-xx.png" in drawn and "dendrogram.png" not in drawn
+    assert "from en, routed by target language: no two directions share" in capsys.readouterr().err
+
+
 DRAW_WITHOUT_MODEL = """
 import sys
-sys.argv[0] = "taskmoe"
 sys.modules["torch"] = sys.modules["fairseq"] = None  # importing them is now an error
 from fairseq_taskmoe.cli import run_verb
 run_verb(["routing", "--plot", sys.argv[1]])
@@ -159,7 +201,9 @@ def test_one_direction_is_enough(tmp_path):
     written = write_routing(write_data(tmp_path), path, str(tmp_path / "out"), ["en-fr"])
     assert "decoder_en-xx.png" in written and "last_layers.png" in written
     assert "decoder_xx-en.png" not in written and "dendrogram.png" not in written
-    assert load_shares(tmp_path / "out" / "routing.npz").about["encoder router"] == "token"
+    about = load_shares(tmp_path / "out" / "routing.npz").about
+    assert about["encoder router"] == about["encoder routed by"] == "token"
+    assert about["model"] == "transformer_task_moe, 5 experts, top 2"
 
 
 def test_tables_of_two_runs_are_refused(folder):

@@ -12,7 +12,8 @@ import pytest
 from refusals import refusal
 
 from fairseq_taskmoe.errors import Refusal
-from fairseq_taskmoe.routing.heat_maps import plot_routing
+from fairseq_taskmoe.plotting import new_figure, save_figure
+from fairseq_taskmoe.routing.heat_maps import all_layers, draw_heat_maps
 from fairseq_taskmoe.routing.shares import load_shares
 
 PAIRS = np.array(["de-en", "en-de", "en-zh"])
@@ -29,6 +30,12 @@ def write(tmp_path):
         return tmp_path / "routing.npz"
 
     return write
+
+
+def plot_routing(path, out_path):
+    figure = new_figure()
+    draw_heat_maps(figure, all_layers(load_shares(path)))
+    save_figure(figure, out_path)
 
 
 def png_size(path):
@@ -63,10 +70,10 @@ def test_figure_has_room_for_every_panel(encoder, decoder, write, tmp_path):
     arrays |= {f"decoder_layers_{i}": STACKS for i in decoder}
     plot_routing(write(**arrays), tmp_path / "routing.png")
     width, height = png_size(tmp_path / "routing.png")
-    # 150 dots an inch, a panel of 3.3 x 2.2 inches, at most 4 of them on a line
+    # 150 dots an inch, a panel of 3.3 x 2.4 inches, at most 4 of them on a line
     lines = -(-len(encoder) // 4) + -(-len(decoder) // 4)
     columns = min(4, max(len(encoder), len(decoder)))
-    assert (width, height) == pytest.approx((columns * 495 + 135, lines * 330), abs=2)
+    assert (width, height) == pytest.approx((columns * 495 + 135, lines * 360), abs=2)
     assert sorted(os.listdir(tmp_path)) == ["routing.npz", "routing.png"]
 
 
@@ -86,7 +93,8 @@ def test_the_panels_are_labelled_and_share_one_scale(write, tmp_path):
     plot_routing(path, tmp_path / "routing.SVG")
     svg = (tmp_path / "routing.SVG").read_text()
     # matplotlib writes every text beside its outlines, as a comment
-    for text in ("encoder layer 1", "decoder layer 3", "expert", "de-en", "en-zh", "0.00", "1.00"):
+    for text in ("Encoder, MoE layer 1 of 1 (layer 2)", "Decoder, MoE layer 1 of 1 (layer 4)",
+                 "expert", "into en", "de-en", "en-zh", "0%", "100%"):
         assert f"<!-- {text} -->" in svg
     assert svg.count("share of the direction") == 1
 

@@ -11,7 +11,8 @@ PAIRS = ["de-en", "fr-en", "zh-en", "en-de", "en-fr", "en-zh", "fr-de"]
 
 def test_directions_are_grouped_by_the_most_frequent_language():
     into, out_of = directions_of(PAIRS)
-    assert into == ("xx-en", [0, 1, 2]) and out_of == ("en-xx", [3, 4, 5])
+    assert into == ("xx-en", "into en", [0, 1, 2])
+    assert out_of == ("en-xx", "from en", [3, 4, 5])
     assert [one.name for one in directions_of(["en-de"])] == ["xx-en", "en-xx"]
     assert [one.name for one in directions_of(["de-fr", "zh-de"])] == ["xx-de", "de-xx"]
 

@@ -452,7 +452,7 @@ def test_everything_is_written_and_always_the_same(runs, tmp_path, verb):
     written = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
     names = {f"table{n}.{kind}" for n in (1, 2, 4, 5, 6, 7, 8, 9) for kind in ("md", "tsv")}
-    names |= {"tables.json", "figure3.png", "figure3.tsv"}
+    names |= {"tables.json", "figure3.png", "figure3.pdf", "figure3.tsv"}
     names |= {"figure2.png", "figure2.md", "figure2.tsv", "figure2-paper.tsv"}
     assert names <= set(written)
     assert "figure4: not run" in printed
