@@ -72,6 +72,8 @@ def marian_model(folder: Folder, lang_pairs: List[str]) -> DenseModel:
         ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
     )
     source = shared if source is None else source
+    if source is None:
+        refuse(f"{path}: model.shared.weight is missing")
     target = source if target is None else target
     output = target if output is None or config.tie_word_embeddings else output
     bias = state.pop("final_logits_bias", None)

@@ -70,6 +70,6 @@ def _named(rows: Sequence[int], names: Dict[int, str]) -> List[str]:
     fillers = (name for number in range(2 * len(rows) + len(taken))
                if (name := f"madeupword{number:04d}") not in taken)
     return [
-        name if (name := names.get(row)) and not set(name) & set(" \r\n") else next(fillers)
+        name if (name := names.get(row, "")) and not set(name) & set(" \r\n") else next(fillers)
         for row in rows
     ]

@@ -34,7 +34,7 @@ class HuggingFaceEngine:
             "pad_token_id": config.pad_token_id, "eos_token_id": config.eos_token_id,
             "decoder_start_token_id": config.decoder_start_token_id,
         }
-        self.unknown = self.tokenizer.token_to_id("<unk>")
+        self.unknown = int(self.tokenizer.token_to_id("<unk>") or 3)  # as in fairseq
 
     def translate(
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions,
@@ -105,7 +105,7 @@ class HuggingFaceEngine:
         }
 
     def _ids(self, pieces: Sentence) -> List[int]:
-        found = (self.tokenizer.token_to_id(piece) for piece in pieces)
+        found = map(self.tokenizer.token_to_id, pieces)
         return [self.unknown if number is None else number for number in found]
 
     def _padded(self, rows: List[List[int]]) -> Tensor:
