@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import refuse
 from ..models.config import option
-from ..modules.distillation_loss import divergence_from_teacher
+from .distillation_loss import divergence_from_teacher
 from .moe_label_smoothed_cross_entropy import (
     MoeLabelSmoothedCrossEntropyConfig,
     MoeLabelSmoothedCrossEntropyCriterion,

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rank_trainings import ROUTERS, assert_close, train_on
 
+from fairseq_taskmoe.criterions.distillation_loss import divergence_from_teacher
 from fairseq_taskmoe.criterions.moe_word_distillation import MoeWordDistillationCriterion
 from fairseq_taskmoe.errors import Refusal
 from fairseq_taskmoe.evaluation.evaluate import Settings, evaluate
 from fairseq_taskmoe.evaluation.translate import Search
 from fairseq_taskmoe.modules import label_smoothed_loss
-from fairseq_taskmoe.modules.distillation_loss import divergence_from_teacher
 
 __all__ = ["train_on"]  # fixtures
 

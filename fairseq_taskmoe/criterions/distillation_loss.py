@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .label_smoothed_loss import row_chunks, stored_scale
+from ..modules.label_smoothed_loss import row_chunks, stored_scale
 
 GPU_ROWS = 2**11  # rows per block on a GPU: a block needs five matrices of that many rows
 
