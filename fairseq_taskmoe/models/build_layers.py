@@ -1,8 +1,9 @@
 """Building the layers of a stack of the model, `encoder` or `decoder`, from the configuration."""
 
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import torch.nn as nn
+from torch import Tensor
 
 from ..data.task_table import TaskTable
 from ..distributed.all_to_all_dispatcher import AllToAllDispatcher
@@ -10,6 +11,7 @@ from ..distributed.expert_groups import ExpertGroups
 from ..distributed.gradients import mark_expert_parallel
 from ..errors import refuse
 from ..modules.experts import Experts
+from ..modules.folding import TaskRoute, task_route
 from ..modules.moe_layer import MoELayer
 from ..modules.transformer_layers import LayerShape
 from ..names import STACKS
@@ -119,6 +121,17 @@ def build_router(cfg: Any, stack: str, layer: int, table: TaskTable) -> nn.Modul
     kind = ROUTERS[str(getattr(cfg, f"{stack}_moe_router"))]
     assert kind.build is not None, "no router stands in a dense layer"
     return kind.build(RouterPlace(cfg, stack, layer, num_experts(cfg, stack, layer), table))
+
+
+def stored_route(
+    state: Dict[str, Tensor], cfg: Any, stack: str, layer: int, table: TaskTable, lang_pair: str
+) -> Optional[TaskRoute]:
+    """Return a pair's route through one layer of a checkpoint, None where the text decides."""
+    router = build_router(cfg, stack, layer, table)
+    prefix = f"{stack}.layers.{layer}.moe.router."
+    weights = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
+    router.load_state_dict(weights)
+    return task_route(router, table.task_id(lang_pair))
 
 
 def build_moe_layer(

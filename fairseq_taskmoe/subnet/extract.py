@@ -19,9 +19,8 @@ from ..data.languages import LanguageTags
 from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..metrics.lang_pairs import split_pair
-from ..models.build_layers import build_router, is_moe_position
+from ..models.build_layers import is_moe_position, stored_route
 from ..models.router_kinds import ROUTERS
-from ..modules.folding import TaskRoute, task_route
 from ..names import EXPERTS, STACKS
 from .cut_layers import fold_layer, keep_experts, keep_routes, same_route
 
@@ -150,17 +149,6 @@ def moe_layers(state: StateDict, cfg: Any, stack: str) -> Iterator[Tuple[int, st
             yield layer, prefix
 
 
-def layer_route(
-    state: StateDict, cfg: Any, stack: str, layer: int, table: TaskTable, lang_pair: str
-) -> Optional[TaskRoute]:
-    """Return a pair's route through one layer of a checkpoint, None where the text decides."""
-    router = build_router(cfg, stack, layer, table)
-    prefix = f"{stack}.layers.{layer}.moe.router."
-    weights = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
-    router.load_state_dict(weights)
-    return task_route(router, table.task_id(lang_pair))
-
-
 def _cut_stack(
     state: StateDict, model_cfg: Dict[str, Any], cfg: Any, stack: str, table: TaskTable,
     pairs: List[str], pruned: KeptExperts,
@@ -176,7 +164,7 @@ def _cut_stack(
         if prefix is None:  # dense already
             counts.append(0)
             continue
-        found = [layer_route(state, cfg, stack, layer, table, pair) for pair in pairs]
+        found = [stored_route(state, cfg, stack, layer, table, pair) for pair in pairs]
         routes = [route for route in found if route is not None]
         if len(routes) < len(pairs):
             reason = text_routing(cfg)[stack]
