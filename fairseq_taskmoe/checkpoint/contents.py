@@ -128,6 +128,7 @@ TASK_STATE: Dict[str, Callable[[Any], bool]] = {
     "word_counts": _are_numbers,
     "served_only": _are_texts,
     "zero_shot": lambda value: isinstance(value, dict),
-    "parameter_names": lambda value: isinstance(value, list),
+    "parameter_names": _are_texts,
+    "new_symbols": _are_texts,
     SHARD: lambda value: isinstance(value, dict),
 }

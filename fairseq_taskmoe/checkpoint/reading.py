@@ -84,10 +84,13 @@ def read_task_moe_checkpoint(path: str) -> Checkpoint:
     return checkpoint
 
 
-def read_model(path: str) -> TrainedModel:
-    """Return the parts of a checkpoint with all experts, refusing a shard and one without words."""
+def read_model(path: str, shard_too: bool = False) -> TrainedModel:
+    """Return the parts of a checkpoint, refusing one without words.
+
+    A shard, which has not all experts, is refused too without shard_too.
+    """
     checkpoint = read_task_moe_checkpoint(path)
-    if SHARD in checkpoint["task_state"]:
+    if SHARD in checkpoint["task_state"] and not shard_too:
         refuse(f"{path}: one of several shards; `taskmoe consolidate` makes one file of them")
     for name in NEEDED:
         if checkpoint["task_state"].get(name) is None:

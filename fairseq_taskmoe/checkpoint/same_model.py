@@ -30,6 +30,9 @@ ROUTING = (
       for name in ("moe_freq", "moe_layer_experts", "moe_router")),
 )
 
+ROUTERS = tuple(f"{stack}_moe_router" for stack in STACKS)
+STORES_ROUTES = ("static", "table")  # of a checkpoint and of a run that keeps its routes
+
 
 def file_to_load(saving: Dict[str, Any]) -> Optional[str]:
     """Return the checkpoint whose weights fairseq will load at the start, None where it has none.
@@ -66,13 +69,13 @@ def check_loaded(cfg: Any, saving: Dict[str, Any]) -> Optional[str]:
     settings = checkpoint.get("cfg") or {}
     stored = settings.get("model") or {}
     stored = vars(stored) if isinstance(stored, Namespace) else dict(stored)
+    fresh = path == saving.get("finetune_from_model") or bool(saving.get("reset_optimizer"))
     problem = difference(stored, cfg, (*MEANING, *DEPTH))
     if problem is None and "moe_expert_count" in stored:
-        problem = _routing_difference(stored, cfg)
+        problem = _routing_difference(stored, cfg, fresh)
     if problem is not None:
         refuse(f"{path}: of a model with {problem}; give what it was trained with, or train "
                "another model in another --save-dir")
-    fresh = path == saving.get("finetune_from_model") or saving.get("reset_optimizer")
     return None if fresh else _reduction(checkpoint)
 
 
@@ -91,8 +94,11 @@ def difference(stored: Any, own: Any, names: Iterable[str]) -> Optional[str]:
     return None
 
 
-def _routing_difference(stored: Dict[str, Any], own: Any) -> Optional[str]:
-    """As difference, for the routing settings of models with MoE layers."""
+def _routing_difference(stored: Dict[str, Any], own: Any, fresh: bool) -> Optional[str]:
+    """As difference, for the routing settings of models with MoE layers.
+
+    A fresh training may store the routes of the router `static` (router `table`).
+    """
     defaults = OmegaConf.structured(TransformerTaskMoeConfig)
     known = {name: value for name, value in stored.items() if name in defaults}
     other: Any = OmegaConf.merge(defaults, known)
@@ -102,6 +108,9 @@ def _routing_difference(stored: Dict[str, Any], own: Any) -> Optional[str]:
     for cfg in (other, own):
         for stack in STACKS:
             cfg[f"{stack}_moe_freq"] = moe_freq(cfg, stack)
+    for name in ROUTERS:
+        if fresh and (str(other[name]), str(own[name])) == STORES_ROUTES:
+            other[name] = own[name]
     return difference(other, own, ROUTING)
 
 

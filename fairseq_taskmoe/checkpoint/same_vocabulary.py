@@ -1,6 +1,6 @@
 """Whether the token ids of a run mean in a checkpoint what they mean in the run."""
 
-from typing import List
+from typing import List, Optional, Sequence
 
 from ..data.languages import LanguageTags
 from ..errors import refuse
@@ -11,15 +11,32 @@ def check_vocabulary(
     flag: str, path: str, trained: TrainedModel, words: List[str], tags: LanguageTags
 ) -> None:
     """Refuse a checkpoint, the value of a flag, with other words or language tags than these."""
+    problem = vocabulary_difference(trained, words, tags)
+    if problem is not None:
+        refuse(f"{flag} {path}: {problem}")
+
+
+def vocabulary_difference(
+    trained: TrainedModel, words: List[str], tags: LanguageTags
+) -> Optional[str]:
+    """Return how a checkpoint's words or language tags differ from these, None if they do not."""
     if trained.words != words:
-        refuse(f"{flag} {path}: its vocabulary of {len(trained.words)} words is not that of the "
-               f"data, {len(words)} words{_first_difference(trained.words, words)}")
-    for name, value in trained.tags._asdict().items():
-        own = getattr(tags, name)
-        if value != own:
+        return (f"its vocabulary of {len(trained.words)} words is not that of the data, "
+                f"{len(words)} words{_first_difference(trained.words, words)}")
+    return tag_use_difference(trained.tags, tags, LanguageTags._fields)
+
+
+def tag_use_difference(
+    stored: LanguageTags, own: LanguageTags,
+    names: Sequence[str] = ("encoder_langtok", "decoder_langtok"),
+) -> Optional[str]:
+    """Return in which of the named settings of tags a checkpoint differs from a run, or None."""
+    for name in names:
+        value, given = getattr(stored, name), getattr(own, name)
+        if value != given:
             option = "--lang-tok-style" if name == "style" else "--" + name.replace("_", "-")
-            refuse(f"{flag} {path}: trained with {_given(option, value)}, this run has "
-                   f"{_given(option, own)}")
+            return f"trained with {_given(option, value)}, this run has {_given(option, given)}"
+    return None
 
 
 def _first_difference(stored: List[str], own: List[str]) -> str:

@@ -76,11 +76,17 @@ class LanguageTags(NamedTuple):
         return cls(**{**state, "langs": tuple(state["langs"])})
 
 
-def languages_from_config(cfg: Any) -> Tuple[TaskTable, LanguageTags]:
-    """Return the task table and the tags according to the flags, for training."""
+def pairs_with_data(cfg: Any) -> List[str]:
+    """Return the pairs to train on, sorted."""
     if not cfg.lang_pairs:
         refuse("--lang-pairs is required: give all pairs to train on, as en-de,de-en")
-    table = TaskTable.from_pairs(named_pairs(cfg.lang_pairs))
+    return list(TaskTable.from_pairs(named_pairs(cfg.lang_pairs)).trained)
+
+
+def languages_from_config(cfg: Any) -> Tuple[TaskTable, LanguageTags]:
+    """Return the task table and the tags according to the flags, for training."""
+    frozen = named_pairs(cfg.freeze_tasks, "--freeze-tasks")
+    table = TaskTable.from_pairs([*pairs_with_data(cfg), *frozen])
     return table, LanguageTags.from_config(cfg, table.trained)
 
 

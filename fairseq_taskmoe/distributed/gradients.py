@@ -34,7 +34,7 @@ def reduce_expert_gradients(parameters: Iterable[Parameter], groups: ExpertGroup
     the backward pass of the last micro-batch.
     """
     for parameter in parameters:
-        if not is_expert_parallel(parameter):
+        if not (is_expert_parallel(parameter) and parameter.requires_grad):
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -127,6 +127,25 @@ class TransformerTaskMoeConfig(FairseqDataclass):
         "checkpoint to initialise a new model from: weights of the same name and shape except "
         "experts and routers; not read when training resumes or at inference",
     )
+    init_task: Optional[str] = option(
+        None,
+        "en-gu=en-hi,...: a task that the checkpoint to start from does not have begins with the "
+        "task embedding of one that it has (default: the mean of all); en-gu=new: with one that "
+        "takes only new experts, if --moe-expert-count is larger",
+    )
+    init_tag: Optional[str] = option(
+        None, "gu=hi,...: the same for tags of languages (default: the mean of all tags)"
+    )
+    init_experts: ChoiceEnum(["copy", "fresh"]) = option(  # type: ignore
+        "copy",
+        "with more experts than in the checkpoint, new ones begin as copies of its experts with "
+        "noise of 1%, or fresh, as drawn",
+    )
+    freeze: Optional[str] = option(
+        None,
+        "regular expression: parameters with a match in their name get no updates, as "
+        "'embed|attn' or 'moe.experts'",
+    )
     moe_routed_inference: bool = option(
         False,
         "translate with the routers instead of folding the experts of the direction into dense "

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -35,6 +35,8 @@ from .decoder import TaskMoeDecoder
 from .encoder import TaskMoeEncoder
 from .folded_model import fold_model
 
+StateDict = Dict[str, Tensor]
+
 
 @register_model("transformer_task_moe", dataclass=TransformerTaskMoeConfig)
 class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
@@ -53,6 +55,8 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         self.sharded_checkpoints = sharded_checkpoints
         self.task_table = table
         self.routed_inference = routed_inference
+        # of the state that training starts from, if it has other rows than this model; used once
+        self.take_over: Optional[Callable[[StateDict, nn.Module], StateDict]] = None
 
     @classmethod
     def build_model(cls, cfg: Any, task: FairseqTask) -> "TransformerTaskMoeModel":
@@ -107,6 +111,8 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         Refuses the weights of another model with a message that fairseq's own error lacks.
         """
         state_dict = dict(state_dict)
+        if self.take_over is not None and strict:
+            state_dict, self.take_over = self.take_over(state_dict, self), None
         if self.groups is not None and self.sharded_checkpoints and strict:
             complete_shared(state_dict, self, self.groups)
         problem = None

@@ -26,6 +26,13 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     lang_pairs: Optional[str] = option(
         None, "comma-separated language pairs to train on, as en-de,de-en, or a file of them"
     )
+    freeze_tasks: Optional[str] = option(
+        None,
+        "comma-separated language pairs, or a file, of the checkpoint to start from: what they are "
+        "translated with gets no updates, which are shared weights, routers, their experts, and "
+        "all words and tags that the checkpoint has; pairs that are not in --lang-pairs too stay "
+        "in the model and need no data",
+    )
     langs: Optional[str] = option(
         None,
         "comma-separated languages with a tag in the dictionary (default: those of --lang-pairs); "

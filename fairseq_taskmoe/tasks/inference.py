@@ -1,11 +1,14 @@
 """Which options of fairseq's search are supported."""
 
+import ast
 from typing import Any, Dict
 
 import torch
 from fairseq.dataclass.configs import GenerationConfig
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from ..checkpoint.same_model import DEPTH, MEANING, ROUTING
 from ..data.languages import LanguageTags
 from ..errors import refuse
 
@@ -23,6 +26,18 @@ UNSUPPORTED = {
     "retain_iter_history": "only for non-autoregressive models",
     "decoding_format": "only for non-autoregressive models",
 }
+
+
+def check_overrides(cfg: Any) -> None:
+    """Refuse --model-overrides of settings with which the weights mean something else.
+
+    cfg is the task's section of a command's configuration.
+    """
+    evaluation = (cfg._get_root().get("common_eval") if OmegaConf.is_config(cfg) else None) or {}
+    given = ast.literal_eval(evaluation.get("model_overrides") or "{}")
+    for name in (*MEANING, *DEPTH, *ROUTING):
+        if name in given:
+            refuse(f"--model-overrides {name}: the checkpoint's weights are of its own setting")
 
 
 def check_search(args: Any, tags: LanguageTags) -> None:

@@ -19,16 +19,17 @@ from ..data.languages import (
     check_words,
     languages_from_config,
     load_joined_dictionary,
+    pairs_with_data,
 )
 from ..data.named_pairs import check_language, named_pairs
 from ..data.task_pair_dataset import TaskPairDataset
 from ..data.task_table import TaskTable
-from ..distributed.agreement import refuse_together
 from ..errors import refuse
 from ..files import remove_unless_translated
 from ..metrics.lang_pairs import languages_of, split_pair
 from ..modules.bf16_products import set_matmul_precision
 from .config import TranslationTaskMoeConfig
+from .inference import check_overrides
 
 
 class MultilingualTask(FairseqTask):
@@ -56,6 +57,7 @@ class MultilingualTask(FairseqTask):
         if not cfg.data:
             refuse("give the folder of the binarized data")
         refuse_unread_format(cfg.dataset_impl)
+        check_overrides(cfg)
         set_matmul_precision(str(cfg.float32_matmul_precision))
         if bool(cfg.source_lang) != bool(cfg.target_lang):
             refuse("give both -s/--source-lang and -t/--target-lang (in Python source_lang and "
@@ -71,7 +73,7 @@ class MultilingualTask(FairseqTask):
             if lang:
                 check_language(lang, flag)
         served = [f"{cfg.source_lang}-{cfg.target_lang}"] if cfg.source_lang else []
-        pairs = served or languages_from_config(cfg)[0].trained
+        pairs = served or pairs_with_data(cfg)
         langs = languages_of(pairs)
         return cls(cfg, load_joined_dictionary(split_paths(cfg.data)[0], langs), served)
 
@@ -80,7 +82,7 @@ class MultilingualTask(FairseqTask):
         self.task_table = table
         self.tags = tags
         tags.add_to(self.dictionary)
-        pairs = self.served or list(table.trained)
+        pairs = self.served or pairs_with_data(self.cfg)
         settings = {
             "data": self.cfg.data,
             "lang_pairs": pairs,
@@ -147,24 +149,6 @@ class MultilingualTask(FairseqTask):
                 if lang not in tags.langs:
                     refuse(f"unknown language {lang}: the checkpoint has {', '.join(tags.langs)}")
         self._adopt(table.with_pairs(self.served), tags)
-
-    def get_checkpoint_dict(self) -> Dict[str, Any]:
-        """Return what a resumed run must have in common: resuming does not load task_state."""
-        return {type(self).__name__: {"task_table": self.task_table.state(),
-                                      "tags": self.tags.state()}}
-
-    def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
-        """Refuse to resume with other language pairs, whose ids would differ."""
-        own = self.get_checkpoint_dict()[type(self).__name__]
-        problem = None
-        if own != state:
-            trained = ", ".join(state["task_table"]["lang_pairs"])
-            problem = (
-                "--lang-pairs, --langs, tags or --moe-task-groups differ from those of the "
-                f"checkpoint to resume, which was trained on {trained}; to train on others give "
-                "another --save-dir"
-            )
-        refuse_together(problem)
 
     # -- data
 

@@ -21,8 +21,8 @@ from ..errors import refuse
 from ..metrics.lang_pairs import split_pair
 from ..models.build_layers import check_config, has_moe_layer
 from ..models.config import TransformerTaskMoeConfig
-from ..training.init_shared import init_shared_weights
-from ..training.start import TrainingRun, start_run
+from ..training.counterparts import Names
+from ..training.start import TrainingRun, prepare_weights, start_run
 from .config import TranslationTaskMoeConfig
 from .inference import check_search, empty_hypothesis
 from .lengths import admit_sources, admit_validation, check_fits_batch, check_references
@@ -49,6 +49,8 @@ class TranslationTaskMoeTask(MultilingualTask):
     def state_dict(self) -> Dict[str, Any]:
         """As in the base class, plus what tools need to convert checkpoints."""
         state = {**super().state_dict(), "parameter_names": self.parameter_names}
+        if self.run is not None and self.run.start.new_symbols:
+            state["new_symbols"] = list(self.run.start.new_symbols)
         if self.run is not None and self.run.sharded:
             state[SHARD] = self.run.shard()
         return state
@@ -76,8 +78,8 @@ class TranslationTaskMoeTask(MultilingualTask):
         if in_training:
             self._start_run(cfg)
         model = super().build_model(cfg, from_checkpoint)
-        if in_training:
-            self._prepare_training(cfg, model)
+        if self.run is not None and in_training:
+            self._prepare_training(self.run, cfg, model)
         self.parameter_names = [
             name for name, parameter in model.named_parameters() if parameter.requires_grad
         ]
@@ -89,16 +91,16 @@ class TranslationTaskMoeTask(MultilingualTask):
         fairseq builds the model after the ranks are connected and the configuration is complete,
         and before its trainer reads a checkpoint: the one call that a task gets in between.
         """
-        self.run = start_run(cfg, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
+        names = Names(cfg, self.task_table, self.tags, self.words)
+        self.run = start_run(names, cfg.moe_expert_count if has_moe_layer(cfg) else 0)
         self.expert_groups = self.run.groups
 
-    def _prepare_training(self, cfg: Any, model: Any) -> None:
-        """Give a new model the weights that it starts from, and set up what options ask for."""
-        if cfg.init_shared_from:
-            init_shared_weights(model, cfg, self.words, self.tags)
-        if self.run is not None and cfg.moe_task_local_batches:
+    def _prepare_training(self, run: TrainingRun, cfg: Any, model: Any) -> None:
+        """Set up the weights that a new model starts from, and what options ask for."""
+        prepare_weights(run, model, self.cfg.freeze_tasks)
+        if cfg.moe_task_local_batches:
             self.affinity = partial(
-                task_affinity, model, len(self.task_table.lang_pairs), self.run.layout
+                task_affinity, model, len(self.task_table.lang_pairs), run.layout
             )
         if self.cfg.eval_bleu:
             self.validation_scores = ValidationScores(self, model)

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from fairseq.optim.adam import Adam
+from torch.optim import Optimizer
 
 
 def use_fused_adam(optimizer: Any) -> None:
@@ -20,7 +21,7 @@ def use_fused_adam(optimizer: Any) -> None:
         parameter.device.type == "cpu" and parameter.dtype == torch.float32
         for group in inner.param_groups for parameter in group["params"]
     ):
-        inner.step = partial(fused_step, inner)
+        inner.step = partial(Optimizer.profile_hook_step(fused_step), inner)  # with its hooks
 
 
 @torch.no_grad()

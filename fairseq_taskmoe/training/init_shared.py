@@ -6,19 +6,20 @@ Transformers). It can also initialise a mixture of experts from a dense model.
 
 import logging
 from functools import partial
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import torch
 import torch.nn as nn
 
 from ..checkpoint.reading import read_model
 from ..checkpoint.same_model import MEANING, difference, file_to_load
-from ..checkpoint.same_vocabulary import check_vocabulary
-from ..data.languages import LanguageTags
+from ..checkpoint.same_vocabulary import vocabulary_difference
 from ..distributed.agreement import on_first_rank
 from ..errors import refuse
 from ..names import STACKS
 from .checks import run_settings
+from .counterparts import Counterparts, Names, find_counterparts
+from .take_over import taken_over
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +28,18 @@ MOE = ".moe."  # part of the names of all expert and router weights, and of no o
 MUST_AGREE = (*MEANING, *(f"{stack}_embed_dim" for stack in STACKS))
 
 
-def init_shared_weights(
-    model: nn.Module, cfg: Any, words: List[str], tags: LanguageTags
-) -> None:
+def init_shared_weights(model: nn.Module, names: Names) -> None:
     """Copy weights of the same name and shape from cfg.init_shared_from into a new model, in place.
 
-    If training resumes, nothing is done and the file is not needed. Every rank reads the file.
-    Refuses a checkpoint with another vocabulary or other language tags, or of a model that computes
-    something else with the same weights.
+    Rows of words and language tags are found by name. If training resumes, nothing is done and the
+    file is not needed. Every rank reads the file. Refuses a checkpoint with another use of tags, or
+    of a model that computes something else with the same weights.
     """
-    path = cfg.init_shared_from
-    if not on_first_rank(partial(_starts_anew, run_settings(cfg).checkpoint)):
+    path = names.cfg.init_shared_from
+    if not on_first_rank(partial(_starts_anew, run_settings(names.cfg).checkpoint)):
         return
-    on_first_rank(partial(_check, cfg, words, tags))
-    stored = read_model(path).weights
+    found: Counterparts = on_first_rank(partial(_check, names))
+    stored = taken_over(found, False, read_model(path).weights, model)
     copied, not_copied = {}, {}
     with torch.no_grad():
         for name, own in model.named_parameters():
@@ -66,10 +65,13 @@ def _starts_anew(saving: Dict[str, Any]) -> bool:
     return file_to_load(saving) is None
 
 
-def _check(cfg: Any, words: List[str], tags: LanguageTags) -> None:
-    path = cfg.init_shared_from
+def _check(own: Names) -> Counterparts:
+    path = own.cfg.init_shared_from
     trained = read_model(path)
-    check_vocabulary(FLAG, path, trained, words, tags)
-    problem = difference(trained.cfg, cfg, MUST_AGREE)
+    problem = difference(trained.cfg, own.cfg, MUST_AGREE)
     if problem is not None:
         refuse(f"{FLAG} {path}: of a model with {problem}")
+    found = find_counterparts(f"{FLAG} {path}", trained, own, shared_only=True)
+    if vocabulary_difference(trained, own.words, own.tags) is not None:
+        logger.info("words and tags taken over by name; %s", found.summary)
+    return found

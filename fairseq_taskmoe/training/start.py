@@ -16,9 +16,13 @@ from ..distributed.launch import check_launch
 from ..distributed.layout import ExpertLayout, expert_layout
 from ..host import keep_freed_memory
 from .checks import check_expert_parallel, check_saving, run_settings
+from .counterparts import Names
 from .first_save import note_finished_save
+from .freezing import check_freezing, check_resumed, find_frozen_tasks, freeze_parameters
+from .init_shared import init_shared_weights
 from .resume import recover_latest_checkpoint
 from .steps import TrainingSteps
+from .take_over import Start, check_start, taken_over
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,8 @@ class TrainingRun(NamedTuple):
     groups: Optional[ExpertGroups]  # None if every rank holds all experts
     steps: TrainingSteps
     save_dir: str
+    names: Names
+    start: Start
 
     def shard(self) -> Any:
         """Return the description of this rank's shard, for its checkpoint."""
@@ -51,15 +57,16 @@ class TrainingRun(NamedTuple):
             logger.info("all ranks have saved their shards @ %d updates", num_updates)
 
 
-def start_run(cfg: Any, num_experts: int) -> TrainingRun:
+def start_run(names: Names, num_experts: int) -> TrainingRun:
     """Start a training run: a collective call.
 
     Refuses, on all ranks, what would fail later or silently.
 
     Args:
-        cfg: the model's section of the run's configuration
+        names: of the model to train; names.cfg is the model's section of the run's configuration
         num_experts: number of experts of each MoE layer; 0 without such layers
     """
+    cfg = names.cfg
     settings = run_settings(cfg)
     sharded = cfg.moe_sharded_checkpoints
     check_launch(num_ranks())
@@ -82,12 +89,33 @@ def start_run(cfg: Any, num_experts: int) -> TrainingRun:
         on_first_rank(lambda: recover_latest_checkpoint(settings.checkpoint, num_shards))
         stored_reduction = on_first_rank(partial(check_loaded, cfg, settings.checkpoint))
         _set_gate_loss_reduction(settings.criterion, stored_reduction)
+    start: Start = on_first_rank(partial(check_start, settings, names))
     run_id = on_first_rank(lambda: uuid.uuid4().hex)
     groups = ExpertGroups(layout) if layout.size > 1 else None
     update_freq = settings.optimization.get("update_freq") or [1]
     steps = TrainingSteps(groups, sharded)
     save_dir = settings.checkpoint.get("save_dir", "")
-    return TrainingRun(layout, rank(), run_id, sharded, update_freq, groups, steps, save_dir)
+    return TrainingRun(
+        layout, rank(), run_id, sharded, update_freq, groups, steps, save_dir, names, start
+    )
+
+
+def prepare_weights(run: TrainingRun, model: Any, freeze_tasks: Optional[str]) -> None:
+    """Prepare a new model for what it starts from, and freeze what gets no updates.
+
+    A collective call with --init-shared-from. freeze_tasks are language pairs.
+    """
+    cfg, start = run.names.cfg, run.start
+    if start.counterparts is not None:
+        model.take_over = partial(taken_over, start.counterparts, str(cfg.init_experts) == "copy")
+    if cfg.init_shared_from:
+        init_shared_weights(model, run.names)
+    tasks = find_frozen_tasks(freeze_tasks, run.names, start)
+    if tasks is not None:
+        check_freezing(run_settings(cfg))
+    freeze_parameters(model, cfg.freeze, tasks)
+    check_resumed(model, start)
+    run.steps.frozen = tasks
 
 
 def _set_gate_loss_reduction(criterion: Any, stored: Optional[str]) -> None:

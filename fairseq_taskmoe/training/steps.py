@@ -12,6 +12,7 @@ from ..distributed.expert_groups import ExpertGroups
 from ..distributed.expert_state import ExpertState, prepare_loaded_moments
 from ..distributed.gradients import clip_grad_norm, reduce_expert_gradients
 from ..errors import Refusal
+from .freezing import FrozenTasks, frozen_rows, hold_rows
 from .fused_adam import use_fused_adam
 from .master_weights import KEY, has_masters, keep_master_weights
 
@@ -39,6 +40,7 @@ class TrainingSteps:
     def __init__(self, groups: Optional[ExpertGroups], sharded: bool):
         self.groups = groups
         self.sharded = sharded
+        self.frozen: Optional[FrozenTasks] = None
         self.attached = False
         self.state: Optional[ExpertState] = None
 
@@ -80,17 +82,19 @@ class TrainingSteps:
         """Set up, once, what fairseq has built and loaded since the start of the run."""
         self.attached = True
         use_fused_adam(optimizer)
-        if self.groups is None:
-            keep_master_weights(optimizer)
-            return
-        prepare_loaded_moments(optimizer.optimizer, self.groups, self.sharded)
+        while "module" in dict(model.named_children()):  # of fairseq's wrappers
+            model = model.get_submodule("module")
+        if self.groups is not None:
+            prepare_loaded_moments(optimizer.optimizer, self.groups, self.sharded)
         keep_master_weights(optimizer)
+        if self.frozen is not None:
+            hold_rows(frozen_rows(model, self.frozen), optimizer)
+        if self.groups is None:
+            return
         inner = getattr(optimizer, "fp32_optimizer", optimizer)
         inner.clip_grad_norm = partial(clip_grad_norm, list(inner.params), self.groups)
         if self.sharded:
             optimizer.clip_grad_norm = self._without_crash_file(optimizer.clip_grad_norm)
-        while "module" in dict(model.named_children()):  # of fairseq's wrappers
-            model = model.get_submodule("module")
         self.state = ExpertState(
             self.groups, self.sharded, model, optimizer.optimizer, ema_model,
             (KEY,) if has_masters(optimizer) else (),
