@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
@@ -112,6 +113,9 @@ def evaluate(
             if hypotheses is not None:  # on rank 0
                 write_lines(files[pair], hypotheses)
                 score(pair)
+                if not sys.stderr.isatty():  # else there is a progress bar
+                    print(f"{len(scores)} of {len(sets)}: {pair} translated, "
+                          f"{len(hypotheses)} sentences", file=sys.stderr)
         if rank() > 0:
             return None
         directions = {pair: scores[pair].result() for pair in sets}

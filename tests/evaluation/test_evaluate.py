@@ -94,7 +94,8 @@ def test_finished_directions_are_kept_and_other_settings_refused(corpus, checkpo
     out = tmp_path / "out"
     command = ("taskmoe", "evaluate", corpus.data, "--path", checkpoint, "--out", out, "--cpu",
                "--beam", 1, "--max-len-b", 10, "--lang-pairs", "en-de,de-en")
-    run(*command)
+    said = run(*command).stderr
+    assert "1 of 2: en-de translated, 101 sentences" in said and "2 of 2: de-en" in said
     results = json.loads((out / "results.json").read_text())
     kept = out / "hypotheses/test.en-de.de"
     kept.write_text("edited\n" * 101)
