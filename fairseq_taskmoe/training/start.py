@@ -15,6 +15,8 @@ from ..distributed.expert_groups import ExpertGroups
 from ..distributed.launch import check_launch
 from ..distributed.layout import ExpertLayout, expert_layout
 from ..host import keep_freed_memory
+from ..models.router_kinds import ROUTERS, TASK_ROUTERS
+from ..names import STACKS
 from .checks import check_expert_parallel, check_saving, run_settings
 from .counterparts import Names
 from .first_save import note_finished_save
@@ -68,6 +70,8 @@ def start_run(names: Names, num_experts: int) -> TrainingRun:
     """
     cfg = names.cfg
     settings = run_settings(cfg)
+    if num_experts and rank() == 0:
+        _warn_without_gate_losses(cfg, settings.criterion)
     sharded = cfg.moe_sharded_checkpoints
     check_launch(num_ranks())
 
@@ -116,6 +120,18 @@ def prepare_weights(run: TrainingRun, model: Any, freeze_tasks: Optional[str]) -
     freeze_parameters(model, cfg.freeze, tasks)
     check_resumed(model, start)
     run.steps.frozen = tasks
+
+
+def _warn_without_gate_losses(cfg: Any, criterion: Any) -> None:
+    name = getattr(criterion, "_name", None) or getattr(criterion, "criterion", None)
+    routers = {str(getattr(cfg, f"{stack}_moe_router")) for stack in STACKS}
+    learned = sorted(r for r in routers if r in TASK_ROUTERS or ROUTERS[r].learns_from_text)
+    if name and not name.startswith("moe_") and learned:
+        logger.warning(
+            "--criterion %s leaves out the gate losses, without which a learned router (%s) can "
+            "send all tokens to a few experts; use moe_label_smoothed_cross_entropy",
+            name, ", ".join(learned),
+        )
 
 
 def _set_gate_loss_reduction(criterion: Any, stored: Optional[str]) -> None:
