@@ -5,19 +5,16 @@ import os
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Dict, List, NamedTuple, Optional, Set
 
 import sentencepiece
 
 from ..checkpoint.contents import TrainedModel
 from ..data.languages import real_words
 from ..errors import refuse
-from ..piece_model import NoPieceModel, load_pieces
+from ..piece_model import NoPieceModel, fits, load_pieces, piece_models_near
 
 logger = logging.getLogger(__name__)
-
-NAMES = ("spm.model", "sentencepiece.bpe.model")
-
 
 class SentencePieceFile(NamedTuple):
     """A SentencePiece model, and where it is."""
@@ -42,7 +39,7 @@ def choose_sentencepiece(
             logger.warning("%s is no SentencePiece model", file)
             continue
         found = SentencePieceFile(file, processor)
-        if _fits(found.processor, words):
+        if fits(found.processor, words):
             return found
         if named:
             refuse(f"--sentencepiece-model {file}: most of the model's words are no pieces of it")
@@ -56,17 +53,8 @@ def _candidates(path: str, settings: Dict[str, Any]) -> List[str]:
     """Return the files that may be a checkpoint's SentencePiece model, the most likely first."""
     bpe = settings.get("bpe")
     of_run = bpe.get("sentencepiece_model") if isinstance(bpe, dict) else None
-    data = str(settings["task"].get("data") or "").split(os.pathsep)[0]
-    folders = [os.path.dirname(os.path.abspath(path))]
-    folders += [data, os.path.dirname(os.path.abspath(data))] if data else []
-    files = [of_run, *(os.path.join(folder, name) for folder in folders for name in NAMES)]
-    return [file for file in files if file and os.path.isfile(file)]
-
-
-def _fits(processor: sentencepiece.SentencePieceProcessor, words: Sequence[str]) -> bool:
-    """Say whether most of a model's words are pieces of a SentencePiece model."""
-    pieces = {processor.id_to_piece(i) for i in range(len(processor))}
-    return 2 * sum(word in pieces for word in words) >= len(words)
+    near = piece_models_near(path, str(settings["task"].get("data") or ""))
+    return [of_run, *near] if of_run and os.path.isfile(of_run) else near
 
 
 def open_sentencepiece(path: str) -> sentencepiece.SentencePieceProcessor:

@@ -1,6 +1,7 @@
 """The data of the task: languages, tags, task ids, and datasets with task ids."""
 
 import atexit
+import os
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -8,6 +9,7 @@ import torch
 from fairseq.data import Dictionary, LanguagePairDataset, ListDataset, PrependTokenDataset
 from fairseq.tasks import FairseqTask
 from fairseq.utils import split_paths
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from ..checkpoint.contents import SHARD, task_state
@@ -20,6 +22,7 @@ from ..data.languages import (
     languages_from_config,
     load_joined_dictionary,
     pairs_with_data,
+    real_words,
 )
 from ..data.named_pairs import check_language, named_pairs
 from ..data.task_pair_dataset import TaskPairDataset
@@ -30,6 +33,7 @@ from ..metrics.lang_pairs import languages_of, split_pair
 from ..modules.bf16_products import set_matmul_precision
 from .config import TranslationTaskMoeConfig
 from .inference import check_overrides
+from .raw_text import find_run_pieces, warn_of_unknown
 
 
 class MultilingualTask(FairseqTask):
@@ -179,6 +183,7 @@ class MultilingualTask(FairseqTask):
         # only fairseq-interactive gives constraints, and calls this for each buffer of its input
         first = self.num_read if "constraints" in kwargs else 0
         self.num_read = first + len(src_tokens)
+        warn_of_unknown(src_tokens, self.dictionary.unk(), first)
         source, target = split_pair(self.served[0])
         tag = self.data_manager.get_encoder_langtok(source, target, self.tags.encoder_langtok)
         if self.cfg.truncate_source:
@@ -189,6 +194,15 @@ class MultilingualTask(FairseqTask):
             sentences = PrependTokenDataset(sentences, tag)
         pairs = LanguagePairDataset(sentences, sentences.sizes, self.dictionary)
         return TaskPairDataset(pairs, self.task_table.task_id(self.served[0]), first)
+
+    def build_bpe(self, args: Any) -> Any:
+        """As in fairseq; without --bpe, fairseq-interactive uses the run's SentencePiece model."""
+        bpe = super().build_bpe(args)
+        if bpe is None and self.served and not self.datasets:  # fairseq-generate has loaded a set
+            root: Any = self.cfg._get_root() if OmegaConf.is_config(self.cfg) else {}
+            path = (root.get("common_eval") or {}).get("path") or ""
+            bpe = find_run_pieces(path.split(os.pathsep)[0], self.cfg.data, real_words(self.words))
+        return bpe
 
     def max_positions(self) -> Tuple[int, int]:
         """Return the maximum numbers of source and target tokens."""
