@@ -1,7 +1,7 @@
 """Tables of the systems that were run, of any languages, without the paper's numbers."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..errors import refuse
 from ..evaluation.results import load_results
@@ -97,11 +97,11 @@ def _directions(experiment: Experiment, metric: ScoreMetric) -> Table:
         })
     best = {place for i, row in enumerate(rows)
             for place in _best({(i, name): row[name] for name in systems})}
-    tested = experiment.significance or {}
-    marks = _marks(experiment, tested) if tested.get("metric", "bleu") == metric.name else {}
+    tested = experiment.significance
+    marks = _marks(experiment, metric)
     notes = [Note("Best of each row in bold."), *comparison_notes(
         experiment, experiment.directions, metric)]
-    if marks:
+    if tested and marks:
         notes.append(Note(f"\\*: differs from {tested['baseline']} (paired bootstrap, p < "
                           f"{SIGNIFICANT}, each direction tested separately)."))
     columns = [Column("direction", "direction"), *(Column(name, name) for name in systems)]
@@ -117,8 +117,11 @@ def _best(cells: Mapping[Place, Cell]) -> Set[Place]:
     return found if len(known) > len(found) else set()
 
 
-def _marks(experiment: Experiment, tested: Dict[str, Any]) -> Dict[Place, str]:
+def _marks(experiment: Experiment, metric: ScoreMetric) -> Dict[Place, str]:
     """Return a star for each score that differs significantly from the baseline's."""
+    tested = experiment.significance
+    if tested is None or tested.get("metric", "bleu") != metric.name:
+        return {}
     return {
         (i, name): "*" for name in experiment.systems
         for i, pair in enumerate(experiment.directions)

@@ -525,7 +525,7 @@ def test_what_cannot_be_tabulated_is_refused(runs, tmp_path, verb):
         verb(tmp_path / "nowhere", *out)
     with pytest.raises(Refusal, match="empty: no results"):
         verb(tmp_path / "empty", *out)
-    with pytest.raises(Refusal, match="'pdf' is none of md, json, tsv"):
+    with pytest.raises(Refusal, match="'pdf' is none of md, tex, tsv, json"):
         verb(runs, *out, "--formats", "md,pdf")
     with pytest.raises(Refusal, match="--window 0"):
         verb(runs, *out, "--window", "0")
