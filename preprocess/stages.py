@@ -61,6 +61,7 @@ def run_stage(
     settings: Dict[str, Any],
     inputs: Sequence[Path],
     outputs: Sequence[Path],
+    announce: bool = True,
 ) -> bool:
     """Run action unless stamp records a run with these settings and inputs; return whether it ran.
 
@@ -71,11 +72,13 @@ def run_stage(
     cache = read_cache(cache_file)
     expected = fingerprint(settings, inputs, cache)
     if all(path.exists() for path in outputs) and is_stamped(stamp, expected):
-        print(f"{stamp.stem}: done already", file=sys.stderr)
+        if announce:
+            print(f"{stamp.stem}: done already", file=sys.stderr)
         return False
     with refusing_write_errors(stamp):
         stamp.unlink(missing_ok=True)
-    print(f"{stamp.stem} ...", file=sys.stderr)
+    if announce:
+        print(f"{stamp.stem} ...", file=sys.stderr)
     result = action()
     write_lines(cache_file, [json.dumps({str(path): cache[str(path)] for path in inputs})])
     line = json.dumps(result)

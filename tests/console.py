@@ -23,7 +23,7 @@ import torch
 from forked_processes import ROOT, command_environment, fork_server
 
 PLUGIN = str(ROOT / "fairseq_taskmoe")
-CORPUS = ROOT / "examples" / "demo" / "corpus" / "demo.tsv.xz"
+TABLE = ROOT / "tests" / "corpora" / "interface-4.tsv.xz"
 TASK = ("--user-dir", PLUGIN, "--task", "translation_task_moe")
 LANG_PAIRS = "en-de,de-en,en-ru,ru-en"
 NUM_TEST = 101
@@ -195,11 +195,15 @@ class Corpus(NamedTuple):
         return self.folder / "dict.txt"
 
 
+def read_table() -> List[Dict[str, str]]:
+    """Return 17,249 interface strings in en, de, ru and zh; some lack a translation."""
+    with lzma.open(TABLE, "rt", encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
 def write_text(folder: Path) -> None:
     """Write raw text of the pairs: 400 sentences to train on, 40 to validate, 101 to test."""
-    with lzma.open(CORPUS, "rt", encoding="utf-8", newline="") as stream:
-        rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        rows = [row for row in rows if all(row.values()) and 4 <= len(row["en"].split()) <= 10]
+    rows = [r for r in read_table() if all(r.values()) and 4 <= len(r["en"].split()) <= 10]
     rows = rows[:: len(rows) // (400 + 40 + NUM_TEST)]
     splits = {"test": rows[:NUM_TEST], "valid": rows[NUM_TEST:][:40], "train": rows[-400:]}
     folder.mkdir()

@@ -1,7 +1,5 @@
 """A small file of every kind that the commands read, made by the commands themselves."""
 
-import csv
-import lzma
 import sys
 from pathlib import Path
 from typing import Any, List
@@ -10,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 import yaml
-from console import CORPUS, Share
+from console import Share, read_table
 from damage import run_fairseq, run_verb, write_json
 from fairseq.data import Dictionary
 from fairseq_cli import train
@@ -100,9 +98,7 @@ def run(folder: Path, *words: Any) -> None:
 
 def write_text(folder: Path) -> None:
     """Write raw text of en-de, from the shipped corpus."""
-    with lzma.open(CORPUS, "rt", encoding="utf-8", newline="") as stream:
-        table = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        rows = [row for row in table if row["de"] and 4 <= len(row["en"].split()) <= 9]
+    rows = [row for row in read_table() if row["de"] and 4 <= len(row["en"].split()) <= 9]
     folder.mkdir()
     for split, number in SIZES.items():
         chosen, rows = rows[:number], rows[number:]

@@ -1,104 +1,125 @@
-"""The demo's sub-networks in CTranslate2: sizes, and comparison of their translations."""
+"""The demo's sub-networks: extraction, comparison with the full model, size and speed."""
 
 import shutil
+import time
+from operator import eq
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List
 
-from tqdm import tqdm
-
-from examples.demo.train import DIRECTIONS
+from examples.demo.prepare import DIRECTIONS
+from examples.demo.report import BATCHING, SEARCH
+from examples.demo.stages import progress
+from fairseq_taskmoe.checkpoint.load_models import load_stock
 from fairseq_taskmoe.engines.engine import SearchOptions
+from fairseq_taskmoe.engines.manifest import read_manifest
 from fairseq_taskmoe.engines.open_model import open_model
-from fairseq_taskmoe.evaluation.evaluate import read_lines
+from fairseq_taskmoe.evaluation.compare import compare
+from fairseq_taskmoe.evaluation.translate import load_for_pairs, translate_pairs
 from fairseq_taskmoe.metrics.scoring import score_direction
+from fairseq_taskmoe.read_files import read_lines
 from fairseq_taskmoe.subnet.folder import Extraction, extract
 
-FORMATS = ("float32", "int8", "trimmed")  # trimmed: float32, with the training data's words
-MODEL = "model.bin"
-# Share of float32 translations that equal the full model's: mean over the directions, and of one
-# direction. It varies between trainings; a lower one indicates an error, not another beam search
-MIN_SAME, MIN_SAME_OF_ONE = 0.9, 0.8
-MAX_CHRF_CHANGE = 1.0  # of int8, on average over the directions
-Comparisons = Dict[str, Dict[str, Dict[str, float]]]  # format -> direction -> figures
+TOLERANCE = 1e-4  # of log-probabilities in float32
+MEASURED = "en-de"  # the direction whose speed is measured
+FAIRSEQ_MODEL, CTRANSLATE2_MODEL = "model.pt", "model.bin"
+# one model for each target language, as all directions into a language have the same experts
+TARGETS = {
+    language: [pair for pair in DIRECTIONS if pair.endswith(f"-{language}")]
+    for language in sorted({pair.split("-")[1] for pair in DIRECTIONS})
+}
 
 
-def folder_of(out: Path, format: str, lang_pair: str) -> Path:
-    """Return the folder of a direction's model."""
-    return out / "ctranslate2" / format / lang_pair
+def extract_directions(checkpoint: Path, out: Path) -> str:
+    """Extract the sub-network of each direction for fairseq."""
+    for pair in progress(DIRECTIONS, "sub-networks"):
+        shutil.rmtree(out / "subnets" / pair, ignore_errors=True)
+        extraction = Extraction("fairseq", str(out / "spm.model"))
+        extract(str(checkpoint), [pair], str(out / "subnets" / pair), extraction)
+    return f"{len(DIRECTIONS)} sub-networks for fairseq"
 
 
-def export_directions(data: Path, checkpoint: Path, out: Path) -> None:
-    """Extract the sub-network of each direction for CTranslate2, in all formats."""
-    shutil.rmtree(out / "ctranslate2", ignore_errors=True)
-    plain = Extraction("ctranslate2", str(out / "spm.model"))
-    extractions = dict(zip(FORMATS, (
-        plain, plain._replace(quantization="int8"), plain._replace(trim_vocabulary=str(data))
-    ), strict=True))
-    for pair in tqdm(DIRECTIONS, desc="CTranslate2", leave=False, disable=None):
-        for format, extraction in extractions.items():
-            extract(str(checkpoint), [pair], str(folder_of(out, format, pair)), extraction)
+def export_targets(checkpoint: Path, out: Path) -> str:
+    """Extract a model for each target language for CTranslate2, in int8."""
+    for language, pairs in progress(list(TARGETS.items()), "models"):
+        shutil.rmtree(out / "int8" / language, ignore_errors=True)
+        extraction = Extraction("ctranslate2", str(out / "spm.model"), quantization="int8")
+        extract(str(checkpoint), pairs, str(out / "int8" / language), extraction)
+    return f"{len(TARGETS)} models for CTranslate2 in int8"
 
 
-def check_exports(out: Path, beam: int) -> Dict[str, Any]:
-    """Translate the test set with all formats; compare with the full model's translations."""
-    found: Comparisons = {format: {} for format in FORMATS}
-    for pair in tqdm(DIRECTIONS, desc="translate", leave=False, disable=None):
-        source, target = pair.split("-")
-        text = out / "text" / f"test.en-{source if target == 'en' else target}"
-        full = read_lines(str(out / "evaluation" / "hypotheses" / f"test.{pair}.{target}"))
-        for format in FORMATS:
-            folder = folder_of(out, format, pair)
-            translations = open_model(str(folder)).translate(
-                pair, read_lines(f"{text}.{source}"), SearchOptions(beam=beam)
-            )
-            found[format][pair] = {
-                **compare(
-                    pair, [ranked[0].text for ranked in translations], full,
-                    read_lines(f"{text}.{target}"),
-                ),
-                "bytes": (folder / MODEL).stat().st_size,
-            }
-    return {"ctranslate2": found, **overall(found)}
+def check_subnets(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
+    """Compare every sub-network with the full model on the validation set."""
+    full, task = load_for_pairs(str(data), str(checkpoint), DIRECTIONS)
+    generation = SEARCH.config()
+    checks = []
+    for pair in progress(DIRECTIONS, "sub-networks compared"):
+        subnet = load_stock(str(out / "subnets" / pair)).model
+        checks.append(compare(full, subnet, task, pair, "valid", generation, BATCHING))
+    manifest = read_manifest(str(out / "subnets" / MEASURED))
+    return {
+        "subnet_max_abs_logprob_diff": max(check.max_abs_logprob_diff for check in checks),
+        "subnet_hypotheses": sum(check.hypotheses for check in checks),
+        "subnet_hypotheses_different": sum(check.different for check in checks),
+        "of_which_ties": sum(check.ties for check in checks),
+        "params_full": manifest.source_checkpoint["parameters"],
+        "params_subnet": manifest.parameters,
+    }
 
 
-def compare(
-    lang_pair: str, texts: Sequence[str], full: Sequence[str], references: Sequence[str]
-) -> Dict[str, float]:
-    """Compare translations with those of the full model."""
-    own, other = (score_direction(lang_pair, side, references)["chrf"] for side in (texts, full))
-    same = sum(a == b for a, b in zip(texts, full, strict=True))
-    return {"same": round(same / len(full), 4), "chrf_change": round(own - other, 3)}
+def problem(facts: Dict[str, Any]) -> str:
+    """Return how the sub-networks differ from the full model, apart from ties; or nothing."""
+    not_tied = facts["subnet_hypotheses_different"] - facts["of_which_ties"]
+    if facts["subnet_max_abs_logprob_diff"] <= TOLERANCE and not not_tied:
+        return ""
+    return "the sub-networks do not compute what the full model computes"
 
 
-def overall(found: Comparisons) -> Dict[str, float]:
-    """Return the means over the directions, and the largest files, by format."""
-    facts: Dict[str, float] = {}
-    for format, by_pair in found.items():
-        of: Dict[str, List[float]] = {
-            name: [figures[name] for figures in by_pair.values()]
-            for name in ("same", "chrf_change", "bytes")
-        }
-        facts[f"ctranslate2_{format}_same"] = round(fmean(of["same"]), 4)
-        facts[f"ctranslate2_{format}_chrf_change"] = round(fmean(of["chrf_change"]), 3)
-        facts[f"ctranslate2_{format}_bytes"] = max(of["bytes"])
-    return facts
+def measure(data: Path, checkpoint: Path, out: Path) -> Dict[str, Any]:
+    """Return the speed of the full model, a sub-network, and its int8 form; and the latter's size.
 
+    The int8 translations are compared with those of the full model.
+    """
+    source, target = MEASURED.split("-")
+    folders = {"sources": source, "references": target, "hypotheses": target}
+    sources, references, translations = (
+        read_lines(str(out / "evaluation" / folder / f"test.{MEASURED}.{language}"))
+        for folder, language in folders.items()
+    )
+    full, task = load_for_pairs(str(data), str(checkpoint), [MEASURED])
+    subnet, int8 = out / "subnets" / MEASURED, out / "int8" / target
 
-def failures(facts: Dict[str, Any]) -> List[str]:
-    """Return a line for each limit that the exported models miss."""
-    shares = {pair: figures["same"] for pair, figures in facts["ctranslate2"]["float32"].items()}
-    found = [
-        f"{name}: CTranslate2 in float32 makes {share:.1%} of the full model's translations, less "
-        f"than {least:.0%}"
-        for name, share, least in (
-            ("all directions", facts["ctranslate2_float32_same"], MIN_SAME),
-            *((pair, share, MIN_SAME_OF_ONE) for pair, share in shares.items()),
+    def translate_full() -> List[str]:
+        ((_, texts),) = translate_pairs(
+            full, task, [MEASURED], "test", SEARCH.config(), BATCHING, fold=False
         )
-        if not share >= least
-    ]
-    change = facts["ctranslate2_int8_chrf_change"]
-    if not abs(change) <= MAX_CHRF_CHANGE:
-        found.append(f"CTranslate2 in int8 changes chrF by {change:+.2f} on average, by more than "
-                     f"{MAX_CHRF_CHANGE:g}")
-    return found
+        return texts or []
+
+    def with_model(folder: Path) -> Callable[[], List[str]]:
+        model, options = open_model(str(folder)), SearchOptions(beam=SEARCH.beam)
+        return lambda: [ranked[0].text for ranked in model.translate(MEASURED, sources, options)]
+
+    quantized = with_model(int8)
+    runs = {"full": translate_full, "subnet": with_model(subnet), "int8": quantized}
+    outputs = quantized()
+    chrf, full_chrf = (
+        score_direction(MEASURED, texts, references)["chrf"] for texts in (outputs, translations)
+    )
+    return {
+        "measured": MEASURED,
+        **{f"{name}_sentences_per_second": round(len(sources) / fastest(run))
+           for name, run in runs.items()},
+        "subnet_bytes": (subnet / FAIRSEQ_MODEL).stat().st_size,
+        "int8_bytes": (int8 / CTRANSLATE2_MODEL).stat().st_size,
+        "int8_same": sum(map(eq, outputs, translations)) / len(outputs),
+        "int8_chrf_change": round(chrf - full_chrf, 2),
+    }
+
+
+def fastest(action: Callable[[], Any]) -> float:
+    """Return the seconds of the fastest of three runs."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return min(times)

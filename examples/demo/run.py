@@ -1,11 +1,10 @@
 """The demo: train a Task-MoE model, score it, and extract a sub-network for each direction.
 
-Writes to runs/demo, in ten minutes on two cores. It can be stopped at any time and started again:
-finished stages are skipped.
+Writes to runs/demo, in five minutes on two cores. It can be stopped at any time and started again:
+finished stages are skipped, and training goes on.
 """
 
 import argparse
-import atexit
 import json
 import logging
 import os
@@ -15,106 +14,78 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads do not occupy a core
 # before fairseq is imported, which configures logging itself
-logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.ERROR)
 warnings.simplefilter("ignore")
 
-from examples.demo.prepare import prepare  # noqa: E402
-from examples.demo.train import DIRECTIONS, FLAGS, train  # noqa: E402
+from examples.demo import prepare, train  # noqa: E402
+from examples.demo.stages import Stages, duration, quiet  # noqa: E402
 from fairseq_taskmoe.errors import command  # noqa: E402
-from preprocess.stages import fingerprint, run_stage  # noqa: E402
+from fairseq_taskmoe.text_tables import aligned  # noqa: E402
+from preprocess.stages import fingerprint  # noqa: E402
+
+NUM_STAGES = 7
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "demo", help="output folder")
     out = parser.parse_args().out.resolve()
-    started = time.monotonic()
-    data, stages, best = out / "data-bin", out / "stages", out / "checkpoints/checkpoint_best.pt"
-    facts_file = out / "demo.json"
-    prepare(out)
-    spent = earlier_seconds(stages / "seconds.txt", started)
-    prepared = [stages / "binarize.txt"]  # changes with the text, the vocabulary and data-bin
-    remove_outdated(out, fingerprint({"flags": FLAGS}, prepared))
-    run_stage(
-        stages / "train.txt",
-        lambda: train(data, best.parent, out / "train.log"),
-        settings={"flags": FLAGS},
-        inputs=prepared,
-        outputs=[best],
+    data, best = out / "data-bin", out / "checkpoints" / "checkpoint_best.pt"
+    stages = Stages(out / "stages", NUM_STAGES)
+    prepared = stages.run(
+        "prepare", "text, vocabulary, binarized data", lambda: prepare.prepare(out),
+        prepare.SETTINGS, [prepare.CORPUS], [out / "text", data, out / "spm.model"],
+    )
+    remove_outdated(out, fingerprint({"flags": train.FLAGS}, [prepared]))
+    trained = stages.run(
+        "train", "train", lambda: train.train(data, best.parent, out / "train.log"),
+        {"flags": train.FLAGS}, [prepared], [best],
     )
 
-    from examples.demo import deploy, report
+    from examples.demo import deploy, report  # not before: their imports take memory
 
-    after_training: Dict[str, Any] = {
-        "settings": {"beam": report.SEARCH.beam},
-        "inputs": [best, *prepared],
-    }
-    run_stage(
-        stages / "evaluate.txt",
-        lambda: report.score_directions(data, best, out),
-        outputs=[out / name for name in report.RESULTS],
-        **after_training,
+    def after_training(name: str, title: str, action: Callable[[], str], *outputs: Path) -> None:
+        search = report.SEARCH._asdict()
+        stages.run(name, title, action, {"search": search}, [trained, best], outputs)
+
+    after_training(
+        "evaluate", "translate and score", lambda: report.translate_and_score(data, best, out),
+        *(out / name for name in (*report.RESULTS, "parts.json")),
     )
-    subnets = out / "subnets"
-    run_stage(
-        stages / "extract.txt",
-        lambda: report.extract_directions(best, subnets, out / "spm.model"),
-        outputs=[subnets / pair / "model.pt" for pair in DIRECTIONS],
-        **after_training,
+    after_training(
+        "extract", "extract a sub-network for each direction",
+        lambda: deploy.extract_directions(best, out),
+        *(out / "subnets" / pair / deploy.FAIRSEQ_MODEL for pair in prepare.DIRECTIONS),
     )
-    exports = [
-        deploy.folder_of(out, format, pair) / deploy.MODEL
-        for format in deploy.FORMATS for pair in DIRECTIONS
-    ]
-    run_stage(
-        stages / "ctranslate2.txt",
-        lambda: deploy.export_directions(data, best, out),
-        outputs=exports,
-        **after_training,
+    after_training(
+        "int8", "extract again, for CTranslate2 in int8", lambda: deploy.export_targets(best, out),
+        *(out / "int8" / target / deploy.CTRANSLATE2_MODEL for target in deploy.TARGETS),
     )
-    run_stage(
-        stages / "routing.txt",
-        lambda: report.plot_directions(data, best, out),
-        outputs=[out / "routing.png"],
-        **after_training,
+    after_training(
+        "routing", "draw the experts of each direction", lambda: plot_routing(data, best, out),
+        out / "routing.png",
     )
 
-    def check() -> None:
-        facts = report.check_subnets(data, best, out)
-        facts.update(deploy.check_exports(out, report.SEARCH.beam))
-        facts["wall_seconds"] = round(spent + time.monotonic() - started, 1)
+    def check() -> str:
+        started = time.monotonic()
+        facts = {**deploy.check_subnets(data, best, out), **deploy.measure(data, best, out)}
+        facts["wall_seconds"] = round(stages.seconds() + time.monotonic() - started, 1)
         facts["peak_memory_mb"] = peak_memory_mb()
-        facts_file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        failures = [*report.failures(facts), *deploy.failures(facts)]
-        if failures:
-            sys.exit("\n".join(failures))
+        (out / "demo.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        if problem := deploy.problem(facts):
+            sys.exit(problem)
+        return f"{facts['subnet_hypotheses']:,} translations of both compared"
 
-    after_training["inputs"] = [best, *prepared, *exports]
-    run_stage(stages / "check.txt", check, outputs=[facts_file], **after_training)
-    print(f"\n{report.table(out)}\n")
-    print(summary(json.loads(facts_file.read_text(encoding="utf-8")), out))
-
-
-def earlier_seconds(record: Path, started: float) -> float:
-    """Return the seconds of earlier runs; at exit, add those of this run to record."""
-    earlier = float(record.read_text(encoding="utf-8")) if record.exists() else 0.0
-    atexit.register(
-        lambda: record.write_text(str(earlier + time.monotonic() - started), encoding="utf-8")
-    )
-    return earlier
-
-
-def peak_memory_mb() -> int:
-    """Return the peak memory of the largest process of the demo, in MB."""
-    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(who).ru_maxrss for who in processes) // 1024
+    after_training("check", "compare sub-networks with the full model", check, out / "demo.json")
+    facts = json.loads((out / "demo.json").read_text(encoding="utf-8"))
+    print(f"\n{report.tables(out)}\n\n{report.samples(out)}\n\n{summary(facts, out)}")
 
 
 def remove_outdated(out: Path, current: str) -> None:
@@ -122,38 +93,71 @@ def remove_outdated(out: Path, current: str) -> None:
     mark = out / "stages" / "run.txt"
     if mark.exists() and mark.read_text(encoding="utf-8") == current:
         return
-    for name in ("checkpoints", "evaluation", "subnets", "ctranslate2", "routing"):
+    for name in ("checkpoints", "evaluation", "subnets", "int8", "routing"):
         shutil.rmtree(out / name, ignore_errors=True)
     mark.write_text(current, encoding="utf-8")
 
 
+def plot_routing(data: Path, checkpoint: Path, out: Path) -> str:
+    """Write the routing statistics, and copy their figure to out."""
+    from examples.demo.report import BATCHING
+    from fairseq_taskmoe.routing.collect import write_routing
+
+    shutil.rmtree(out / "routing", ignore_errors=True)
+    with quiet():
+        write_routing(
+            str(data), str(checkpoint), str(out / "routing"), prepare.DIRECTIONS, "valid",
+            BATCHING,
+        )
+    shutil.copyfile(out / "routing" / "routing.png", out / "routing.png")
+    return "routing.png"
+
+
+def peak_memory_mb() -> int:
+    """Return the peak memory, in MB: of this process, or of the ranks in training."""
+    own, rank = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return max(own, train.RANKS * rank) // 1024
+
+
 def summary(facts: Dict[str, Any], out: Path) -> str:
+    """Return what the models take, and commands to try."""
+
     def shown(*parts: str) -> str:
         return os.path.relpath(out.joinpath(*parts))
 
-    ratio = facts["params_full"] / facts["params_subnet"]
-    lines = {
-        "full model": f"{facts['params_full']:,} parameters, {len(DIRECTIONS)} directions",
-        "sub-network": f"{facts['params_subnet']:,} parameters, one direction: {ratio:.1f} times "
-        "smaller, and runs in fairseq without this plugin",
-        "same model?": "log-probabilities differ by at most "
-        f"{facts['subnet_max_abs_logprob_diff']:.1e}; {facts['subnet_hypotheses_different']} of "
-        f"{facts['subnet_hypotheses']} hypotheses differ, {facts['of_which_ties']} of them ties",
-        "no plugin": f"{facts['without_plugin_different']} translations of the sub-networks differ "
-        "in plain fairseq-generate",
-        "CTranslate2": f"{facts['ctranslate2_float32_same']:.1%} of the translations equal the "
-        f"full model's; int8: {facts['ctranslate2_int8_same']:.1%}, chrF "
-        f"{facts['ctranslate2_int8_chrf_change']:+.2f}, a file of "
-        f"{facts['ctranslate2_int8_bytes'] / 1e6:.1f} MB; "
-        f"with only the training data's words: {facts['ctranslate2_trimmed_same']:.1%}, chrF "
-        f"{facts['ctranslate2_trimmed_chrf_change']:+.2f}",
-        "routing": shown("routing.png"),
-        "results": f"{shown('results.md')}, {shown('results.json')}",
-        "try one": "echo 'Open the file' | .venv/bin/taskmoe translate "
-        f"{shown('ctranslate2', 'int8', 'en-de')}",
-        "cost": f"{facts['wall_seconds']:.0f} s, {facts['peak_memory_mb']:,} MB",
+    header = [facts["measured"], "parameters", "MB", "sentences/s"]
+    full, subnet = facts["params_full"], facts["params_subnet"]
+    sizes = {
+        "full model": ("full", full, full * 4),
+        "sub-network": ("subnet", subnet, facts["subnet_bytes"]),
+        "sub-network, int8": ("int8", subnet, facts["int8_bytes"]),
     }
-    return "\n".join(f"{name:12} {text}" for name, text in lines.items())
+    table = [header] + [
+        [title, f"{number:,}", f"{size / 1e6:.1f}", f"{facts[f'{name}_sentences_per_second']:,}"]
+        for title, (name, number, size) in sizes.items()
+    ]
+    different = facts["subnet_hypotheses_different"]
+    lines = [
+        *aligned(table),
+        "",
+        f"Sub-networks and full model: log-probabilities differ by at most "
+        f"{facts['subnet_max_abs_logprob_diff']:.0e}, {different} of "
+        f"{facts['subnet_hypotheses']:,} translations differ"
+        + (f" ({facts['of_which_ties']} of them by ties)." if different else "."),
+        f"int8: {facts['int8_same']:.0%} of the translations equal the full model's, chrF "
+        f"{facts['int8_chrf_change']:+.1f}.",
+        f"All stages took {duration(facts['wall_seconds'])} and at most "
+        f"{facts['peak_memory_mb']:,} MB. The scores are in {shown('results.md')}.",
+        "",
+        "Try:",
+        f"  echo '3 weeks ago' | .venv/bin/taskmoe translate {shown('subnets', 'en-de')}",
+        f"  .venv/bin/taskmoe serve {shown('int8')}     # all directions, on a web page",
+        f"  xdg-open {shown('routing.png')}     # the experts that each direction uses",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

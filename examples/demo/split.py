@@ -1,68 +1,65 @@
-"""Hold out validation and test sentences that no training sentence resembles.
+"""Split the phrases in two ways: at random, and by the combinations of parts that they have.
 
-Many interface strings are nearly equal: on a random split, returning the translation of the nearest
-training string scores well. So training strings with half or more of the words of a held-out
-sentence are dropped, and only sentences with few such strings are held out.
+A combination is a pair such as a weekday and a month. Some are held out: no training or validation
+phrase has one. A test phrase of the second split has held-out combinations only, so its parts were
+never seen together. Phrases with both held-out and other combinations are dropped.
 """
 
 import random
-from collections import Counter
-from typing import List, NamedTuple, Sequence, Set
+from typing import Dict, List, NamedTuple, Sequence, Set
 
-from examples.word_overlap import Neighbours, split_words
+
+class Phrase(NamedTuple):
+    kind: str
+    combinations: Set[str]
+    texts: Dict[str, str]  # by language
 
 
 class Split(NamedTuple):
-    """English sentences of a corpus with translations into all languages."""
-
-    train: List[str]
-    valid: List[str]
-    test: List[str]
-    dropped: List[str]  # training strings near a validation or test sentence
-
-
-def of_common_words(strings: Sequence[str], min_count: int) -> List[str]:
-    """Keep the strings whose words are all in at least min_count of the kept strings."""
-    while True:
-        counts = Counter(word for string in strings for word in set(split_words(string)))
-        kept = [
-            string
-            for string in strings
-            if all(counts[word] >= min_count for word in split_words(string))
-        ]
-        if len(kept) == len(strings):
-            return kept
-        strings = kept  # count again: without the others, words are rarer
+    train: List[Phrase]
+    valid: List[Phrase]
+    random: List[Phrase]  # test phrases, drawn at random
+    composed: List[Phrase]  # test phrases whose combinations are held out
+    dropped: List[Phrase]
 
 
-def split_strings(
-    strings: Sequence[str],
-    eligible: Set[str],
-    num_valid: int,
-    num_test: int,
-    max_cost: int,
-    seed: int,
-) -> Split:
-    """Draw held-out sentences from eligible, and drop their neighbours from training.
-
-    A sentence is skipped if that would drop more than max_cost further training strings (itself and
-    its neighbours).
-    """
-    neighbours = Neighbours(strings)
-    candidates = sorted(eligible)
-    random.Random(seed).shuffle(candidates)
-    held_out: List[str] = []
-    removed: Set[int] = set()
-    for sentence in candidates:
-        if len(held_out) == num_valid + num_test:
+def hold_out(phrases: Sequence[Phrase], count: int, rng: random.Random) -> Set[str]:
+    """Return combinations of which count or more phrases have no other one."""
+    held_out: Set[str] = set()
+    covered = 0
+    for phrase in rng.sample(phrases, len(phrases)):
+        if covered >= count:
             break
-        near = neighbours.of(sentence)
-        if len(near - removed) <= max_cost:
-            held_out.append(sentence)
-            removed |= near
-    # the candidates are shuffled, so valid and test have the same distribution
-    valid, test = held_out[:num_valid], held_out[num_valid:]
-    removed_strings = {strings[index] for index in removed}.union(held_out)
-    train = [string for string in strings if string not in removed_strings]
-    dropped = sorted(removed_strings.difference(held_out))
-    return Split(train, valid, test, dropped)
+        held_out |= phrase.combinations
+        covered = sum(one.combinations <= held_out for one in phrases)
+    return held_out
+
+
+def split_phrases(phrases: Sequence[Phrase], num_valid: int, num_test: int, seed: int) -> Split:
+    """Split phrases: num_valid for validation, and num_test for each of the two tests.
+
+    The composed test has equally many phrases of each kind that has combinations.
+    """
+    rng = random.Random(seed)
+    by_kind: Dict[str, List[Phrase]] = {}
+    for phrase in phrases:
+        if phrase.combinations:
+            by_kind.setdefault(phrase.kind, []).append(phrase)
+    quotas = {kind: num_test // len(by_kind) for kind in by_kind}
+    for kind in list(by_kind)[: num_test % len(by_kind)]:
+        quotas[kind] += 1
+    held_out: Set[str] = set()
+    for kind, quota in quotas.items():
+        held_out |= hold_out(by_kind[kind], quota, rng)
+    composed = [
+        phrase
+        for kind, quota in quotas.items()
+        for phrase in rng.sample([p for p in by_kind[kind] if p.combinations <= held_out], quota)
+    ]
+    rest = [phrase for phrase in phrases if not phrase.combinations & held_out]
+    dropped = [p for p in phrases if p.combinations & held_out and p not in composed]
+    rng.shuffle(rest)
+    return Split(
+        rest[num_valid + num_test :], rest[:num_valid], rest[num_valid:][:num_test], composed,
+        dropped,
+    )

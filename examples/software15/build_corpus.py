@@ -15,8 +15,15 @@ from typing import Any, Dict, List, Optional, Sequence
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # examples/ and preprocess/ are not installed
 
-from examples import interface_text, word_overlap  # noqa: E402
-from examples.software15 import hold_out, languages, packages, pairs, sources  # noqa: E402
+from examples.software15 import (  # noqa: E402
+    hold_out,
+    interface_text,
+    languages,
+    packages,
+    pairs,
+    sources,
+    word_overlap,
+)
 from examples.software15.languages import LANGUAGES, Language  # noqa: E402
 from fairseq_taskmoe.errors import command, refuse  # noqa: E402
 from preprocess.corpus import SPLITS  # noqa: E402

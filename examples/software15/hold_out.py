@@ -9,9 +9,9 @@ import hashlib
 from collections import Counter, defaultdict
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
-from examples.interface_text import most_frequent
+from examples.software15.interface_text import most_frequent
 from examples.software15.pairs import Pair
-from examples.word_overlap import Neighbours
+from examples.software15.word_overlap import Neighbours
 
 PROGRAMS = {"seahorse", "gnome-terminal", "shotwell", "epiphany", "file-roller", "rhythmbox"}
 OFFICE_MODULES = {"dba", "sm", "rpt", "chart"}

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Counter, Iterable, Iterator, List, NamedTuple, Set
 
-from examples import interface_text
+from examples.software15 import interface_text
 from preprocess.text_files import read_lines, write_lines
 
 # placeholders: %s, %2$d, %1, %FILE%, $name, $(ARG1), ${name}, {name}, #count#, [NAME]

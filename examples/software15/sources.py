@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
-from examples.interface_text import TAG, plain_text, read_catalog
+from examples.software15.interface_text import TAG, plain_text, read_catalog
 from examples.software15.languages import Language
 from examples.software15.pairs import Pair
 from fairseq_taskmoe.errors import refuse

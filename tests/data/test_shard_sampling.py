@@ -13,12 +13,11 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:  # preprocess and examples are not installed
+if str(ROOT) not in sys.path:  # preprocess is not installed
     sys.path.insert(0, str(ROOT))
 
-from console import TRAIN  # noqa: E402
+from console import TRAIN, read_table  # noqa: E402
 
-from examples.demo import prepare as demo  # noqa: E402
 from preprocess import binarize, encode, sentencepiece_model  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.fetching.sources import read_sources  # noqa: E402
@@ -100,14 +99,14 @@ IN_AN_EPOCH = {"en-de": 80, "en-ru": 45, "en-zh": 30}
 def data(tmp_path_factory):
     """Return folders of shards, and one of the same text without."""
     folder = tmp_path_factory.mktemp("shards")
-    rows = list(demo.read_corpus(demo.CORPUS).items())
+    rows = read_table()
     text = folder / "text"
     for pair, number in LINES.items():
         lang = pair[3:]
-        found = [(english, row[lang]) for english, row in rows if lang in row][:number]
+        found = [(row["en"], row[lang]) for row in rows if row[lang]][:number]
         for language, lines in zip(pair.split("-"), zip(*found, strict=True), strict=True):
             write_lines(text / f"train.{pair}.{language}", lines)
-    write_lines(folder / "sample", [english for english, _ in rows[:400]])
+    write_lines(folder / "sample", [row["en"] for row in rows[:400]])
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "sample"), model_prefix=str(folder / "spm"), vocab_size=300,
         hard_vocab_limit=False, minloglevel=2, num_threads=1,

@@ -29,7 +29,7 @@ from examples.software15.sources import (  # noqa: E402
     pairs_of_gnome_help,
     pairs_of_office_help,
 )
-from examples.word_overlap import Neighbours, overlap  # noqa: E402
+from examples.software15.word_overlap import Neighbours, overlap  # noqa: E402
 
 CHINESE, GERMAN = parse_languages("de,zh")
 MAX_OVERLAP = 0.7

@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:  # examples/ is not installed
 
 from examples.software15 import build_corpus, packages  # noqa: E402
 from examples.software15.languages import parse_languages  # noqa: E402
-from examples.word_overlap import overlap  # noqa: E402
+from examples.software15.word_overlap import overlap  # noqa: E402
 from preprocess.text_files import read_lines  # noqa: E402
 
 pytestmark = pytest.mark.skipif(

@@ -1,20 +1,17 @@
-"""SentencePiece, binarization and stages, and the corpus and split of the demo."""
+"""SentencePiece, binarization and stages."""
 
 import random
 import sys
 from pathlib import Path
 
 import pytest
+from console import read_table
 from refusals import refusal
 
 ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:  # preprocess and examples are not installed
+if str(ROOT) not in sys.path:  # preprocess is not installed
     sys.path.insert(0, str(ROOT))
 
-from examples.demo import prepare  # noqa: E402
-from examples.demo.build_corpus import plain_text, rejection  # noqa: E402
-from examples.demo.split import of_common_words, split_strings  # noqa: E402
-from examples.word_overlap import overlap  # noqa: E402
 from preprocess import binarize, sentencepiece_model  # noqa: E402
 from preprocess.stages import run_stage, stage_result  # noqa: E402
 from preprocess.text_files import atomic_output, read_lines, write_lines  # noqa: E402
@@ -62,15 +59,10 @@ def test_a_sample_equals_one_drawn_in_memory(tmp_path, total):
 
 
 @pytest.fixture(scope="module")
-def corpus():
-    return prepare.read_corpus(prepare.CORPUS)
-
-
-@pytest.fixture(scope="module")
-def text(corpus, tmp_path_factory):
-    """Sentence pairs of the demo's corpus as raw text; one has unusual line separators."""
+def text(tmp_path_factory):
+    """Sentence pairs of real text as raw text; one has unusual line separators."""
     folder = tmp_path_factory.mktemp("text")
-    both = [(english, row["de"]) for english, row in corpus.items() if "de" in row]
+    both = [(row["en"], row["de"]) for row in read_table() if row["de"]]
     for split, pairs in (("train", both[:600]), ("test", both[600:640])):
         source, target = ([*side] for side in zip(*pairs, strict=True))
         source[3] = "carriage\rreturn \u2028 and separator"
@@ -226,74 +218,3 @@ def test_a_stage_reads_only_changed_files(tmp_path):
     assert not run()
     given.write_text("b")
     assert run()
-
-
-@pytest.mark.parametrize(
-    "raw, plain",
-    [
-        ("打印(_P)...", "打印..."),
-        ("~Save As…", "Save As..."),
-        ("F_ormat <b>cell</b>", "Format cell"),
-        ("About %PRODUCTNAME", "About LibreOffice"),
-    ],
-)
-def test_plain_text(raw, plain):
-    assert plain_text(raw) == plain
-
-
-@pytest.mark.parametrize(
-    "english, translation, language, reason",
-    [
-        ("Open file", "Datei öffnen", "de", None),
-        ("Heading 1", "HEADING 2", "de", "copy"),
-        ("%1 files", "%1 Dateien", "de", "placeholder"),
-        ("10 %", "10 процентов", "ru", "no text"),
-        ("Open file", "Open фaйл", "ru", "script"),
-        ("Inserts the contents of a file", "Datei", "de", "length ratio"),
-    ],
-)
-def test_filters_of_the_corpus(english, translation, language, reason):
-    assert rejection(english, translation, language) == reason
-
-
-def test_overlap_counts_the_words_of_the_first():
-    assert overlap("Insert a new Row", "insert row") == 0.5
-    assert overlap("insert row", "Insert a new row") == 1.0
-    assert overlap("cell by cell", "in a cell") == pytest.approx(2 / 3)
-
-
-def test_common_words_are_counted_among_the_strings_kept():
-    # without the string with the rare "big", "row" is in only one string, which is removed too
-    strings = ["open file", "open file type", "file type", "open type", "big row", "row type"]
-    assert of_common_words(strings, 2) == strings[:4]
-
-
-def test_neighbours_of_held_out_sentences_leave_training():
-    strings = [
-        "open the big file",
-        "open the window",
-        "save all",
-        "file type of chart",
-        "the big one",
-    ]
-    split = split_strings(strings, {"open the big file"}, 0, 1, max_cost=3, seed=1)
-    assert split.test == ["open the big file"]
-    assert split.dropped == ["open the window", "the big one"]
-    assert split.train == ["save all", "file type of chart"]
-
-
-def test_demo_split_has_no_near_duplicates(corpus):
-    """No test sentence of any pair is near a training sentence of any pair."""
-    split = prepare.choose_split(corpus)
-    assert len(split.test) >= 200 and len(split.train) > 7500
-    assert not set(split.train) & {*split.valid, *split.test}
-    for sentence in split.test:
-        assert len(sentence.split()) >= 4 and len(corpus[sentence]) == len(prepare.LANGUAGES)
-    # counts words in another way than the split: by white space, each occurrence
-    train_words = [set(string.lower().split()) for string in split.train]
-    for sentence in split.test:
-        own = sentence.lower().split()
-        shared = max(sum(word in theirs for word in own) for theirs in train_words)
-        assert shared < 0.5 * len(own)
-    for sentence in split.test[::10]:
-        assert max(overlap(sentence, string) for string in split.train) < 0.5

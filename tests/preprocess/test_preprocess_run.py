@@ -16,15 +16,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from console import TRAIN, logged, run
+from console import TRAIN, logged, read_table, run
 from locks import held_by_another_process
 from refusals import refusal
 
 ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:  # preprocess and examples are not installed
+if str(ROOT) not in sys.path:  # preprocess is not installed
     sys.path.insert(0, str(ROOT))
 
-from examples.demo import prepare as demo  # noqa: E402
 from preprocess.cleaning import clean, identify, rules, sentence_keys  # noqa: E402
 from preprocess.config import load_config  # noqa: E402
 from preprocess.run import STEPS, main, prepare  # noqa: E402
@@ -45,8 +44,7 @@ CONFIG = {
 def raw(tmp_path_factory):
     """A corpus of two data sets a pair, one of them zipped, with every kind of bad pair."""
     folder = tmp_path_factory.mktemp("raw")
-    corpus = demo.read_corpus(demo.CORPUS)
-    rows = [(english, row["de"], row["ru"]) for english, row in corpus.items() if len(row) == 3]
+    rows = [(row["en"], row["de"], row["ru"]) for row in read_table() if all(row.values())]
     held_out, trained = rows[:60], rows[60:]
     for split, part in (("valid", held_out[:30]), ("test", held_out[30:])):
         for pair, columns in (("en-de", (0, 1)), ("en-ru", (0, 2)), ("de-ru", (1, 2))):

@@ -1,7 +1,4 @@
-"""Strings of user interfaces: reading, plain text, and filters of sentence pairs.
-
-Used by the demo and by software15.
-"""
+"""Strings of user interfaces: reading, plain text, and filters of sentence pairs."""
 
 import gettext
 import html
