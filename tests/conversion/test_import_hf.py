@@ -345,3 +345,35 @@ def test_two_vocabularies_of_marian_are_refused(write_marian, tmp_path):
     change_config(folder, share_encoder_decoder_embeddings=False)
     with pytest.raises(Refusal, match="one vocabulary for each language"):
         import_hf(str(folder), ["en-de"], str(tmp_path / "out"))
+
+
+def in_shards(model, folder):
+    model.save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+
+
+def in_torchs_format(model, folder):
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("store", [in_shards, in_torchs_format])
+def test_weights_in_other_files_are_the_same(write, tmp_path, store):
+    model, folder = write("m2m100")
+    expected = import_hf(str(folder), ["en-de"], str(tmp_path / "one")).state
+    store(model, folder)
+    found = import_hf(str(folder), ["en-de"], str(tmp_path / "other")).state
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=0, rtol=0)
+
+
+def test_a_list_of_files_outside_the_folder_is_refused(write, tmp_path):
+    model, folder = write("m2m100")
+    in_shards(model, folder)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.shared.weight": "../model.safetensors"}})
+    )
+    with pytest.raises(Refusal, match="which is not in the folder"):
+        import_hf(str(folder), ["en-de"], str(tmp_path / "out"))

@@ -5,7 +5,16 @@ from argparse import Namespace
 import pytest
 import torch
 from checkpoint_cases import checkpoint_of, loaded
-from console import TRAIN, generate, hypotheses, refused, run
+from console import (
+    GENERATE,
+    PLUGIN,
+    TRAIN,
+    assert_same_hypotheses,
+    generate,
+    hypotheses,
+    refused,
+    run,
+)
 from fairseq.models.transformer import TransformerModel, base_architecture
 from helpers import GROUPS, LANG_PAIRS, ROUTERS, make_model, make_task, ragged_batch
 
@@ -237,3 +246,27 @@ def test_an_upcycled_checkpoint_translates_and_trains_with_fairseqs_commands(
         assert "Loaded checkpoint" in result.said
     run("taskmoe", "evaluate", corpus.data, "--path", out, "--lang-pairs", "en-de", "--out",
         tmp_path / "scores", "--cpu", "--beam", "1")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_stock_training_is_upcycled_and_translates_the_same(corpus, tmp_path):
+    """The words are those in the folder of its data."""
+    stock = ("--task", "translation_multi_simple_epoch", "--lang-pairs", "en-de,en-ru", "--langs",
+             "de,en,ru", "--encoder-langtok", "src", "--decoder-langtok")
+    sizes = [word for name, value in STOCK.items()
+             for word in ("--" + name.replace("_", "-"), str(value))]
+    run(
+        "fairseq-train", corpus.data, *stock, "--arch", "transformer", *sizes,
+        "--share-all-embeddings", "--encoder-normalize-before", "--decoder-normalize-before",
+        "--optimizer", "adam", "--lr", "0.01", "--max-tokens", "2000", "--max-update", "6", "--cpu",
+        "--num-workers", "0", "--save-dir", tmp_path, "--skip-invalid-size-inputs-valid-test",
+    )
+    dense, new = tmp_path / "checkpoint_last.pt", tmp_path / "new.pt"
+    run("taskmoe", "upcycle", dense, "--out", new, "--moe-expert-count", "3", "--moe-freq", "1")
+    translated = run(
+        "fairseq-generate", corpus.data, "--user-dir", PLUGIN, *stock, "-s", "en", "-t", "de",
+        "--path", dense, "--required-batch-size-multiple", "1", *GENERATE,
+    )
+    assert_same_hypotheses(
+        hypotheses(translated.stdout), hypotheses(generate(corpus.data, "en-de", new).stdout)
+    )
