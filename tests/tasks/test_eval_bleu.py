@@ -151,6 +151,7 @@ def test_statistics_of_batches_and_ranks_add_up_to_the_score(corpus, stirred):
         assert f"{name}_en-ru" not in logged_values  # nothing was translated
 
 
+@pytest.mark.slow
 def test_it_is_configured_in_yaml_as_well(corpus, tmp_path):
     search = '{"beam": 1, "max_len_b": 5}'
     ended = run(

@@ -148,7 +148,9 @@ def test_a_set_without_short_sentences_is_refused(long, commands):
 # -- references
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+@pytest.mark.parametrize("positions", [
+    "learned", pytest.param("sinusoidal", marks=pytest.mark.slow),
+])
 def test_references_within_the_positions_are_scored(positions, trained, long, commands):
     flags = ("--decoder-learned-pos",) if positions == "learned" else ()
     checkpoint = trained(positions, "--max-target-positions", 16, *flags)
@@ -168,6 +170,7 @@ def test_references_within_the_positions_are_scored(positions, trained, long, co
     assert sorted(hypotheses(said)) == list(range(12))
 
 
+@pytest.mark.slow
 def test_routing_reads_no_reference_beyond_the_positions(trained, long, tmp_path):
     checkpoint = str(trained("learned", "--max-target-positions", 16, "--decoder-learned-pos"))
     with pytest.raises(Refusal, match="the test set of en-de has 1 reference"):
