@@ -89,6 +89,8 @@ setup(
             "safetensors",
             "transformers>=5",  # taskmoe extract --format huggingface, taskmoe import-hf
         ],
+        "sentences": ["sentencex>=1"],  # taskmoe translate --split-sentences
+        "track": ["tensorboard", "wandb"],  # through fairseq's own settings: docs/your-data.md
         "plot": ["matplotlib"],
         "data": [
             "pycld2",  # language identification, its model included
@@ -101,6 +103,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "sentencex",
             "types-PyYAML",
         ],
     },

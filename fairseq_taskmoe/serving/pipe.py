@@ -18,6 +18,7 @@ from ..engines.translator import TooLong, Translation, Translator
 from ..errors import refuse
 from ..files import written_together
 from ..read_files import BOM
+from .sentences import Line, SentenceSplitter
 
 END = None  # the item of the queue after the last line
 LINE_ENDS = str.maketrans("\n\r", "  ")
@@ -30,6 +31,7 @@ class PipeOptions(NamedTuple):
     buffer: int  # maximum number of lines to sort by length and translate together
     scores: bool = False  # `score TAB text`
     skip_long: bool = False  # translate a line that is too long for the model to an empty one
+    splitter: Optional[SentenceSplitter] = None  # translate the sentences of a line one by one
 
 
 def translate_lines(
@@ -61,16 +63,23 @@ def _translate(
     translator: Translator, lang_pair: str, texts: List[str], search: SearchOptions,
     options: PipeOptions, before: int, name: str,
 ) -> List[List[Translation]]:
+    splitter = options.splitter
+    lines = [splitter.split(text) if splitter else Line([text], []) for text in texts]
     sources: List[List[str]] = []
-    for number, text in enumerate(texts, before + 1):
-        try:
-            sources.append(translator.encode(text))
-        except TooLong as long:
-            if not options.skip_long:
-                refuse(f"line {number} of {name} has {long}; with --skip-long such lines are "
-                       "translated to empty lines")
-            sources.append([])
-    return translator.translate_pieces(lang_pair, sources, search, options.max_batch_tokens)
+    for number, line in enumerate(lines, before + 1):
+        for sentence in line.sentences:
+            try:
+                sources.append(translator.encode(sentence))
+            except TooLong as long:
+                if not options.skip_long:
+                    refuse(f"line {number} of {name} has {long}; --split-sentences translates "
+                           "sentences one by one, --skip-long leaves out what is too long")
+                sources.append([])
+    found = translator.translate_pieces(lang_pair, sources, search, options.max_batch_tokens)
+    if splitter is None:
+        return found
+    return [[Translation(text, 0.0)]
+            for text in splitter.join(lines, (ranked[0].text for ranked in found))]
 
 
 def _line(

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Dict, List, Optional, cast
+from typing import Any, Callable, Dict, List, Optional, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -44,10 +44,13 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    folder: str, host: str, port: int, allowed_hosts: Optional[List[str]], limits: Limits,
-    device: str = "cpu", threads: int = 0,
+    load: Callable[[], List[Translator]], host: str, port: int,
+    allowed_hosts: Optional[List[str]], limits: Limits,
 ) -> None:
-    """Serve the models in a folder until SIGINT or SIGTERM (status 0; 143 before it is ready)."""
+    """Serve models until SIGINT or SIGTERM (status 0; 143 before it is ready).
+
+    load opens them, after the port is known to be free.
+    """
     limits.check()
     raise_file_limit(limits.max_connections)
     running: List[Server] = []
@@ -56,10 +59,9 @@ def serve(
         signal.SIGTERM,
         lambda *_: sys.exit(0 if running and running[0].started else 128 + signal.SIGTERM),
     )
-    folders = model_folders(Path(folder))
     with bind(host, port) as bound:  # a port in use is refused before models are loaded
         address, port = bound.getsockname()[:2]
-        models = open_models(folders, device, threads)
+        models = load()
         pairs = sorted(lang_pair for model in models for lang_pair in model.lang_pairs)
         shown = f"[{address}]" if ":" in address else address
         app = create_app(models, limits, host_names(host, address, allowed_hosts))

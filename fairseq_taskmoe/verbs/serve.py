@@ -1,6 +1,7 @@
 """Serve extracted models over HTTP: a web page at /, a JSON interface at /translate.
 
     taskmoe serve subnets/
+    taskmoe serve checkpoints/checkpoint_best.pt -s en -t de
     curl localhost:8000/translate -H 'Content-Type: application/json' \\
         -d '{"source": "en", "target": "de", "text": "Good day!"}'
 
@@ -10,15 +11,25 @@ for access from other machines, use a proxy that has them.
 """
 
 import argparse
+import os
 from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, List
 
+from ..errors import refuse
 from ..host import use_passive_waiting
 from ..serving.limits import Limits, flag
 from .arguments import check_least, refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", metavar="DIR", help="an extracted model, or a folder of them")
+    parser.add_argument(
+        "models", metavar="DIR",
+        help="an extracted model, a folder of them, or a checkpoint in one file",
+    )
+    parser.add_argument("-s", "--source-lang", metavar="LANG", help="of a checkpoint's direction")
+    parser.add_argument("-t", "--target-lang", metavar="LANG", help="of a checkpoint's direction")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1"
     )
@@ -52,12 +63,21 @@ def run(args: argparse.Namespace) -> None:
     check_least(args, threads=0)
     use_passive_waiting()
 
-    from ..serving.service import serve
+    from ..serving.service import model_folders, open_models, serve
+    from ..subnet.open_translator import open_translator
 
+    def extracted() -> List[Any]:
+        languages = args.source_lang, args.target_lang
+        return [open_translator(args.models, *languages, args.device, args.threads)[0]]
+
+    load: Callable[[], List[Any]] = extracted
+    if not os.path.isfile(args.models):
+        if args.source_lang or args.target_lang:
+            refuse("-s and -t choose a direction of a checkpoint; a folder is served as it is")
+        folders = model_folders(Path(args.models))
+        load = partial(open_models, folders, args.device, args.threads)
     limits = Limits(**{each.name: getattr(args, each.name) for each in fields(Limits)})
     allowed_hosts = None
     if args.allowed_hosts:
         allowed_hosts = [name.strip() for name in args.allowed_hosts.split(",")]
-    serve(
-        args.models, args.host, args.port, allowed_hosts, limits, args.device, args.threads
-    )
+    serve(load, args.host, args.port, allowed_hosts, limits)

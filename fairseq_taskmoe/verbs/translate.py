@@ -1,7 +1,10 @@
-"""Translate text with an extracted model, line by line.
+"""Translate text line by line, with an extracted model or a training checkpoint.
 
-MODEL is a folder of `taskmoe extract`, in any format. Lines of standard input are translated as
-they arrive.
+    taskmoe translate models/en-de < text.en > text.de
+    taskmoe translate checkpoints/checkpoint_best.pt -s en -t de < text.en > text.de
+
+MODEL is a folder of `taskmoe extract`, in any format, or a checkpoint, from which the direction is
+extracted in memory. Lines of standard input are translated as they arrive.
 """
 
 import argparse
@@ -16,9 +19,15 @@ DEFAULT_MAX_TOKENS = 4000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder of an extracted model")
+    parser.add_argument("model", help="folder of an extracted model, or a checkpoint in one file")
     parser.add_argument(
         "--lang-pair", metavar="PAIR", help="direction, if the model has more than one"
+    )
+    parser.add_argument("-s", "--source-lang", metavar="LANG", help="its source language")
+    parser.add_argument("-t", "--target-lang", metavar="LANG", help="its target language")
+    parser.add_argument(
+        "--sentencepiece-model", metavar="FILE",
+        help="of a checkpoint (default: the run's own, or the one beside it or its data)",
     )
     parser.add_argument(
         "--input", metavar="FILE", help="text with one sentence in each line (default: stdin)"
@@ -57,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write an empty translation for lines that are too long for the model",
     )
     parser.add_argument(
+        "--split-sentences", action="store_true",
+        help="split each line into sentences (with sentencex) and translate them one by one, for "
+        "lines of several sentences; without --scores and --n-best",
+    )
+    parser.add_argument(
         "--device", choices=["cpu", "cuda", "auto"], default="cpu", help="default: cpu"
     )
     parser.add_argument(
@@ -73,22 +87,35 @@ def run(args: argparse.Namespace) -> None:
         refuse(f"--lenpen {args.lenpen}: give a number")
     if args.threads < 0:
         refuse(f"--threads {args.threads}: give 1 or more, or 0 for one thread for each core")
+    if args.split_sentences and (args.scores or args.n_best > 1):
+        refuse("--split-sentences: the translation of several sentences has no score; leave out "
+               "--scores and --n-best")
+    if args.lang_pair and (args.source_lang or args.target_lang):
+        refuse("give --lang-pair, or -s and -t")
     clean_up_when_terminated()
     use_passive_waiting()
 
+    from ..data.named_pairs import check_pairs
     from ..engines.engine import SearchOptions
-    from ..engines.open_model import open_model
+    from ..metrics.lang_pairs import split_pair
     from ..serving.pipe import PipeOptions, output_file, translate_lines
+    from ..serving.sentences import SentenceSplitter
+    from ..subnet.open_translator import open_translator
+
+    source_lang, target_lang = args.source_lang, args.target_lang
+    if args.lang_pair:
+        check_pairs([args.lang_pair], "--lang-pair")
+        source_lang, target_lang = split_pair(args.lang_pair)
 
     source = open(args.input or 0, "rb", closefd=bool(args.input))
     with output_file(args.output) as out:
-        translator = open_model(args.model, args.device, args.threads, for_throughput=True)
-        pair = args.lang_pair or next(iter(translator.lang_pairs))
-        if pair not in translator.lang_pairs or (
-            args.lang_pair is None and len(translator.lang_pairs) > 1
-        ):
-            refuse(f"--lang-pair {args.lang_pair or ''}: name one of the model's directions, "
-                   f"{', '.join(translator.lang_pairs)}")
+        translator, pair = open_translator(
+            args.model, source_lang, target_lang, args.device, args.threads, for_throughput=True,
+            sentencepiece_model=args.sentencepiece_model,
+        )
+        splitter = SentenceSplitter(pair) if args.split_sentences else None
         search = SearchOptions(args.beam, args.n_best, args.lenpen, max_length=args.max_len)
-        options = PipeOptions(args.max_tokens, args.buffer, args.scores, args.skip_long)
+        options = PipeOptions(
+            args.max_tokens, args.buffer, args.scores, args.skip_long, splitter
+        )
         translate_lines(translator, pair, source, out, search, options)

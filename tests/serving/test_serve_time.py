@@ -104,16 +104,15 @@ def test_a_request_has_one_deadline(serving):
     assert engine.batches == [["stop"], ["in time"]]
 
 
-def test_sigterm_before_it_is_ready_gives_status_143(served):
+def test_sigterm_before_it_is_ready_gives_status_143():
     program = (
         "from fairseq_taskmoe.serving import service\n"
         "from fairseq_taskmoe.serving.limits import Limits\n"
         "import time\n"
-        "def opening(*given):\n"
+        "def opening():\n"
         "    print('opening', flush=True)\n"
         "    time.sleep(600)\n"
-        "service.open_models = opening\n"
-        f"service.serve({str(served)!r}, '127.0.0.1', 0, None, Limits())\n"
+        "service.serve(opening, '127.0.0.1', 0, None, Limits())\n"
     )
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:

@@ -41,7 +41,8 @@ def folders(share, served):
             extract(str(checkpoint), pairs, str(folder / name), Extraction(format))
 
     made = share("translated-models", make)
-    return {"ctranslate2": served / "en-de", **{each.name: each for each in made.iterdir()}}
+    return {"ctranslate2": served / "en-de", "checkpoint": served / "stirred.pt",
+            **{each.name: each for each in made.iterdir()}}
 
 
 @pytest.fixture(scope="module")
@@ -245,10 +246,31 @@ def test_long_lines_are_refused_or_empty(fast, text):
     assert [first, third] == lines_of(fast(f"{lines[0]}\n{lines[2]}\n"))
 
 
+def test_sentences_of_a_line_are_translated_one_by_one_and_joined_in_place(fast, text):
+    pytest.importorskip("sentencex")
+    one, two, three = (line.rstrip(".!?") + "." for line in text.splitlines()[:3])
+    alone = lines_of(fast(f"{one}\n{two}\n{three}\n"))
+    stdin = f"{one}  {two}\n\n{three}\n  {two} {one} {three}\n{one} " + f"{two} " * 40 + "\n"
+    assert lines_of(fast(stdin, "--split-sentences")) == [
+        f"{alone[0]}  {alone[1]}", "", alone[2], " ".join([alone[1], alone[0], alone[2]]),
+        " ".join([alone[0], *[alone[1]] * 40]),
+    ]
+
+
+def test_a_checkpoint_translates_as_the_model_that_is_extracted_from_it(fast, folders, text):
+    checkpoint = folders["checkpoint"]
+    before = sorted(checkpoint.parent.iterdir())
+    assert fast(text, "-s", "en", "-t", "de", model="checkpoint") == fast(text, model="fairseq")
+    assert sorted(checkpoint.parent.iterdir()) == before
+    line = refused(fast("", "-t", "de", model="checkpoint", check=False))
+    assert "de" in line and "name the source" in line
+
+
 @pytest.mark.parametrize(
     "flags",
     [["--beam", 0], ["--n-best", 0], ["--n-best", 5], ["--max-len", 0], ["--max-tokens", -1],
      ["--buffer", 0], ["--lenpen", "nan"], ["--lenpen", "inf"], ["--threads", -1],
+     ["--split-sentences", "--scores"], ["--lang-pair", "en-de", "-s", "en"],
      ["--lang-pair", ""], ["--input", ""], ["--output", ""], ["--lang-pair", "de-en"],
      ["--input", "missing.txt"], ["--beam", "many"], ["--no-such-flag"],
      pytest.param(["--device", "cuda"], marks=pytest.mark.skipif(
