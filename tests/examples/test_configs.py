@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq's use 
 
 NUM_LAYERS = {"smoke": 2, "demo": 2, "software15_cpu": 2, "software15": 6, "wmt30": 6}
 SIZES = tuple(NUM_LAYERS)
+OWN_DATA = {"20k": 2, "200k": 4, "2m": 6, "20m": 6}  # layers; data and pairs are to be named
 ROUTERS = {  # the rows of the paper's tables: routers of encoder and decoder
     "dense_equal": ("dense", "dense"),
     "static_static": ("static", "static"),
@@ -64,7 +65,7 @@ WMT30_FLAGS = (
 def test_every_yaml_is_tested():
     assert {file.stem for file in CONFIGS.glob("*.yaml")} == set(ROWS)
     sizes = {file.stem for file in (CONFIGS / "size").glob("*.yaml")}
-    assert sizes - {"_shared"} == set(SIZES)
+    assert {size for size in sizes if not size.startswith("_")} == {*SIZES, *OWN_DATA}
 
 
 def from_flags(*flags):
@@ -115,6 +116,18 @@ def test_every_row_builds_its_model_in_every_size(row, size, monkeypatch):
     if row not in DENSE:
         routers = (cfg.model.encoder_moe_router, cfg.model.decoder_moe_router)
         assert routers == ROUTERS[row]
+
+
+@pytest.mark.parametrize("row", ["target_target", "token_target", "dense_base"])
+@pytest.mark.parametrize("size", OWN_DATA)
+def test_sizes_for_data_of_ones_own_build_their_models(size, row):
+    cfg = from_yaml(row, size, "task.data=data-bin", "task.lang_pairs='en-de,de-en'")
+    model = build_model(cfg)
+    assert [len(model.encoder.layers), len(model.decoder.layers)] == [OWN_DATA[size]] * 2
+    has_experts = [hasattr(layer, "moe") for layer in model.decoder.layers[1::2]]
+    assert set(has_experts) == {row != "dense_base"}
+    assert cfg.lr_scheduler.warmup_updates <= cfg.optimization.max_update / 10
+    assert cfg.checkpoint.save_dir == "checkpoints"
 
 
 @pytest.mark.parametrize("size", [
