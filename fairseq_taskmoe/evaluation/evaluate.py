@@ -18,6 +18,7 @@ from ..metrics.floors import nearest_neighbour_translations
 from ..metrics.registry import METRICS
 from ..metrics.scoring import DirectionScore, group_directions, score_direction
 from ..models.lockstep_search import join_ranks
+from ..modules.bf16_products import set_matmul_precision
 from ..read_files import read_json, read_lines
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .folder import EvaluationFolder, write_lines
@@ -36,12 +37,16 @@ class Settings(NamedTuple):
     gen_subset: str = "test"
     search: Search = Search()
     tokenize: Optional[str] = None  # sacreBLEU's tokenizer; None: the default of the language
+    precision: str = "highest"  # of float32 products, as torch names it
 
     def record(self) -> Dict[str, Any]:
         """Return the settings in the form of results.json."""
-        return {
+        record = {
             "gen_subset": self.gen_subset, **self.search._asdict(), "tokenize": self.tokenize
         }
+        if self.precision != "highest":
+            record["float32_matmul_precision"] = self.precision
+        return record
 
 
 def evaluate(
@@ -70,6 +75,7 @@ def evaluate(
     the others return None.
     """
     join_ranks(cpu)
+    set_matmul_precision(settings.precision)
     config = {**describe_run(data, path, settings), "fold": fold, "skip_long": batching.skip_long}
     model, task = load_for_pairs(data, path, lang_pairs, zero_shot_pairs)
     on_first_rank(lambda: group_directions(task.served, resources))  # refuses a missing class

@@ -41,6 +41,7 @@ from ..metrics.lang_pairs import languages_of
 from ..models.folded_model import fold_model
 from ..models.lockstep_search import LockstepDecoder, gather_hypotheses
 from ..models.transformer_task_moe import TransformerTaskMoeModel
+from ..modules.linear import narrow_weights
 from ..tasks.config import TranslationTaskMoeConfig
 from ..tasks.translation_task_moe import TranslationTaskMoeTask
 from .length_checks import Batching, admit, set_name
@@ -186,6 +187,7 @@ def translate_pairs(
     with closing(read_directions(model, task, lang_pairs, split, batching)) as directions:
         for lang_pair, pair_batches in directions:
             folded = fold_model(model, task.task_table.task_id(lang_pair)) if fold else model
+            narrow_weights(folded)  # with medium precision
             text = TextOf(task.dictionary, task.tags)
             yield lang_pair, translate_batches(folded, task, pair_batches, generation, text)
 

@@ -29,6 +29,7 @@ from ..distributed.expert_state import (
 )
 from ..distributed.launch import join_launcher
 from ..errors import refuse
+from ..modules.linear import narrow_weights
 from .build_layers import check_config
 from .config import ARCHITECTURES, TransformerTaskMoeConfig, apply_architecture
 from .decoder import TaskMoeDecoder
@@ -136,12 +137,16 @@ class TransformerTaskMoeModel(FairseqEncoderDecoderModel):
         return super().load_state_dict(state_dict, strict, **kwargs)
 
     def prepare_for_inference_(self, cfg: Any) -> None:
-        """Fold the experts of the direction to translate; fairseq's commands translate only one."""
+        """Fold the experts of the direction to translate; fairseq's commands translate only one.
+
+        Where --float32-matmul-precision medium applies, weights are stored in bfloat16.
+        """
         super().prepare_for_inference_(cfg)
         if cfg.task.source_lang and not self.routed_inference:
             pair = f"{cfg.task.source_lang}-{cfg.task.target_lang}"
             folded = fold_model(self, self.task_table.task_id(pair))
             self.encoder, self.decoder = folded.encoder, folded.decoder
+        narrow_weights(self)
 
 
 def build_without_task(

@@ -25,13 +25,26 @@ class Linear(nn.Linear):
     ):
         super().__init__(in_features, out_features, bias)
         self.keep_bf16_output = keep_bf16_output
+        self.has_narrow_weight = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., I) to (..., O)."""
-        if not use_bf16_matmul(self.weight):
+        if not (self.has_narrow_weight or use_bf16_matmul(self.weight)):
             return F.linear(x, self.weight, self.bias)
-        out_type = torch.bfloat16 if self.keep_bf16_output else self.weight.dtype
+        out_type = torch.bfloat16 if self.keep_bf16_output else torch.float32
         return _Bf16Linear.apply(x, self.weight, self.bias, out_type)
+
+
+def narrow_weights(model: nn.Module) -> None:
+    """Store the weights of a model's linear maps as their products use them, for inference.
+
+    A step of a search has few rows, for which conversion would take longer than the product. An
+    embedding that shares its weight with a map keeps it in float32.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear) and use_bf16_matmul(module.weight):
+            module.weight = nn.Parameter(module.weight.bfloat16(), requires_grad=False)
+            module.has_narrow_weight = True
 
 
 class _Bf16Linear(torch.autograd.Function):

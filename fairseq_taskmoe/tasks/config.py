@@ -66,8 +66,8 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     virtual_data_size: Optional[int] = option(None, "number of examples in all shards together")
     float32_matmul_precision: ChoiceEnum(["highest", "high", "medium"]) = option(  # type: ignore
         "highest",
-        "torch's setting for products of float32 matrices: medium computes them in bfloat16 on "
-        "CPUs with AVX512_BF16 or AMX; high and medium use TF32 on GPUs",
+        "products of float32 matrices: medium computes those of linear maps and experts in "
+        "bfloat16 on CPUs with AVX512_BF16 or AMX; high and medium use TF32 on GPUs",
     )
     eval_bleu: bool = option(
         False,

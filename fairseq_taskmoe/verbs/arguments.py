@@ -8,6 +8,8 @@ from ..errors import refuse
 if TYPE_CHECKING:
     from ..evaluation.translate import Search
 
+PRECISIONS = ("highest", "high", "medium")  # of float32 products, as torch names them
+
 
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is answered with one line and without the usage text."""

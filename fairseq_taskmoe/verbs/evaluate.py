@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also score copies of the source, and translations of the nearest training sentence",
     )
     parser.add_argument(
+        "--float32-matmul-precision", choices=arguments.PRECISIONS, default="highest",
+        help="medium: matrix products in bfloat16 on CPUs with AVX512_BF16 or AMX, which changes "
+        "some translations; high and medium: TF32 on a GPU; default: highest",
+    )
+    parser.add_argument(
         "--no-folding", action="store_true",
         help="run the router in task-routed layers, for checks",
     )
@@ -64,7 +69,9 @@ def run(args: argparse.Namespace) -> None:
     if args.languages:
         languages = read_languages(args.languages)
         resources = {code: language.resources for code, language in languages.items()}
-    settings = Settings(args.gen_subset, arguments.search_of(args), args.tokenize)
+    settings = Settings(
+        args.gen_subset, arguments.search_of(args), args.tokenize, args.float32_matmul_precision
+    )
     results = evaluate(
         args.data, args.path, args.out, arguments.pairs_in_flag(args), settings,
         Batching(args.max_tokens, args.batch_size, args.skip_invalid_size_inputs_valid_test),

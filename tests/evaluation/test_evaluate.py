@@ -18,6 +18,8 @@ from fairseq_taskmoe.evaluation.translate import (
     load_for_pairs,
     translate_pairs,
 )
+from fairseq_taskmoe.modules import bf16_products
+from fairseq_taskmoe.modules.bf16_products import set_matmul_precision
 from fairseq_taskmoe.read_files import read_lines
 
 SHORT = Settings(search=Search(beam=2, max_len_a=1.0, max_len_b=5))
@@ -63,6 +65,33 @@ def test_order_batches_and_company_make_no_difference(corpus, checkpoint):
     assert together["ru-en"] == alone
     ((_, alone),) = translate_pairs(model, task, ["de-en"], "test", settings, Batching())
     assert together["de-en"] == alone
+
+
+@pytest.fixture
+def bfloat16_for_all(monkeypatch):
+    """A CPU that has instructions for bfloat16, and products of small matrices in it, too."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(bf16_products, "LEAST_ELEMENTS", 1)
+    yield
+    set_matmul_precision("highest")
+
+
+def test_products_in_bfloat16_are_recorded_and_change_few_translations(
+    corpus, checkpoint, tmp_path, bfloat16_for_all
+):
+    lines = {}
+    for precision in ("highest", "medium"):
+        out = tmp_path / precision
+        settings = GREEDY._replace(precision=precision)
+        evaluate(str(corpus.data), str(checkpoint), str(out), ["en-de"], settings, cpu=True)
+        lines[precision] = read_lines(str(out / "hypotheses/test.en-de.de"))
+        config = json.loads((out / "results.json").read_text())["config"]
+        assert config.get("float32_matmul_precision", "highest") == precision
+    same = sum(one == two for one, two in zip(*lines.values(), strict=True))
+    assert same > len(lines["medium"]) / 2
+    wide, task = load_for_pairs(str(corpus.data), str(checkpoint), ["en-de"])
+    dict(translate_pairs(wide, task, ["en-de"], "test", GREEDY.search.config(), Batching()))
+    assert wide.decoder.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16
 
 
 def test_a_later_direction_is_refused_before_any_is_translated(corpus, checkpoint, tmp_path):

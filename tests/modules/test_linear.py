@@ -9,7 +9,7 @@ from fairseq_taskmoe.modules import bf16_products
 from fairseq_taskmoe.modules.bf16_products import set_matmul_precision, use_bf16_matmul
 from fairseq_taskmoe.modules.expert_assignments import sort_by_expert
 from fairseq_taskmoe.modules.experts import Experts
-from fairseq_taskmoe.modules.linear import Linear
+from fairseq_taskmoe.modules.linear import Linear, narrow_weights
 
 CLOSE = {"rtol": 0.02, "atol": 0.02}  # of numbers around 1; bfloat16 has 8 bits
 
@@ -125,3 +125,33 @@ def test_model_of_medium_precision_is_close_in_outputs_and_gradients(medium, rou
     assert (narrow_logits - logits).norm() < 0.02 * logits.norm()
     difference = sum((a - b).square().sum() for a, b in zip(narrow, gradients, strict=True))
     assert difference < 0.05**2 * sum(b.square().sum() for b in gradients)
+
+
+def test_narrow_weights_give_the_products_of_wide_ones(medium):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({
+        "embed": nn.Embedding(12, 16), "up": Linear(16, 24, keep_bf16_output=True),
+        "down": Linear(24, 16), "out": Linear(16, 12, bias=False),
+    })
+    model["out"].weight = model["embed"].weight  # as with --share-all-embeddings
+    x = torch.randn(5, 16)
+
+    def run():
+        return model["out"](model["down"](model["up"](x)))
+
+    expected = run()
+    narrow_weights(model)
+    assert torch.equal(run(), expected)
+    types = {name: p.dtype for name, p in model.named_parameters()}
+    assert types.pop("embed.weight") == torch.float32
+    assert {dtype for name, dtype in types.items() if "weight" in name} == {torch.bfloat16}
+    set_matmul_precision("highest")  # stored weights keep their type
+    assert torch.equal(run(), expected)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_weights_stay_wide_at_other_precisions(medium, precision):
+    set_matmul_precision(precision)
+    module = Linear(16, 12)
+    narrow_weights(module)
+    assert module.weight.dtype == torch.float32

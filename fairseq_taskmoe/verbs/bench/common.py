@@ -4,8 +4,6 @@ import argparse
 import os
 from typing import Collection, List, Optional
 
-PRECISIONS = ("highest", "high", "medium")  # of float32 products, as torch names them
-
 
 def add_arguments(parser: argparse.ArgumentParser, repeats: int = 7) -> None:
     parser.add_argument(

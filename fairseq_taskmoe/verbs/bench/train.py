@@ -15,7 +15,7 @@ before the model was built: weights, gradients, activations, optimizer and compi
 import argparse
 from typing import Any, Dict, List
 
-from ..arguments import check_least, pairs_in_flag
+from ..arguments import PRECISIONS, check_least, pairs_in_flag
 from . import common
 
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument(
-        "--float32-matmul-precision", choices=common.PRECISIONS, default="highest",
+        "--float32-matmul-precision", choices=PRECISIONS, default="highest",
         help="as in training; default: highest",
     )
     parser.add_argument(
@@ -106,8 +106,8 @@ def chosen(args: argparse.Namespace) -> List[str]:
         name, colon, precision = word.partition(":")
         if name not in VARIANTS:
             refuse(f"--variants {word}: choose from {', '.join(VARIANTS)}")
-        if colon and precision not in common.PRECISIONS:
-            refuse(f"--variants {word}: choose a precision from {', '.join(common.PRECISIONS)}")
+        if colon and precision not in PRECISIONS:
+            refuse(f"--variants {word}: choose a precision from {', '.join(PRECISIONS)}")
     return words
 
 
