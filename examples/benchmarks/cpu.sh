@@ -3,7 +3,7 @@
 #
 #     examples/benchmarks/cpu.sh
 #     OUT=/tmp/try REPEATS=2 DECODE_REPEATS=2 THREADS=1 ARCH=tiny EXPERTS=4 MORE_EXPERTS=8 \
-#         GROWTH=4,8 LAYER_TOKENS=256 LAYER_DIMS="--embed-dim 16 --ffn-dim 32" TRAIN_TOKENS=256 \
+#         WARM_UP=1 STEPS=2 GROWTH=4,8 LAYER_TOKENS=256 LAYER_DIMS="--embed-dim 16 --ffn-dim 32" TRAIN_TOKENS=256 \
 #         STOCK_ARCHS=tiny STOCK_TOKENS=256 BATCH_SIZES=1,4 PROCESS_BATCH_SIZES=2 \
 #         examples/benchmarks/cpu.sh
 #
@@ -14,6 +14,8 @@ OUT=${OUT:-runs/benchmarks-cpu}
 TASKMOE=${TASKMOE:-taskmoe}
 THREADS=${THREADS:-2}
 REPEATS=${REPEATS:-7}
+WARM_UP=${WARM_UP:-20}                         # training steps before the measured ones
+STEPS=${STEPS:-40}                             # measured training steps
 DECODE_REPEATS=${DECODE_REPEATS:-3}
 EXPERTS=${EXPERTS:-32}
 MORE_EXPERTS=${MORE_EXPERTS:-128}
@@ -32,7 +34,7 @@ PROCESSES=${PROCESSES:-2}
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 mkdir -p "$OUT"
 layer=(layer --threads "$THREADS" --repeats "$REPEATS")
-train=(train --threads "$THREADS" --repeats "$REPEATS" --full-step)
+train=(train --threads "$THREADS" --warm-up "$WARM_UP" --repeats "$STEPS" --full-step)
 decode=(decode --repeats "$DECODE_REPEATS" --arch "$ARCH")
 sweep=("${decode[@]}" --threads "$THREADS" --batch-sizes "$BATCH_SIZES")
 
@@ -47,16 +49,13 @@ stage layer-growth "${layer[@]}" --tokens "${LAYER_TOKENS%% *}" --moe-expert-cou
   --variants dense,task,token $LAYER_DIMS
 
 # 2. training: MoE and dense models of equal computation; our dense model and stock fairseq's
-for ragged in "" --ragged; do
-  # shellcheck disable=SC2086
-  stage "train-$ARCH${ragged#-}" "${train[@]}" --arch "$ARCH" --tokens "$TRAIN_TOKENS" \
-    --moe-expert-count "$EXPERTS" --variants dense_equal,target_target,token_token $ragged
-  for arch in $STOCK_ARCHS; do
-    for tokens in $STOCK_TOKENS; do
-      # shellcheck disable=SC2086
-      stage "stock-$arch-$tokens${ragged#-}" "${train[@]}" --arch "$arch" --tokens "$tokens" \
-        --variants stock,dense,dense:medium --reference stock $ragged
-    done
+stage "train-$ARCH" "${train[@]}" --arch "$ARCH" --tokens "$TRAIN_TOKENS" \
+  --moe-expert-count "$EXPERTS" --variants dense_equal,target_target,token_token
+for arch in $STOCK_ARCHS; do
+  for tokens in $STOCK_TOKENS; do
+    stage "stock-$arch-$tokens" "${train[@]}" --arch "$arch" --tokens "$tokens" \
+      --moe-expert-count 8 --reference stock \
+      --variants stock,dense,dense:medium,target_target,target_target:medium
   done
 done
 

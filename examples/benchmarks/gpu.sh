@@ -2,7 +2,7 @@
 # The measurements of docs/performance.md on one GPU: layer, training step and decoding.
 #
 #     examples/benchmarks/gpu.sh
-#     OUT=/tmp/try DEVICE=cpu ARCH=tiny EXPERTS=4,8 LAYER_TOKENS=256 TRAIN_TOKENS=256 \
+#     OUT=/tmp/try DEVICE=cpu ARCH=tiny EXPERTS=4,8 LAYER_TOKENS=256 TRAIN_TOKENS=256 WARM_UP=1 STEPS=2 \
 #         LAYER_DIMS="--embed-dim 16 --ffn-dim 32" BATCH_SIZES=1,4 examples/benchmarks/gpu.sh
 #
 # Each writes a JSON file and a table to $OUT; existing ones are skipped.
@@ -13,6 +13,8 @@ TASKMOE=${TASKMOE:-taskmoe}
 DEVICE=${DEVICE:-cuda}
 DTYPE=${DTYPE:-bfloat16}
 REPEATS=${REPEATS:-7}
+WARM_UP=${WARM_UP:-10}                         # training steps before the measured ones
+STEPS=${STEPS:-20}                             # measured training steps
 DECODE_REPEATS=${DECODE_REPEATS:-3}
 EXPERTS=${EXPERTS:-32,128}
 LAYER_TOKENS=${LAYER_TOKENS:-16384 65536}      # separated by spaces
@@ -35,8 +37,8 @@ for tokens in $LAYER_TOKENS; do
 done
 
 # the table has forward and backward without the update, too
-stage "train-$ARCH" train "${common[@]}" --repeats "$REPEATS" --arch "$ARCH" \
-  --tokens "$TRAIN_TOKENS" --full-step --moe-expert-count "$EXPERTS" --variants "$TRAIN_VARIANTS"
+stage "train-$ARCH" train "${common[@]}" --warm-up "$WARM_UP" --repeats "$STEPS" \
+  --arch "$ARCH" --tokens "$TRAIN_TOKENS" --full-step --moe-expert-count "$EXPERTS" --variants "$TRAIN_VARIANTS"
 
 stage "decode-$ARCH" decode "${common[@]}" --repeats "$DECODE_REPEATS" --arch "$ARCH" \
   --moe-expert-count "$EXPERTS" --batch-sizes "$BATCH_SIZES" --variants "$DECODE_VARIANTS" \
