@@ -17,7 +17,7 @@ from torch import Tensor
 LEAST_ROWS = 16
 SIZES_PER_OCTAVE = 4
 # below this size of a matrix, bfloat16 gains less than the conversion and the kernels cost
-LEAST_ELEMENTS = 2**13
+LEAST_ELEMENTS = 2**14
 
 
 def set_matmul_precision(precision: str) -> None:
