@@ -50,7 +50,7 @@ class Experts(nn.Module):
         dtype = out_dtype = rows.dtype
         if torch.is_autocast_enabled(rows.device.type):
             dtype = out_dtype = torch.get_autocast_dtype(rows.device.type)
-        elif use_bf16_matmul(self.fc1.weight):
+        elif self.fc1.has_narrow_weight or use_bf16_matmul(self.fc1.weight):
             dtype = torch.bfloat16
         assignments = assignments._replace(gates=assignments.gates.to(dtype))
         execution = self.execution or choose_execution(self.fc1.weight, dtype, rows.size(0))
@@ -79,6 +79,7 @@ class StackedLinear(nn.Module):
     ):
         super().__init__()
         self.first_expert = first_expert
+        self.has_narrow_weight = False  # see narrow_weights in linear.py
         self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features))
         self.bias = nn.Parameter(torch.empty(num_experts, 1, out_features))
         if not self.weight.is_meta:

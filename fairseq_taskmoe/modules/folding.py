@@ -79,5 +79,6 @@ def fold_layer(moe: MoELayer, task_id: int) -> Optional[Dict[str, Linear]]:
         with torch.device("meta"):  # the parameters are set below
             linear = Linear(weight.size(1), weight.size(0), keep_bf16_output=name == "fc1")
         linear.weight, linear.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        linear.has_narrow_weight = moe.experts.fc1.has_narrow_weight
         linears[name] = linear
     return linears

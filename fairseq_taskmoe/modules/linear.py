@@ -36,13 +36,14 @@ class Linear(nn.Linear):
 
 
 def narrow_weights(model: nn.Module) -> None:
-    """Store the weights of a model's linear maps as their products use them, for inference.
+    """Store the weights of a model's maps and experts as their products use them, for inference.
 
     A step of a search has few rows, for which conversion would take longer than the product. An
     embedding that shares its weight with a map keeps it in float32.
     """
-    for module in model.modules():
-        if isinstance(module, Linear) and use_bf16_matmul(module.weight):
+    maps: Any = [module for module in model.modules() if hasattr(module, "has_narrow_weight")]
+    for module in maps:
+        if use_bf16_matmul(module.weight):
             module.weight = nn.Parameter(module.weight.bfloat16(), requires_grad=False)
             module.has_narrow_weight = True
 

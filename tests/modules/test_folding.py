@@ -17,7 +17,10 @@ from helpers import (
 
 from fairseq_taskmoe.models.build_layers import build_moe_layer
 from fairseq_taskmoe.models.folded_model import fold_model
+from fairseq_taskmoe.modules import bf16_products
+from fairseq_taskmoe.modules.bf16_products import set_matmul_precision
 from fairseq_taskmoe.modules.folding import fold_layer, task_route
+from fairseq_taskmoe.modules.linear import narrow_weights
 
 FOLDABLE = ("source", "target", "pair", "group", "static")
 BY_TEXT = ("token", "sentence", "random")
@@ -88,6 +91,21 @@ def test_another_task_gives_another_folded_model():
     own = fold_model(model, 0)(**batch["net_input"])[0][real]
     other = fold_model(model, 1)(**batch["net_input"])[0][real]
     assert (own - other).abs().max() > 1e-3
+
+
+def test_narrow_experts_can_be_folded(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(bf16_products, "LEAST_ELEMENTS", 1)
+    set_matmul_precision("medium")
+    model, batch = make_model(router="pair"), one_task_batch(0)
+    folded_first = fold_model(model, 0)
+    narrow_weights(folded_first)
+    narrow_weights(model)
+    expected, found = (
+        each(**batch["net_input"])[0].float() for each in (folded_first, fold_model(model, 0))
+    )
+    set_matmul_precision("highest")
+    assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 @pytest.mark.parametrize("routed", [False, True])

@@ -105,6 +105,10 @@ def test_experts_are_close_with_gradients_of_the_parameters_type(medium):
     assert {tensor.dtype for tensor in found} == {torch.float32}
     torch.testing.assert_close(found, expected, **CLOSE)
     assert not torch.equal(found[0], expected[0])
+    set_matmul_precision("medium")
+    narrow_weights(experts)
+    assert torch.equal(experts(rows, assignments), found[0])
+    assert experts.fc2.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("router", ["token", "target"])
