@@ -138,7 +138,7 @@ def test_resuming_with_another_number_of_experts_is_refused(refused_on, checkpoi
     line = refused_on(
         2, tmp_path / "out", "--restore-file", checkpoint, "--moe-expert-count", 8
     )
-    assert "has the shape (4, 64)" in line and "--moe-expert-count" in line
+    assert "--moe-expert-count 4, this one has 8" in line
 
 
 def test_resuming_shards_with_another_number_of_experts_is_refused(
@@ -146,7 +146,7 @@ def test_resuming_shards_with_another_number_of_experts_is_refused(
 ):
     folder = shards(checkpoint, 2, tmp_path / "two")
     line = refused_on(2, folder, *SHARDED, "--moe-expert-count", 8)
-    assert "has the shape (4, 64)" in line and "--moe-expert-count" in line
+    assert "--moe-expert-count 4, this one has 8" in line
 
 
 def test_shards_of_two_runs_are_refused(refused_on, checkpoint, tmp_path):

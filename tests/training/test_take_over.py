@@ -4,6 +4,8 @@ A checkpoint is taken over in each of the four ways that training can start from
 """
 
 import logging
+import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from taken_over_models import (
     PAIRS,
     WORDS,
     assert_same_for,
+    save,
     side,
     start,
 )
@@ -149,6 +152,15 @@ def test_what_is_new_starts_from_the_mean_or_from_what_flags_name(tmp_path):
     assert torch.allclose(task_embedding(own, "de-fr", "pair"), rows.mean(0))
 
 
+def test_the_bias_of_the_softmax_goes_by_name_too(tmp_path):
+    base, own = side(decoder_output_bias=True), side(
+        decoder_output_bias=True, words=("new", *WORDS[::-1]), langs=LANGS[::-1], seed=2
+    )
+    torch.nn.init.normal_(base.model.decoder.output_projection.bias)
+    start(base, own, "finetune", tmp_path)
+    assert_same_for(PAIRS, base, own)
+
+
 @pytest.mark.parametrize("flags, told", [
     ({"init_task": "en-fr=en-de"}, "--init-task en-fr=en-de: give a name on the left that only"),
     ({"init_task": "en-gu=xx-yy"}, "--init-task en-gu=xx-yy: the checkpoint has de-en, en-de"),
@@ -169,3 +181,25 @@ def test_start_flags_without_a_checkpoint_are_refused(tmp_path):
     settings = RunSettings({}, {}, {}, {"save_dir": str(tmp_path)}, {}, None, None)
     with pytest.raises(Refusal, match="--init-tag gu=hi: no checkpoint to start from"):
         check_start(settings, own.names)
+
+
+@pytest.mark.parametrize("damage, told", [
+    (lambda whole: whole[: len(whole) // 2], "truncated, or no checkpoint"),
+    (lambda whole: pickle.dumps(print), "no plain checkpoint|no checkpoint"),
+])
+def test_a_damaged_or_hostile_file_is_refused(damage, told, tmp_path):
+    path = Path(save(side(), tmp_path / "base.pt"))
+    path.write_bytes(damage(path.read_bytes()))
+    saving = {"save_dir": str(tmp_path), "finetune_from_model": str(path)}
+    with pytest.raises(Refusal, match=f"base.pt: .*({told})"):
+        check_start(RunSettings({}, {}, {}, saving, {}, None, None), side().names)
+
+
+def test_rows_that_a_file_lacks_are_refused(tmp_path):
+    base = side("pair", groups=None)
+    base.model.decoder.layers[1].moe.router.embed_tasks.weight = torch.nn.Parameter(
+        torch.zeros(1, 16)
+    )
+    own = side("pair", pairs=PAIRS[:2], groups=None)
+    with pytest.raises(Refusal, match="decoder.layers.1.moe.router.embed_tasks.weight has 1 rows"):
+        start(base, own, "finetune", tmp_path)

@@ -21,7 +21,7 @@ def test_the_page_starts_from_a_trained_model(corpus, tmp_path):
     )
     assert some.pairs == ["de-en"] and added.pairs == ["de-en", "en-de", "en-ru", "ru-en"]
     for pair in ("en-de", "de-en"):
-        assert_same_subnets(base, added, pair)
+        assert_same_subnets(base, added, pair, rtol=1e-6)  # a softmax over more experts rounds
     name = "encoder.layers.1.moe.experts.fc1.weight"
     assert not torch.equal(base.weights[name], some.weights[name])
     for folder in ("en-de", "en-ru"):
