@@ -139,7 +139,7 @@ class TransformerTaskMoeConfig(FairseqDataclass):
     init_experts: ChoiceEnum(["copy", "fresh"]) = option(  # type: ignore
         "copy",
         "with more experts than in the checkpoint, new ones begin as copies of its experts with "
-        "noise of 1%, or fresh, as drawn",
+        "noise of a hundredth, or fresh, as drawn",
     )
     freeze: Optional[str] = option(
         None,
