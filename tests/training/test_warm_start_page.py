@@ -4,6 +4,7 @@ import pytest
 import torch
 from document_commands import run_page
 from test_freezing import assert_same_subnets
+from transformers import AutoModelForSeq2SeqLM
 
 from fairseq_taskmoe.checkpoint.reading import read_model
 
@@ -24,5 +25,7 @@ def test_the_page_starts_from_a_trained_model(corpus, tmp_path):
         assert_same_subnets(base, added, pair, rtol=1e-6)  # a softmax over more experts rounds
     name = "encoder.layers.1.moe.experts.fc1.weight"
     assert not torch.equal(base.weights[name], some.weights[name])
+    upcycled = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "en-de-hf")
+    assert upcycled.config.encoder_ffn_dim == 256  # two experts are one network
     for folder in ("en-de", "en-ru"):
         assert (tmp_path / folder / "model.pt").exists()
