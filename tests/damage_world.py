@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
+import transformers
 import yaml
 from console import Share, read_table
 from damage import run_fairseq, run_verb, write_json
@@ -60,9 +61,11 @@ def make_world(folder: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         write_checkpoint(folder, name, seed, "target")
     write_checkpoint(folder, "token", 3, "token")
+    write_checkpoint(folder, "dense", 4, "dense")
     (folder / "shards").mkdir()
     reshard(f"{folder}/a.pt", 2, f"{folder}/shards/last.pt")
-    for name in ("fairseq", "taskmoe", "ctranslate2"):
+    write_huggingface(folder / "hf", folder / "spm.model")
+    for name in ("fairseq", "taskmoe", "ctranslate2", "huggingface"):
         run(folder, "extract", "FOLDER/a.pt", "--lang-pair", "en-de", "--format", name,
             "--sentencepiece-model", "FOLDER/spm.model", "--out", f"FOLDER/models/{name}")
     (folder / "input.txt").write_text("Open the file\nSave\n")
@@ -152,6 +155,22 @@ def write_checkpoint(folder: Path, name: str, seed: int, router: str) -> None:
                                "num_updates": 5, "criterion_name": ""}],
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }, folder / f"{name}.pt")
+
+
+def write_huggingface(folder: Path, spm: Path) -> None:
+    """Write a model of M2M100 of random weights, as transformers does."""
+    folder.mkdir()
+    pieces = load_pieces(spm)
+    words = ["<s>", "<pad>", "</s>", "<unk>", *map(pieces.id_to_piece, range(3, len(pieces)))]
+    write_json(folder / "vocab.json", {word: number for number, word in enumerate(words)})
+    (folder / "sentencepiece.bpe.model").write_bytes(spm.read_bytes())
+    files = (str(folder / name) for name in ("vocab.json", "sentencepiece.bpe.model"))
+    transformers.M2M100Tokenizer(*files, language_codes="wmt21").save_pretrained(folder)
+    config = transformers.M2M100Config(
+        vocab_size=len(words) + 16, d_model=16, encoder_ffn_dim=24, decoder_ffn_dim=24,
+        encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+    )
+    transformers.M2M100ForConditionalGeneration(config).save_pretrained(folder)
 
 
 def write_experiment(folder: Path) -> None:

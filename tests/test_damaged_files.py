@@ -85,6 +85,7 @@ def model_files(name: str) -> List[str]:
     files = {
         "fairseq": ["model.pt", "dict.de.txt", "dict.en.txt"], "taskmoe": ["model.pt"],
         "ctranslate2": ["model.bin", "config.json", "shared_vocabulary.json"],
+        "huggingface": ["model.safetensors", "config.json", "tokenizer.json"],
     }[name]
     return [f"models/{name}/{file}" for file in ["manifest.json", "spm.model", *files]]
 
@@ -149,7 +150,13 @@ CASES = [
     *(verb(f"translate with {name}", [*model_files(name), "input.txt"], "translate",
            f"FOLDER/models/{name}", "--input", "FOLDER/input.txt", "--output", "FOLDER/new",
            "--beam", 1, "--max-len", 5)
-      for name in ("fairseq", "taskmoe", "ctranslate2")),
+      for name in ("fairseq", "taskmoe", "ctranslate2", "huggingface")),
+    verb("upcycle", ["dense.pt"], "upcycle", "FOLDER/dense.pt", "--out", "FOLDER/new.pt",
+         "--moe-expert-count", 2),
+    verb("import-hf", [f"hf/{file}" for file in (
+             "config.json", "model.safetensors", "vocab.json", "tokenizer_config.json",
+             "sentencepiece.bpe.model")],
+         "import-hf", "FOLDER/hf", "--lang-pairs", "en-de", "--out", "FOLDER/new"),
     verb("average", ["a.pt", "b.pt"], "average", "FOLDER/a.pt", "FOLDER/b.pt", "--out",
          "FOLDER/new.pt"),
     verb("consolidate", ["shards/last-rank-0.pt", "shards/last-rank-1.pt"], "consolidate",
