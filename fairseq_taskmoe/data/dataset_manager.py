@@ -5,7 +5,7 @@ import logging
 import os
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Tuple
 
-from fairseq.data import Dictionary, FairseqDataset, ListDataset
+from fairseq.data import Dictionary, FairseqDataset, ListDataset, SampledMultiDataset
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
 from fairseq.data.multilingual.sampling_method import SamplingMethod
 from fairseq.utils import split_paths
@@ -62,7 +62,7 @@ class TaskDatasetManager(MultilingualDatasetManager):
         dataset = self.load_dataset(
             split, training, epoch, combine, self.estimate_global_pass_epoch(epoch)
         )
-        if training and self.schedule is not None:
+        if self.schedule is not None and isinstance(dataset, SampledMultiDataset):
             follow(self.schedule, dataset)
         if training and len(split_paths(self.args.data)) == 1:
             redraw_virtual_epoch(dataset, epoch)
