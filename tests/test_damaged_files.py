@@ -123,7 +123,7 @@ CASES = [
          "FOLDER/token.pt", "--out", "FOLDER/new", "--cpu"),
     verb("routing of what is common", TEST, "routing", "FOLDER/data", "--path",
          "FOLDER/token.pt", "--out", "FOLDER/new", "--cpu", "--multi-parallel"),
-    verb("routing --plot", ["routing-a/routing.npz", "routing-a/similarity.npz"], "routing",
+    verb("routing --plot", ["routing-a/routing.npz"], "routing",
          "--plot", "FOLDER/routing-a"),
     verb("distill", [*DICTIONARIES, *TRAIN, "a.pt"], "distill", "FOLDER/data", "--path",
          "FOLDER/a.pt", "--lang-pairs", "en-de", "--out", "FOLDER/new", *CPU),

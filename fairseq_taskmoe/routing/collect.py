@@ -65,7 +65,7 @@ def write_routing(
         save_npz(statistics, describe(path, choice), folder / "routing.npz")
         save_table(statistics, folder / "routing.tsv")
         shares = load_shares(folder / "routing.npz")
-        save_similarity(shares, folder)
+        save_similarity(shares, folder / "similarity.tsv")
         save_summary(shares, folder / "summary.tsv")
         save_load(statistics.lang_pairs, loads_of(statistics), folder)
         if can_plot():

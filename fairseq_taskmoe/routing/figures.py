@@ -13,7 +13,6 @@ import numpy as np
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
-from ..errors import refuse
 from ..names import STACKS
 from ..plotting import new_figure, save_in_folder
 from .heat_maps import (
@@ -25,7 +24,7 @@ from .heat_maps import (
     layer_title,
 )
 from .shares import RoutingShares, load_shares
-from .similarity import JensenShannon, load_jensen_shannon
+from .similarity import jensen_shannon
 from .summary import Directions, directions_of
 
 
@@ -46,17 +45,14 @@ class Tree(NamedTuple):
 
 
 def draw_figures(folder: Path) -> List[str]:
-    """Draw all figures of a folder that has routing.npz and similarity.npz; return their names."""
+    """Draw all figures of a folder that has routing.npz; return their names."""
     shares = load_shares(folder / "routing.npz")
-    similarity = load_jensen_shannon(folder / "similarity.npz")
-    if (shares.lang_pairs, list(shares.layers)) != (similarity.lang_pairs, list(similarity.layers)):
-        refuse(f"{folder}: routing.npz and similarity.npz have different pairs or layers")
     drawn: List[str] = []
     for name, title, lines in heat_map_figures(shares):
         figure = new_figure()
         draw_heat_maps(figure, lines, title)
         drawn += save_in_folder(figure, folder, name)
-    trees = list(find_trees(shares, similarity))
+    trees = list(find_trees(shares))
     for tree in trees:
         if tree.merges is None:
             print(f"{', '.join(tree.title.splitlines())}: no two directions share an expert, so "
@@ -116,7 +112,7 @@ def is_drawn(shares: RoutingShares, stack: str, directions: Directions) -> bool:
     return len(directions.rows) == 1 or any((own != own[0]).any() for own in rows)
 
 
-def find_trees(shares: RoutingShares, similarity: JensenShannon) -> Iterator[Tree]:
+def find_trees(shares: RoutingShares) -> Iterator[Tree]:
     """Yield a tree of the directions for the last MoE layer of each stack, by average linkage.
 
     The distance of two clusters is the mean Jensen-Shannon distance of their members.
@@ -125,14 +121,14 @@ def find_trees(shares: RoutingShares, similarity: JensenShannon) -> Iterator[Tre
         for directions in directions_of(shares.lang_pairs):
             if is_drawn(shares, stack, directions):
                 layer = layers_of(shares, stack)[-1]
-                values = similarity.layers[stack, layer]
+                values = jensen_shannon(shares.layers[stack, layer])
                 # the values of a direction without routed text are NaN
                 rows = [row for row in directions.rows if not np.isnan(values[row, row])]
                 if len(rows) > 1:
                     distances = squareform(1 - values[np.ix_(rows, rows)], checks=False)
                     yield Tree(
                         layer_title(shares, stack, layer, directions.words),
-                        [similarity.lang_pairs[row] for row in rows],
+                        [shares.lang_pairs[row] for row in rows],
                         linkage(distances, "average") if (distances < 1 - 1e-9).any() else None,
                     )
 

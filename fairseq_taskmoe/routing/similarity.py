@@ -4,21 +4,18 @@ P language pairs, E experts of a layer. Shares (P, E) are those of a pair's choi
 received. For a pair without routed text (a row of zeros) the similarities are NaN.
 """
 
-import re
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 from scipy.special import rel_entr
 
-from ..errors import refuse
 from ..text_tables import write_tsv
-from .shares import LayerName, RoutingShares, encoder_first, read_arrays
+from .shares import LayerName, RoutingShares
 
 COVERED = 0.8  # a pair uses the experts that received this share of its choices
 METRICS = ("cosine", "jensen_shannon", "jaccard")
 COLUMNS = ("side", "layer", "lang_pair", "other_pair", *METRICS, "common_experts")
-ARRAY_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d{1,4})\.jensen_shannon")
 
 
 class Similarity(NamedTuple):
@@ -87,19 +84,10 @@ def common_experts(in_use: np.ndarray) -> np.ndarray:
     return members @ members.T
 
 
-def save_similarity(shares: RoutingShares, folder: Path) -> None:
-    """Write similarity.npz and similarity.tsv.
-
-    The .npz holds lang_pairs (P,), and for each layer encoder.layers.{i}.cosine, .jensen_shannon,
-    .jaccard, float64 (P, P), and .common_experts, int64 (P, P); and as many for decoder.layers.{i}.
-    """
+def save_similarity(shares: RoutingShares, path: Path) -> None:
+    """Write similarity.tsv."""
     layers = {name: similarity_of(rows) for name, rows in shares.layers.items()}
-    arrays = {"lang_pairs": np.array(shares.lang_pairs)}
-    for (stack, i), similarity in layers.items():
-        for metric, values in similarity._asdict().items():
-            arrays[f"{stack}.layers.{i}.{metric}"] = values
-    np.savez(folder / "similarity.npz", **arrays)  # type: ignore[arg-type]
-    write_tsv(folder / "similarity.tsv", table_rows(shares.lang_pairs, layers))
+    write_tsv(path, table_rows(shares.lang_pairs, layers))
 
 
 def table_rows(
@@ -115,28 +103,3 @@ def table_rows(
                     *(f"{getattr(similarity, metric)[row, other]:.6f}" for metric in METRICS),
                     str(similarity.common_experts[row, other]),
                 )
-
-
-class JensenShannon(NamedTuple):
-    """The Jensen-Shannon similarities in a file; NaN where they are unknown."""
-
-    lang_pairs: List[str]  # P
-    layers: Dict[LayerName, np.ndarray]  # (P, P), encoder first
-
-
-def load_jensen_shannon(path: Union[str, Path]) -> JensenShannon:
-    """Read the Jensen-Shannon similarities of save_similarity; refuses a file of another form."""
-    lang_pairs, arrays = read_arrays(path, ARRAY_NAME)
-    if not arrays or not len(lang_pairs):
-        refuse(f"{path} is not a routing file: it has no MoE layers or no language pairs")
-    layers = {}
-    for name, values in arrays.items():
-        if values.dtype.kind != "f" or values.shape != (len(lang_pairs), len(lang_pairs)):
-            refuse(f"{path}: {name} is not a table of {len(lang_pairs)} by {len(lang_pairs)} pairs")
-        known = values[~np.isnan(values)]
-        symmetric = np.allclose(values, values.T, equal_nan=True)
-        if not symmetric or not ((known >= 0) & (known <= 1)).all():
-            refuse(f"{path}: {name} has values that are not similarities from 0 to 1")
-        stack, _, index, _ = name.split(".")
-        layers[stack, int(index)] = values
-    return JensenShannon(lang_pairs.tolist(), encoder_first(layers))

@@ -2,7 +2,7 @@
 
 The encoder reads the sources of a binarized test set, and the decoder the references, or the
 model's own translations with --decode. Writes the tables routing.npz and .tsv (each expert's share
-of a pair's choices), similarity.npz and .tsv (similarity of the pairs' routing), summary.tsv,
+of a pair's choices), similarity.tsv (similarity of the pairs' routing), summary.tsv,
 load.tsv and experts.tsv, and figures if matplotlib is installed; docs/analyse-routing.md describes
 them.
 """

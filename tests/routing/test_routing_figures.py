@@ -13,18 +13,10 @@ from scipy.spatial.distance import squareform
 
 from fairseq_taskmoe.plotting import new_figure, save_figure
 from fairseq_taskmoe.routing.collect import write_routing
-from fairseq_taskmoe.routing.figures import (
-    draw_figures,
-    find_trees,
-    heat_map_figures,
-)
+from fairseq_taskmoe.routing.figures import draw_figures, find_trees, heat_map_figures
 from fairseq_taskmoe.routing.heat_maps import draw_heat_maps
 from fairseq_taskmoe.routing.shares import RoutingShares, load_shares
-from fairseq_taskmoe.routing.similarity import (
-    JensenShannon,
-    jensen_shannon,
-    save_similarity,
-)
+from fairseq_taskmoe.routing.similarity import jensen_shannon
 
 PAIRS = ["de-en", "fr-en", "zh-en", "en-de", "en-fr", "en-zh", "fr-de"]
 MODEL = {"decoder reads": "references", "model": "a model"}
@@ -54,13 +46,12 @@ def by_target():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Give a function that writes the tables that figures are drawn from."""
+    """Give a function that writes the table that figures are drawn from."""
 
     def write(shares):
         arrays = {f"{stack}.layers.{i}": rows for (stack, i), rows in shares.layers.items()}
         about = np.array(list(shares.about.items()))
         np.savez(tmp_path / "routing.npz", lang_pairs=np.array(PAIRS), about=about, **arrays)
-        save_similarity(load_shares(tmp_path / "routing.npz"), tmp_path)
         return tmp_path
 
     return write
@@ -140,7 +131,7 @@ def test_the_tree_is_average_linkage_of_the_distances():
     rows = np.array([[0.5, 0.5, 0], [0.4, 0.6, 0], [0, 0.1, 0.9], *np.eye(3), [1, 0, 0]])
     similarity = jensen_shannon(rows)
     shares = RoutingShares(PAIRS, {("encoder", 1): rows}, TOKEN)
-    into, out_of = find_trees(shares, JensenShannon(PAIRS, {("encoder", 1): similarity}))
+    into, out_of = find_trees(shares)
     assert into.title == "Encoder, MoE layer 1 of 1 (layer 2)\ninto en, routed by token"
     assert into.lang_pairs == ["de-en", "fr-en", "zh-en"]
     far = 1 - similarity[:2, 2].mean()
@@ -152,7 +143,7 @@ def test_the_tree_is_average_linkage_of_the_distances():
 def test_a_direction_of_which_nothing_was_routed_is_no_leaf():
     rows = np.array([[0.5, 0.5], [0, 0], [0.1, 0.9], *3 * [[1, 0]], [1, 0]])
     shares = RoutingShares(PAIRS, {("encoder", 1): rows}, TOKEN)
-    [tree] = find_trees(shares, JensenShannon(PAIRS, {("encoder", 1): jensen_shannon(rows)}))
+    [tree] = find_trees(shares)
     assert tree.lang_pairs == ["de-en", "zh-en"]
 
 
@@ -206,20 +197,13 @@ def test_one_direction_is_enough(tmp_path):
     assert about["model"] == "transformer_task_moe, 5 experts, top 2"
 
 
-def test_tables_of_two_runs_are_refused(folder):
-    path = folder(by_token())
-    shares = by_token(layers=(1, 3))
-    save_similarity(shares, path)
-    assert "routing.npz and similarity.npz have different" in refusal(draw_figures, path)
-
-
-@pytest.mark.parametrize("name", ["routing.npz", "similarity.npz"])
 @pytest.mark.parametrize("damage", ["missing", "cut off"])
-def test_damaged_tables_are_refused(name, damage, folder):
+def test_a_damaged_table_is_refused(damage, folder):
     path = folder(by_token())
-    data = (path / name).read_bytes()
-    (path / name).unlink()
+    file = path / "routing.npz"
+    data = file.read_bytes()
+    file.unlink()
     if damage == "cut off":
-        (path / name).write_bytes(data[: len(data) // 2])
-    assert name in refusal(draw_figures, path)
+        file.write_bytes(data[: len(data) // 2])
+    assert "routing.npz" in refusal(draw_figures, path)
     assert not list(path.glob("*.png"))

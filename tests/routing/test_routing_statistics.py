@@ -16,8 +16,8 @@ from fairseq_taskmoe.routing.shares import load_shares
 from fairseq_taskmoe.routing.text import TextChoice
 from fairseq_taskmoe.subnet.expert_importance import load_importance
 
-TABLES = {"experts.tsv", "load.tsv", "routing.npz", "routing.tsv", "similarity.npz",
-          "similarity.tsv", "summary.tsv"}
+TABLES = {"experts.tsv", "load.tsv", "routing.npz", "routing.tsv", "similarity.tsv",
+          "summary.tsv"}
 
 
 @pytest.fixture(scope="module")
