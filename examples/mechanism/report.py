@@ -92,23 +92,26 @@ def draw(models: List[Dict[str, Any]], path: Any) -> None:
 
 
 def _draw_computation(axis: Any, results: Results) -> None:
-    """Draw a point for each row; the names are moved apart where points are close."""
+    """Draw a point for each row, and a line through the dense models."""
+    from matplotlib import colormaps
+
     points = {
         row: (results.of(row)[0]["flops_per_word"] / 1000, results.accuracies(row)) for row in ROWS
     }
     dense = sorted((x, mean(values)) for row, (x, values) in points.items() if row in TITLES)
     axis.plot(*zip(*dense, strict=True), color="black", linewidth=1)
-    lowest = -5.0
-    for row, (x, values) in sorted(points.items(), key=lambda item: mean(item[1][1])):
-        color = "black" if row in TITLES else "C3" if row == "target_target" else "C0"
-        axis.errorbar(x, mean(values), _deviation(values), marker="o", ms=5, capsize=2, color=color)
-        lowest = max(mean(values), lowest + 4)
-        axis.annotate(title(row), (x, mean(values)), (x * 1.05, lowest), fontsize=8, color=color,
-                      va="center", arrowprops={"arrowstyle": "-", "lw": 0.3, "color": color})
+    ordered = sorted(points.items(), key=lambda item: -mean(item[1][1]))
+    for number, (row, (x, values)) in enumerate(ordered):
+        style: Dict[str, Any] = {"color": colormaps["tab20"](number), "marker": "o"}
+        if row in TITLES:
+            style = {"color": "black", "marker": "sD^v"[list(TITLES).index(row)]}
+        axis.errorbar(x, mean(values), _deviation(values), ms=6, capsize=2, linestyle="none",
+                      label=title(row), **style)
+    axis.legend(fontsize=8, loc="upper right")
     axis.set_xscale("log")
     axis.set_xticks([80, 100, 150, 200], ["80", "100", "150", "200"])
     axis.minorticks_off()
-    axis.set(title=f"{MAIN_COUNT} ciphers", xlim=(76, 330), ylim=(0, 112),
+    axis.set(title=f"{MAIN_COUNT} ciphers", xlim=(76, 480), ylim=(0, 108),
              xlabel="thousand FLOPs of a forward pass per word")
 
 
