@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
 
+import pytest
 from damage import (
     DAMAGES,
     Outcome,
@@ -227,6 +228,7 @@ def chosen() -> Tuple[List[Tuple[Case, str, str]], int]:
     return every if wanted == "all" else random.Random(seed).sample(every, int(wanted)), seed
 
 
+@pytest.mark.slow
 def test_damaged_files_are_named_in_one_line_or_do_no_harm(world, tmp_path, capsys):
     chosen_ones, seed = chosen()
     other_bytes = os.environ.get("TASKMOE_DAMAGE_BYTES", "1")
