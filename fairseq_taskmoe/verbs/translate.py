@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         refuse("--split-sentences: the translation of several sentences has no score; leave out "
                "--scores and --n-best")
     if args.lang_pair and (args.source_lang or args.target_lang):
-        refuse("give --lang-pair, or -s and -t")
+        refuse(f"--lang-pair {args.lang_pair} names both languages: leave out -s and -t")
     clean_up_when_terminated()
     use_passive_waiting()
 

@@ -265,11 +265,11 @@ def test_killed_it_can_be_started_again(served, tmp_path, own_port):
         assert ask(service.port, "/health", headers={"Host": "other.example"}).status == 400
 
 
-def test_a_direction_of_a_checkpoint_is_served(served, sentences, tmp_path):
+def test_a_direction_of_a_checkpoint_is_served(served, tmp_path):
     with Service(served / "stirred.pt", tmp_path / "log", "-s", "en", "-t", "de") as service:
         (listed,) = ask(service.port, "/directions").json["directions"]
         assert listed["lang_pair"] == "en-de"
-        answer = translate(service.port, "en-de", sentences[:2], max_length=9)
+        answer = translate(service.port, "en-de", ["Good day!", "Open"], max_length=9)
     assert answer.status == 200
     assert "name the source" in refused(run("taskmoe", "serve", served / "stirred.pt", check=False))
     assert "-s and -t" in refused(run("taskmoe", "serve", served, "-s", "en", check=False))

@@ -262,15 +262,15 @@ def test_a_checkpoint_translates_as_the_model_that_is_extracted_from_it(fast, fo
     before = sorted(checkpoint.parent.iterdir())
     assert fast(text, "-s", "en", "-t", "de", model="checkpoint") == fast(text, model="fairseq")
     assert sorted(checkpoint.parent.iterdir()) == before
-    line = refused(fast("", "-t", "de", model="checkpoint", check=False))
-    assert "de" in line and "name the source" in line
+    line = refused(fast("", "-s", "en", model="checkpoint", check=False))
+    assert "en-de" in line and "en-ru" in line and "name the source" in line
 
 
 @pytest.mark.parametrize(
     "flags",
     [["--beam", 0], ["--n-best", 0], ["--n-best", 5], ["--max-len", 0], ["--max-tokens", -1],
      ["--buffer", 0], ["--lenpen", "nan"], ["--lenpen", "inf"], ["--threads", -1],
-     ["--split-sentences", "--scores"], ["--lang-pair", "en-de", "-s", "en"],
+     ["--split-sentences", "--scores"], ["-s", "en", "--lang-pair", "en-de"],
      ["--lang-pair", ""], ["--input", ""], ["--output", ""], ["--lang-pair", "de-en"],
      ["--input", "missing.txt"], ["--beam", "many"], ["--no-such-flag"],
      pytest.param(["--device", "cuda"], marks=pytest.mark.skipif(
