@@ -97,6 +97,7 @@ setup(
             "requests",
         ],
         "dev": [
+            "babel",  # writes the demo's phrases again, to compare with those in the repository
             "hypothesis",
             "mypy",
             "playwright",  # drives the browser that is there, and brings none

@@ -13,6 +13,8 @@ import shutil
 import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Callable, Dict
 
@@ -40,7 +42,7 @@ def main() -> None:
     data, best = out / "data-bin", out / "checkpoints" / "checkpoint_best.pt"
     stages = Stages(out / "stages", NUM_STAGES)
     prepared = stages.run(
-        "prepare", "text, vocabulary, binarized data", lambda: prepare.prepare(out),
+        "prepare", "text, vocabulary, binarized data", lambda: in_child(prepare.prepare, out),
         prepare.SETTINGS, [prepare.CORPUS], [out / "text", data, out / "spm.model"],
     )
     remove_outdated(out, fingerprint({"flags": train.FLAGS}, [prepared]))
@@ -86,6 +88,12 @@ def main() -> None:
     after_training("check", "compare sub-networks with the full model", check, out / "demo.json")
     facts = json.loads((out / "demo.json").read_text(encoding="utf-8"))
     print(f"\n{report.tables(out)}\n\n{report.samples(out)}\n\n{summary(facts, out)}")
+
+
+def in_child(action: Callable[[Path], str], out: Path) -> str:
+    """Run action in a process of its own, so that its memory is free during training."""
+    with ProcessPoolExecutor(1, get_context("fork")) as child:
+        return child.submit(action, out).result()
 
 
 def remove_outdated(out: Path, current: str) -> None:

@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, total: int, unit: str):
         self.total, self.unit, self.first = total, unit, -1
-        self.started = self.printed = time.monotonic()
+        self.started = self.printed = 0.0
         format = INDENT + "{n_fmt} of {total_fmt} {unit} |{bar:20}| {remaining} left{postfix}"
         self.file = sys.stdout  # not what it is replaced by later, to hide what a tool prints
         self.bar = tqdm(
@@ -31,11 +31,13 @@ class Progress:
 
     def show(self, done: int, note: str = "") -> None:
         """Show that done of the total are finished."""
-        if self.first < 0:  # a resumed stage starts here
-            self.first = self.bar.initial = done
+        now = time.monotonic()
+        if self.first < 0:  # starting the stage took time, too, and a resumed one starts here
+            self.first = self.bar.n = self.bar.initial = done
+            self.started = self.printed = now
+            self.bar.unpause()
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(done - self.bar.n)
-        now = time.monotonic()
         if self.bar.disable and now - self.printed > SECONDS_PER_LINE and done > self.first:
             self.printed = now
             left = (now - self.started) * (self.total - done) / (done - self.first)

@@ -21,7 +21,6 @@ def corpus():
 
 
 def test_the_corpus_is_what_its_builder_writes():
-    pytest.importorskip("babel", "2.19")
     from examples.demo.build_corpus import SEED, rows
 
     with_header = [list(prepare.COLUMNS), *rows(SEED)]
@@ -124,7 +123,7 @@ def test_subnetworks_that_are_not_the_full_model_are_reported(changes, fails):
 
 
 def test_progress_without_a_terminal_is_a_line_with_the_time_left(capsys, monkeypatch):
-    clock = iter([0.0, 0.0, 5.0, 20.0])
+    clock = iter([9.0, 14.0, 29.0])
     monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
     shown = stages.Progress(200, "updates")
     for done in (100, 110, 140):  # resumed at 100
@@ -133,16 +132,17 @@ def test_progress_without_a_terminal_is_a_line_with_the_time_left(capsys, monkey
 
 
 SMALL = """
-import sys
-from examples.demo import prepare
+from examples.demo import run, train
+prepare, every = run.prepare, ",".join(run.prepare.DIRECTIONS)
 prepare.PAIRS = ("en-de", "en-ru")
-prepare.DIRECTIONS = ("de-en", "ru-en", *prepare.PAIRS)
+prepare.DIRECTIONS = train.DIRECTIONS = ("de-en", "ru-en", *prepare.PAIRS)
+prepare.VOCAB_SIZE = 800
 prepare.SPLIT.update(num_valid=8, num_test=8)
-from examples.demo import report, train
-report.SAMPLES = {"en-de": "date", "ru-en": "money"}
+train.FLAGS = train.FLAGS.replace(every, ",".join(prepare.DIRECTIONS))
 train.FLAGS = train.FLAGS.replace(str(train.MAX_UPDATE), "6").replace("interval 20", "interval 1")
 train.MAX_UPDATE = 6
-from examples.demo import run
+from examples.demo import report
+report.SAMPLES = {"en-de": "date", "ru-en": "money"}
 run.main()
 """
 
@@ -154,7 +154,7 @@ def test_the_demo_runs_and_a_second_run_shows_the_same_without_work(tmp_path):
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         for _ in range(2)
     ]
-    assert not any(run.stderr for run in runs)
+    assert not any("arning" in run.stderr for run in runs)
     first, second = (run.stdout for run in runs)
     for number in range(1, 8):
         assert f"[{number}/7] " in first
