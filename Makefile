@@ -17,7 +17,7 @@ run_in_venv = PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python
 run_tests = OMP_NUM_THREADS=1 $(run_in_venv) -m pytest -n 2 --dist worksteal --durations=10
 
 help:
-	@echo "make demo    set up, then train 30 directions on phrases, score, extract sub-networks: 5 minutes"
+	@echo "make demo    set up, then train 30 directions on phrases, score, extract sub-networks: 5 to 10 minutes"
 	@echo "make test    set up, then lint and the tests of every module"
 	@echo "make test-all  the same with slow tests: all cases, trainings on several ranks, kills, recipes"
 	@echo "make lint    set up, then ruff and mypy"

@@ -28,6 +28,9 @@ COLUMNS = {"bleu": "BLEU", "chrf": "chrF", "exact": "exact", "floor_copy_chrf": 
 # one of each kind; the unseen combinations
 SAMPLES = {"en-de": "date", "ru-en": "quantities", "en-hi": "duration", "zh-en": "countries",
            "en-fi": "money", "en-tr": "languages"}  # fmt: skip
+LEGEND = """exact: the share of outputs that equal the reference, in %
+copy, nearest: chrF of the source, and of the translation of the nearest training phrase
+*: chrF is not above both"""
 Scores = Dict[str, Any]
 
 
@@ -136,7 +139,7 @@ def tables(out: Path) -> str:
         [kind, *(f"{by_part[part]:.0f} %" if part in by_part else "-" for part in PARTS)]
         for kind, by_part in kinds.items()
     ]
-    return "\n".join([*by_direction, "", *aligned(by_kind_lines)])
+    return "\n".join([*by_direction, LEGEND, "", *aligned(by_kind_lines)])
 
 
 def cells(parts: Dict[str, Scores]) -> List[str]:

@@ -1,7 +1,7 @@
 """The demo: train a Task-MoE model, score it, and extract a sub-network for each direction.
 
-Writes to runs/demo, in five minutes on two cores. It can be stopped at any time and started again:
-finished stages are skipped, and training goes on.
+Writes to runs/demo, in about five minutes on two idle cores. It can be stopped at any time and
+started again: finished stages are skipped, and training goes on.
 """
 
 import argparse
