@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import errno
 import os
 import pickle
 from typing import Any
@@ -58,8 +59,10 @@ def open_checkpoint(path: str) -> Checkpoint:
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
         raise Unreadable(f"not loaded, since it is no plain checkpoint: {reason}") from error
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which reading before the start of a small file gives
+            raise
+        raise Unreadable("truncated, or no checkpoint") from error
     # of damage torch's readers complain in a dozen ways, struct.error and AttributeError among them
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
