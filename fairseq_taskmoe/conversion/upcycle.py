@@ -34,6 +34,7 @@ from ..models.build_layers import (
     is_moe_position,
     num_experts,
 )
+from ..models.config import TransformerTaskMoeConfig
 from ..modules.routers import Router
 from ..names import EXPERTS, STACKS
 from .dense import DenseModel, StateDict, checkpoint_of
@@ -70,7 +71,12 @@ def upcycle(path: str, out: str, what: Upcycling) -> None:
                                       for i in range(dense.cfg[f"{stack}_layers"]))
         for stack in STACKS
     }
-    cfg = OmegaConf.merge(dense.cfg, widest, what.settings)
+    known: Any = OmegaConf.to_container(
+        OmegaConf.structured(TransformerTaskMoeConfig), enum_to_str=True
+    )
+    # a dense model may have the router `dense`, which is not for the new one
+    defaults = {name: value for name, value in known.items() if "moe_" in name}
+    cfg = OmegaConf.merge(dense.cfg, defaults, widest, what.settings)
     check_config(cfg)
     if not has_moe_layer(cfg):
         refuse("no layer would have experts: give --moe-expert-count, and --moe-freq of at most "

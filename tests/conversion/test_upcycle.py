@@ -86,6 +86,14 @@ def test_the_lone_gate_still_chooses_different_experts_and_gets_a_gradient(dense
     assert chosen.gate.weight.grad.abs().max() > 0
 
 
+def test_a_dense_model_with_the_router_dense_gets_experts_in_its_place(dense):
+    routers = {"encoder_moe_router": "dense", "decoder_moe_router": "dense"}
+    model, path = dense(moe_expert_count=4, moe_freq=2, **routers)
+    new = upcycled(path)
+    assert new.encoder.layers[1].moe.experts.fc1.weight.size(1) == 48  # as wide as its widest layer
+    assert_equal(new, model)
+
+
 @pytest.mark.parametrize("width", [24, 25, 48, 60])
 def test_experts_as_wide_or_wider_change_nothing(dense, width):
     model, path = dense()
