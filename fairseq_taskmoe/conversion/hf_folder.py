@@ -41,12 +41,12 @@ def read_folder(path: str, model_types: List[str]) -> Folder:
     content = read_json(os.path.join(path, "config.json"), "configuration of a model")
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind not in model_types:
-        refuse(f"{path}: model_type {ascii(kind)[:64]}; choose a model of {', '.join(model_types)}")
+        refuse(f"{path}/config.json: model_type {ascii(kind)[:64]}; choose a model of "
+               f"{', '.join(model_types)}")
     safe = {"local_files_only": True, "trust_remote_code": False}
     config = _try(path, "config.json",
                   lambda: transformers.AutoConfig.from_pretrained(path, **safe))
-    there = ", ".join(name for name in TOKENIZER if Path(path, name).is_file())
-    tokenizer = _try(path, f"tokenizer ({there or 'no files'})",
+    tokenizer = _try(path, f"tokenizer ({', '.join(TOKENIZER)}, as it needs them)",
                      lambda: transformers.AutoTokenizer.from_pretrained(path, **safe))
     found = [Path(path, name) for name in SENTENCEPIECE if Path(path, name).is_file()]
     for file in found[:1]:
