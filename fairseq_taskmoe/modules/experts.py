@@ -48,10 +48,11 @@ class Experts(nn.Module):
     def forward(self, rows: Tensor, assignments: ExpertAssignments) -> Tensor:
         """Return the weighted sum (T, C) of the outputs of the experts of each of rows (T, C)."""
         dtype = out_dtype = rows.dtype
+        narrowed = False  # from float32 to bfloat16
         if torch.is_autocast_enabled(rows.device.type):
             dtype = out_dtype = torch.get_autocast_dtype(rows.device.type)
         elif self.fc1.has_narrow_weight or use_bf16_matmul(self.fc1.weight):
-            dtype = torch.bfloat16
+            dtype, narrowed = torch.bfloat16, True
         assignments = assignments._replace(gates=assignments.gates.to(dtype))
         execution = self.execution or choose_execution(self.fc1.weight, dtype, rows.size(0))
         up, down = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
@@ -60,7 +61,7 @@ class Experts(nn.Module):
             hidden = self.dropout(self.activation_fn(hidden))
             out = down_project_and_combine_grouped(hidden, *down, assignments, rows.size(0))
         else:
-            loop = make_loop(assignments, execution == Execution.CPU_LOOP, dtype)
+            loop = make_loop(assignments, execution == Execution.CPU_LOOP, pad=narrowed)
             hidden = up_project_looped(rows.to(dtype), *up, loop)
             hidden = self.dropout(self.activation_fn(hidden))
             out = down_project_and_combine_looped(hidden, *down, loop, rows.size(0))

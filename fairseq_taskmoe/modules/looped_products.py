@@ -4,7 +4,8 @@ The rows of an expert are copied only for its own products, so backward keeps li
 dense network of the same computation would. Autograd's own backward of weight[e] would allocate a
 gradient of the whole stack for each expert; here each gradient is written once into its slice.
 
-In bfloat16 on a CPU, the rows of an expert are padded with zeros (bf16_products.py).
+Where --float32-matmul-precision medium asks for products in bfloat16, the rows of an expert are
+padded with zeros (bf16_products.py).
 
 Shapes: T rows (tokens), R assignments (a row and one of its experts), P >= R with padding, C model
 width, F width of an expert, E experts.
@@ -38,17 +39,14 @@ class ExpertLoop(NamedTuple):
     num_padded: int  # P
 
 
-def make_loop(
-    assignments: ExpertAssignments, on_cpu: bool, dtype: torch.dtype = torch.float32
-) -> ExpertLoop:
+def make_loop(assignments: ExpertAssignments, on_cpu: bool, pad: bool = False) -> ExpertLoop:
     """Return the blocks of the experts; on a GPU the host waits for the numbers of rows.
 
     on_cpu: adjacent rows are used without a copy. On a GPU, finding out whether rows are adjacent
-    would cost more than the copy. dtype: that of the products.
+    would cost more than the copy. pad: the rows of an expert are padded (bf16_products.py).
     """
     blocks: List[Block] = []
     start = padded_start = 0
-    pad = on_cpu and dtype == torch.bfloat16
     for expert, count in enumerate(assignments.counts()):
         if count:
             place = slice(start, start + count)
