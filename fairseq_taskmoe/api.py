@@ -110,8 +110,8 @@ def extract(
 ) -> Manifest:
     """Write the sub-network of one or several directions to the new folder out.
 
-    lang_pairs is "en-de", or a list. format is fairseq, ctranslate2, huggingface or taskmoe. options
-    are those of subnet.formats.Extraction: sentencepiece_model, quantization, device,
+    lang_pairs is "en-de", or a list. format is fairseq, ctranslate2, huggingface or taskmoe.
+    options are those of subnet.formats.Extraction: sentencepiece_model, quantization, device,
     trim_vocabulary, trim_min_count, pruning, license, results. Returns the folder's manifest.
     """
     _register()
