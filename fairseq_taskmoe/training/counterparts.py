@@ -12,7 +12,7 @@ from ..data.languages import NUM_SPECIAL, LanguageTags, make_dictionary
 from ..data.named_pairs import split_list
 from ..data.task_table import TaskTable
 from ..errors import refuse
-from ..models.build_layers import has_moe_layer
+from ..models.build_layers import has_moe_layer, is_moe_position, num_experts
 from ..models.router_kinds import TASK_ROUTERS
 from ..names import STACKS
 from .expert_numbers import ExpertRows, find_experts
@@ -166,9 +166,13 @@ def _groups_of_pairs(table: TaskTable, kind: str) -> Dict[str, str]:
 def _check_static(path: str, stack: str, trained: TrainedModel, own: Names) -> None:
     """Refuse pairs whose experts, which follow from the number of the task, would change."""
     old, new = trained.table.trained, own.table.trained
-    k, experts = own.cfg.moe_top_k, own.cfg.moe_expert_count
+    layers = range(own.cfg[f"{stack}_layers"])
+    counts = {num_experts(own.cfg, stack, i) or 1 for i in layers
+              if is_moe_position(own.cfg, stack, i)}
     for pair in new:
-        if pair in trained.pairs and (new.index(pair) - old.index(pair)) * k % experts:
+        if pair in trained.pairs and any(
+            (new.index(pair) - old.index(pair)) * own.cfg.moe_top_k % count for count in counts
+        ):
             refuse(f"{path}: --{stack}-moe-router static chooses experts by the number of the "
                    f"task, which is {old.index(pair)} there and {new.index(pair)} here for {pair}: "
                    f"its experts would change; --{stack}-moe-router table keeps them")

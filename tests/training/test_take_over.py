@@ -108,6 +108,11 @@ def test_static_routes_are_refused_where_they_would_change_and_can_be_stored(tmp
     langs = ("aa", *LANGS)
     with pytest.raises(Refusal, match="is 0 there and 1 here for de-en: its experts would change"):
         start(base, side("static", pairs=pairs, langs=langs, groups=None), "finetune", tmp_path)
+    # all experts are the same after one task in two of two experts, but not in three
+    counts = {"moe_expert_count": 2, "encoder_moe_layer_experts": "2,3"}
+    with pytest.raises(Refusal, match="encoder-moe-router static.* for de-en: its experts would"):
+        start(side("static", **counts),
+              side("static", pairs=pairs, langs=langs, groups=None, **counts), "finetune", tmp_path)
     own = side("table", pairs=pairs, langs=langs, groups=None, seed=2, init_task="aa-en=en-fr")
     start(base, own, "finetune", tmp_path)
     assert_same_for(PAIRS, base, own)
