@@ -97,11 +97,17 @@ def _tags(path: str, task: Dict[str, Any], kind: str, pairs: List[str]) -> Langu
     langs, style = task.get("langs") or languages_of(pairs), task.get("lang_tok_style")
     langs = split_list(langs) if isinstance(langs, str) else langs
     encoder, style = task.get("encoder_langtok"), style or "multilingual"
+    decoder, marks = bool(task.get("decoder_langtok")), task.get("langtoks")
+    main = marks.get("main") if isinstance(marks, dict) else None
+    said = encoder, "tgt" if decoder else None  # fairseq writes what the flags say there, too
+    if task.get("lang_tok_replacing_bos_eos") or main not in (None, said, list(said)):
+        refuse(f"{path}: --langtoks and --lang-tok-replacing-bos-eos are none of this plugin's "
+               "options")
     if encoder not in (None, "src", "tgt") or style not in TAG_FORMS or not isinstance(langs, list):
         refuse(f"{path}: its languages and tags are none of fairseq's multilingual task")
     for lang in langs:
         check_language(str(lang), f"{path}: language")
-    return LanguageTags(tuple(langs), encoder, bool(task.get("decoder_langtok")), style)
+    return LanguageTags(tuple(langs), encoder, decoder, style)
 
 
 def _read_words(

@@ -162,18 +162,15 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("stored", ["namespace", "dictionary", "old"])
-def test_stock_checkpoints_of_every_age_are_upcycled(tmp_path, shape, stored):
-    task = make_task()
+def stock_model(path, shape, stored="dictionary", **settings):
+    """Write a checkpoint of fairseq's own transformer; return the model."""
     options = Namespace(**STOCK, **SHAPES[shape])
     base_architecture(options)
-    stock = TransformerModel.build_model(options, task).eval()
-    words = tmp_path / "dict.txt"
-    words.write_text("".join(f"w{word} 1\n" for word in range(30)))
+    stock = TransformerModel.build_model(options, make_task()).eval()
+    path.with_name("dict.txt").write_text("".join(f"w{word} 1\n" for word in range(30)))
     settings = {"task": "translation_multi_simple_epoch", "lang_pairs": ",".join(LANG_PAIRS),
                 "langs": "de,en,fr", "encoder_langtok": "src", "decoder_langtok": True,
-                "lang_tok_style": "multilingual"}
+                "lang_tok_style": "multilingual", **settings}
     checkpoint = {"model": {**stock.state_dict(), "encoder.version": torch.tensor([3.0])}}
     if stored == "old":
         checkpoint["args"] = Namespace(arch="transformer", **vars(options), **settings)
@@ -181,9 +178,17 @@ def test_stock_checkpoints_of_every_age_are_upcycled(tmp_path, shape, stored):
         make = (lambda **each: Namespace(**each)) if stored == "namespace" else dict
         checkpoint["cfg"] = {"model": make(_name="transformer", **vars(options)),
                              "task": make(_name=settings.pop("task"), **settings)}
-    path = str(tmp_path / "dense.pt")
     torch.save(checkpoint, path)
-    new = upcycled(path, what={"dictionary": str(words)})
+    return stock
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stored", ["namespace", "dictionary", "old"])
+def test_stock_checkpoints_of_every_age_are_upcycled(tmp_path, shape, stored):
+    langtoks = {"main": ("src", "tgt"), "mined": (None, "tgt")}
+    stock = stock_model(tmp_path / "dense.pt", shape, stored, langtoks=langtoks)
+    path = str(tmp_path / "dense.pt")
+    new = upcycled(path, what={"dictionary": str(tmp_path / "dict.txt")})
     torch.manual_seed(2)
     expected = log_probs(new)
     torch.manual_seed(2)
@@ -193,6 +198,15 @@ def test_stock_checkpoints_of_every_age_are_upcycled(tmp_path, shape, stored):
         found = stock.get_normalized_probs(stock(**batch["net_input"]), log_probs=True)
     torch.testing.assert_close(found[batch["target"].ne(1)], expected, atol=1e-4, rtol=1e-4)
     assert read_model(path.replace("dense", "upcycled")).tags.encoder_langtok == "src"
+
+
+@pytest.mark.parametrize("setting", [
+    {"lang_tok_replacing_bos_eos": True}, {"langtoks": {"main": ("tgt", None)}},
+], ids=str)
+def test_tags_in_other_places_than_this_plugin_puts_them_are_refused(tmp_path, setting):
+    stock_model(tmp_path / "dense.pt", "m2m100", **setting)
+    with pytest.raises(Refusal, match="--lang-?tok"):
+        upcycled(str(tmp_path / "dense.pt"), what={"dictionary": str(tmp_path / "dict.txt")})
 
 
 def test_a_sub_network_of_an_upcycled_model_is_the_dense_model(dense):
