@@ -4,6 +4,7 @@ They raise Refusal for invalid input. Nothing is printed but warnings and progre
 """
 
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence, Union
 
 from .engines.engine import SearchOptions
 from .engines.manifest import Manifest
-from .engines.open_model import choose_pair, open_model
+from .engines.open_model import DEVICES, choose_pair, open_model
 from .engines.translator import TooLong, Translation, Translator
 from .errors import Refusal, refuse
 
@@ -69,6 +70,10 @@ class Model:
         kept = 1 if n_best is None else n_best
         if not 1 <= kept <= beam:
             refuse(f"n_best {kept}: give 1 or more, and at most the beam of {beam}")
+        if max_length < 1:
+            refuse(f"max_length {max_length}: give 1 or more")
+        if not math.isfinite(length_penalty):
+            refuse(f"length_penalty {length_penalty}: give a number")
         pair = self._choose(source, target)
         options = SearchOptions(beam, kept, length_penalty, max_length=max_length)
         found = self._translator_of(pair).translate(pair, list(texts), options)
@@ -85,6 +90,10 @@ def load(
     names the SentencePiece model if it is not near the checkpoint or its data. A folder is checked
     against its manifest.
     """
+    if device not in DEVICES:
+        refuse(f"device {device}: choose one of {', '.join(DEVICES)}")
+    if threads < 0:
+        refuse(f"threads {threads}: give 1 or more, or 0 for the default")
     if os.path.isdir(path):
         translator = open_model(path, device, threads)
         return Model(
@@ -117,8 +126,13 @@ def extract(
     _register()
     from .subnet.folder import Extraction
     from .subnet.folder import extract as write
+    from .subnet.formats import FORMATS
 
     pairs = [lang_pairs] if isinstance(lang_pairs, str) else lang_pairs
+    if format not in FORMATS:
+        refuse(f"format {format}: choose one of {', '.join(FORMATS)}")
+    if not pairs:
+        refuse("lang_pairs: give at least one")
     return write(checkpoint, pairs, out, Extraction(format, **options))
 
 

@@ -76,6 +76,14 @@ def test_n_best_gives_scores_and_the_first_is_the_translation(model):
     (lambda model: model.translate(["w1"], "en", "de", beam=2, n_best=3), "at most the beam of 2"),
     (lambda model: model.translate(["w1"], "en"), "fits 2 of its directions"),
     (lambda model: model.translate(["w1 " * 70], "en", "de"), "70 pieces.*at most 63"),
+    (lambda model: model.translate(["w1"], "en", "de", max_length=0), "max_length 0: give 1"),
+    (lambda model: model.translate(["w1"], "en", "de", length_penalty=float("nan")),
+     "length_penalty nan: give a number"),
+    (lambda model: fairseq_taskmoe.load("any.pt", device="gpu"), "device gpu: choose one of cpu"),
+    (lambda model: fairseq_taskmoe.load("any.pt", threads=-1), "threads -1: give 1 or more"),
+    (lambda model: fairseq_taskmoe.extract("any.pt", [], "out"), "lang_pairs: give at least one"),
+    (lambda model: fairseq_taskmoe.extract("any.pt", "en-de", "out", format="onnx"),
+     "format onnx: choose one of fairseq"),
 ])
 def test_what_cannot_be_translated_is_refused(call, words, model):
     with pytest.raises((fairseq_taskmoe.Refusal, fairseq_taskmoe.TooLong), match=words):
