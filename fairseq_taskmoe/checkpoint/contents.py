@@ -130,5 +130,6 @@ TASK_STATE: Dict[str, Callable[[Any], bool]] = {
     "zero_shot": lambda value: isinstance(value, dict),
     "parameter_names": _are_texts,
     "new_symbols": _are_texts,
+    "frozen_tasks": _are_texts,
     SHARD: lambda value: isinstance(value, dict),
 }

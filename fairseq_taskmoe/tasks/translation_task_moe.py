@@ -49,8 +49,8 @@ class TranslationTaskMoeTask(MultilingualTask):
     def state_dict(self) -> Dict[str, Any]:
         """As in the base class, plus what tools need to convert checkpoints."""
         state = {**super().state_dict(), "parameter_names": self.parameter_names}
-        if self.run is not None and self.run.start.new_symbols:
-            state["new_symbols"] = list(self.run.start.new_symbols)
+        if self.run is not None:
+            state.update(self.run.state())
         if self.run is not None and self.run.sharded:
             state[SHARD] = self.run.shard()
         return state

@@ -67,6 +67,9 @@ def find_frozen_tasks(text: Optional[str], own: Names, start: Start) -> Optional
         if pair not in start.pairs:
             refuse(f"--freeze-tasks {pair}: the checkpoint to start from has "
                    f"{', '.join(start.pairs) or 'no tasks: there is none'}")
+    if start.frozen_tasks and set(pairs) != set(start.frozen_tasks):
+        refuse(f"{start.path}: trained with --freeze-tasks {','.join(start.frozen_tasks)}, this "
+               f"run has {','.join(pairs) or 'none'}; give the same, or --reset-optimizer")
     if not pairs:
         return None
     symbols, new = make_dictionary(own.words, own.tags).symbols, set(start.new_symbols)

@@ -3,7 +3,7 @@
 import logging
 import uuid
 from functools import partial
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch.distributed as dist
 from omegaconf import OmegaConf
@@ -42,6 +42,15 @@ class TrainingRun(NamedTuple):
     save_dir: str
     names: Names
     start: Start
+
+    def state(self) -> Dict[str, List[str]]:
+        """Return what a run that goes on from a checkpoint of this one needs to know."""
+        state, frozen = {}, self.steps.frozen
+        if self.start.new_symbols:
+            state["new_symbols"] = list(self.start.new_symbols)
+        if frozen is not None:
+            state["frozen_tasks"] = [self.names.table.trained[i] for i in frozen.task_ids]
+        return state
 
     def shard(self) -> Any:
         """Return the description of this rank's shard, for its checkpoint."""

@@ -41,6 +41,7 @@ class Start(NamedTuple):
     counterparts: Optional[Counterparts] = None  # None if all names are the same
     new_symbols: Sequence[str] = ()  # words and tags that the run has begun with
     parameter_names: Sequence[str] = ()  # of the optimizer whose state it takes over
+    frozen_tasks: Sequence[str] = ()  # of the run that goes on
 
 
 def check_start(settings: RunSettings, own: Names) -> Start:
@@ -68,8 +69,9 @@ def check_start(settings: RunSettings, own: Names) -> Start:
         if finetunes or saving.get("reset_optimizer"):
             _refuse_unused(own.cfg, f"{path} has all tasks and tags")
             return Start(path, trained.pairs)
-        new, optimized = (stored.get(name) or () for name in ("new_symbols", "parameter_names"))
-        return Start(path, trained.pairs, None, new, optimized)
+        return Start(path, trained.pairs, None, *(
+            stored.get(name) or () for name in ("new_symbols", "parameter_names", "frozen_tasks")
+        ))
     if not (finetunes or all(map(saving.get, RESETS))):
         refuse(f"{path}: {problem}; to take over its weights by name, give it to "
                "--finetune-from-model with another --save-dir, or to --restore-file with "

@@ -159,6 +159,8 @@ def test_a_language_is_added_with_the_others_untouched(flags, trained, corpus, t
     )
     other = refused(run(*words, "--freeze", "experts", "--max-update", 5, check=False))
     assert "is trained only there; give --freeze" in other
+    other = refused(run(*words, "--freeze-tasks", "en-de,de-en,en-ru", check=False))
+    assert "trained with --freeze-tasks" in other and "has en-de,de-en,en-ru; give the" in other
 
 
 @pytest.mark.slow
