@@ -95,7 +95,7 @@ def test_what_cannot_be_translated_is_refused(call, words, model):
 def test_a_training_run_is_evaluated_and_opened_in_the_hub(commands):
     data = write_data(commands.folder / "data")
     commands.run("train", data, *TRAIN, "--max-tokens", 60, "--save-dir", commands.folder)
-    trained = str(commands.folder / "checkpoint_best.pt")
+    trained = str(commands.folder / "checkpoint_last.pt")
     out = commands.folder / "out"
     results = fairseq_taskmoe.evaluate(str(data), trained, str(out), ["en-de"], beam=1, cpu=True)
     assert results == load_results(out / "results.json")

@@ -98,8 +98,8 @@ def test_scores_and_alternatives_are_behind_a_toggle(page, service):
     [found] = translate(service.port, "en-de", TEXTS[:1], beam=3, n_best=2).json["translations"]
     assert shown(page, "li") == [f"{each['text']}{each['score']:.2f}" for each in found]
     page.click("#details")
-    page.wait_for_selector("#translation p")
-    assert page.locator(".score").count() == 0
+    sync_api.expect(page.locator(".score")).to_have_count(0, timeout=PATIENCE)
+    assert shown(page) == [found[0]["text"]]
 
 
 def test_it_shows_errors_and_goes_on(page, service):
