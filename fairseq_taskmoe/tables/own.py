@@ -39,6 +39,8 @@ def read_evaluations(
 
 def own_tables(experiment: Experiment) -> Dict[str, List[Table]]:
     """Return the averages of all systems, and for each metric their scores by direction."""
+    if "direction" in experiment.systems:
+        refuse("a system named `direction`, as the column of directions: rename its folder")
     metrics = [
         metric for name, metric in METRICS.items()
         if any(seed[pair][name] is not None for system in experiment.systems.values()

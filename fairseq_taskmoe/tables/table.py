@@ -88,7 +88,7 @@ def markdown(tables: Sequence[Table]) -> str:
         lines += [
             f"{'##' if lines else '#'} {table.title}", "",
             *markdown_table(
-                [column.title for column in table.columns],
+                [column.title.replace("|", "\\|") for column in table.columns],
                 [[text.replace("|", "\\|") for text in row] for row in _texts(table, "**", "**")],
                 [_has_numbers(table, column) for column in table.columns],
             ), "",

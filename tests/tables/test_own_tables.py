@@ -58,6 +58,12 @@ def test_the_best_is_bold_and_what_differs_significantly_has_a_star(systems, tmp
         "mean"] == 10.0
 
 
+def test_a_bar_in_the_name_of_a_system_makes_no_column(systems, tmp_path):
+    save_results(tmp_path / "a|b", {PAIRS[0]: score(1.0)})
+    said = tabulate([systems[0], tmp_path / "a|b" / "evaluation"], tmp_path / "out")
+    assert "| direction | dense | a\\|b |" in said["directions.md"]
+
+
 def test_latex_has_booktabs_rules_and_is_escaped(systems, tmp_path):
     said = tabulate(systems, tmp_path / "out", "--formats", "tex", "--significance",
                     tmp_path / "significance.json")
@@ -86,9 +92,14 @@ def test_an_experiments_folder_is_tabulated_without_the_paper_too(tmp_path):
     (("dense", "nothing"), "nothing/evaluation/results.json"),
     (("dense", "task_moe", "--significance", "no.json"), "--significance no.json: no such file"),
     (("dense", "--formats", "html"), "'html' is none of md, tex, tsv, json"),
+    (("dense", "direction"), "a system named `direction`"),
+    (("dense", "task_moe", "--significance", "text.json"), "text.json: expected a baseline"),
 ])
 def test_mistakes_are_refused(words, named, systems, tmp_path):
-    words = [f"{word}/evaluation" if word in ("dense", "task_moe", "nothing") else word
+    save_results(tmp_path / "direction", {PAIRS[0]: score(1.0)})
+    write_json(tmp_path / "text.json", {
+        "baseline": "dense", "rows": {"task_moe": {PAIRS[0]: {"delta_bleu": "1", "p": "0.01"}}}})
+    words = [f"{word}/evaluation" if word in ("dense", "task_moe", "nothing", "direction") else word
              for word in words]
     ended = run("taskmoe", "tabulate", *words, "--only-run", "--out", "out", cwd=tmp_path,
                 check=False)
