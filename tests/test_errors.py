@@ -75,6 +75,7 @@ def other_model(corpus, folder):
     return folder / "checkpoint_last.pt"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_is_refused_by_flags_and_hydra(corpus, tmp_path):
     # fairseq replaces what is raised while it loads a checkpoint by an exception of its own
     checkpoint = other_model(corpus, tmp_path / "other")

@@ -53,11 +53,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", [
-    name if name in ("a training", "a refused training", "a traceback", "an extraction")
-    else pytest.param(name, marks=pytest.mark.slow)
-    for name in CASES
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_output_and_status_are_those_of_a_new_interpreter(name, corpus, checkpoint, tmp_path):
     ended = []
     for fresh in (False, True):

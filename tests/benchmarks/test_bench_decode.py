@@ -186,6 +186,7 @@ def test_only_a_lack_of_memory_is_taken_for_one():
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_a_row_and_the_sweep_goes_on(monkeypatch):
     attempted = []
     monkeypatch.setattr(
@@ -202,6 +203,7 @@ def test_a_batch_that_does_not_fit_is_a_row_and_the_sweep_goes_on(monkeypatch):
     assert report["summary"]["task"]["best_batch_size"] == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_has_rows_too():
     *_, report = bench_decode(Sweep(["task"], [4096], [1, 2], 2, memory_gb=0.1), LARGE)
     assert [row["fits"] for row in report["rows"]] == [False, False]
@@ -214,6 +216,7 @@ def verb(*words):
     bench.run(parser.parse_args(["decode", "--arch", "tiny", *map(str, words)]))
 
 
+@pytest.mark.slow
 def test_command_reports_and_draws_what_it_measured(tmp_path, capsys):
     out, plot = tmp_path / "decode.json", tmp_path / "decode.png"
     verb(

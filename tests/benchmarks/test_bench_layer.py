@@ -68,6 +68,7 @@ def test_layers_that_cannot_be_measured_are_refused(flags, named):
     assert named in refused.value.message
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_reported_and_the_others_go_on(monkeypatch):
     build_layer = layers.build
 

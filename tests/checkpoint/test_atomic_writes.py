@@ -23,7 +23,8 @@ def write(path, num_updates):
     return path
 
 
-@pytest.mark.parametrize("world_size", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [0, 2])
 def test_a_kill_between_any_two_file_operations_leaves_whole_files(tmp_path, world_size):
     end = "-rank-0.pt" if world_size else ".pt"
     operation, finished, seen = 0, False, set()

@@ -130,6 +130,7 @@ def layouts(draw) -> ExpertLayout:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(layouts(), st.sampled_from(OPTIMIZERS), st.booleans(), st.booleans(), st.integers(1, 3))
 def test_consolidate_undoes_reshard(layout, optimizer, averaged, half, width):
@@ -143,6 +144,7 @@ def test_consolidate_undoes_reshard(layout, optimizer, averaged, half, width):
         assert shared_memory(load(one)) == shared_memory(load(other))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     st.sampled_from([(1, 1), (4, 4), (6, 3), (6, 2), (8, 4), (12, 12)]),
@@ -422,6 +424,7 @@ def test_an_existing_output_is_refused_before_any_work(shards, tmp_path):
 # -- killed, out of space, out of memory
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(tmp_path):
     torch.save(make_checkpoint(width=120), tmp_path / "one.pt")
     out = tmp_path / "new" / "last.pt"

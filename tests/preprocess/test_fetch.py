@@ -317,6 +317,7 @@ def test_files_of_a_killed_run_are_removed_and_unknown_ones_refused(
         assert f"{unknown} belongs to no data set" in refused(capsys, sources, tmp_path, address)
 
 
+@pytest.mark.slow
 def test_only_one_process_fetches_into_a_folder(config, tmp_path, capsys):
     with held_by_another_process(tmp_path / ".lock"):
         line = refused(capsys, read_sources(config), tmp_path)

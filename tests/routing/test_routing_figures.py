@@ -178,6 +178,7 @@ run_verb(["routing", "--plot", sys.argv[1]])
 """
 
 
+@pytest.mark.slow
 def test_drawing_needs_no_model(folder):
     pytest.importorskip("matplotlib")
     path = folder(by_token())

@@ -51,6 +51,7 @@ def sentences(corpus):
     return of
 
 
+@pytest.mark.slow
 def test_200_clients_each_get_the_translation_of_their_own_text(service, served, sentences):
     asked = [
         (pair, text, SearchOptions(beam, n_best, max_length=12))
@@ -226,6 +227,7 @@ def is_refused(port):
     return False
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_is_in_flight(served, tmp_path):
     with Service(served / "en-de", tmp_path / "log", *PATIENT) as service:
         body = json.dumps(OK).encode()
@@ -253,6 +255,7 @@ def own_port():
             return
 
 
+@pytest.mark.slow
 def test_killed_it_can_be_started_again(served, tmp_path, own_port):
     with Service(served / "en-de", tmp_path / "log", *PATIENT, port=own_port) as service:
         with half_sent(service.port, json.dumps(OK).encode()) as connection:

@@ -37,6 +37,7 @@ def connect(port):
     return socket.create_connection(("127.0.0.1", port), timeout=300)
 
 
+@pytest.mark.slow
 def test_idle_connections_are_closed_for_new_ones(served, tmp_path):
     flags = ("--max-connections", 16, *PATIENT)
     with Service(served / "en-de", tmp_path / "log", *flags, files=64) as service:
@@ -51,6 +52,7 @@ def test_idle_connections_are_closed_for_new_ones(served, tmp_path):
             connection.close()
 
 
+@pytest.mark.slow
 def test_more_connections_than_files_are_refused(served):
     command = f"ulimit -n 64 && taskmoe serve {served} --port 0"
     said = refused(run("bash", "-c", command, check=False))

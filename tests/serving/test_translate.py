@@ -193,6 +193,7 @@ def test_files(fast, text, tmp_path):
     assert "out.txt/new: " in refused(fast("", *flags, out / "new", check=False))
 
 
+@pytest.mark.slow
 def test_output_is_utf8_whatever_the_locale(fast, text, monkeypatch):
     expected = fast(text)
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
@@ -221,6 +222,7 @@ def test_a_line_is_translated_before_the_next_is_written(folders, fast, text):
         assert pipe.communicate(b"and the last one", timeout=60)[0].endswith(b"\n")
 
 
+@pytest.mark.slow
 def test_it_ends_while_its_input_stays_open(folders):
     for line, status, said in ((b"\xff\n", 2, 1), (b"Nobody reads this.\n", 141, 0)):
         with Pipe(folders["ctranslate2"]) as pipe:
