@@ -14,7 +14,7 @@ from ..data.task_table import TaskTable
 from ..errors import refuse
 from ..models.config import TransformerTaskMoeConfig
 from ..models.transformer_task_moe import build_without_task
-from ..names import EXPERTS, WORD_ROWS
+from ..names import EXPERTS, STACKS, WORD_ROWS
 from ..tasks.config import TranslationTaskMoeConfig
 
 StateDict = Dict[str, Tensor]
@@ -42,6 +42,10 @@ class DenseModel(NamedTuple):
     def check_weights(self, path: str) -> None:
         """Refuse weights that are not those of the model that the settings describe."""
         dictionary = make_dictionary(self.words, self.tags)
+        for stack in STACKS:
+            if self.cfg[f"{stack}_layers"] > len(self.state):  # they would take hours to build
+                refuse(f"{path}: has not the weights of {self.cfg[f'{stack}_layers']} layers of "
+                       f"its {stack}")
         try:
             with torch.device("meta"):
                 model = build_without_task(

@@ -55,6 +55,8 @@ def marian_model(folder: Folder, lang_pairs: List[str]) -> DenseModel:
     config, path = folder.config, folder.path
     if not config.share_encoder_decoder_embeddings:
         refuse(f"{path}: has one vocabulary for each language; this plugin has one for all")
+    if not 0 <= config.decoder_start_token_id < config.vocab_size:
+        refuse(f"{path}: decoder_start_token_id {config.decoder_start_token_id} is no word")
     words = read_words(folder, config.vocab_size)
     tags = LanguageTags(tuple(words.langs), "tgt" if words.langs else None, False, "multilingual")
     if words.langs:
@@ -85,8 +87,8 @@ def marian_model(folder: Folder, lang_pairs: List[str]) -> DenseModel:
     for stack in STACKS:
         name = f"{stack}.embed_positions.weight"
         positions = MarianSinusoidalPositionalEmbedding(
-            config.max_position_embeddings, config.d_model).create_weight()
-        state[name] = torch.cat([torch.zeros(PAD + 1, config.d_model), state.get(name, positions)])
+            config.max_position_embeddings, source.size(-1)).create_weight()
+        state[name] = torch.cat([torch.zeros(PAD + 1, source.size(-1)), state.get(name, positions)])
     return _dense(path, settings, state, words, tags._replace(langs=tuple(words.langs)), lang_pairs)
 
 

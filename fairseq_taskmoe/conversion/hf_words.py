@@ -38,6 +38,8 @@ def read_words(folder: Folder, num_rows: int) -> ImportedWords:
     kind = type(tokenizer).__name__.removesuffix("Fast")
     if kind not in TAGS:
         refuse(f"{path}: unknown class of tokenizer {kind}; known: {', '.join(TAGS)}")
+    if all(weight.dim() == 0 or len(weight) < num_rows for weight in folder.weights.values()):
+        refuse(f"{path}: no weight has the {num_rows} rows of the configuration")
     names: Dict[int, str] = {}
     # M2M100Tokenizer keeps its tags apart
     vocabulary = {**tokenizer.get_vocab(), **getattr(tokenizer, "lang_token_to_id", {})}

@@ -14,6 +14,7 @@ from ..names import STACKS
 from .dense import EMBEDDINGS, StateDict
 
 PAD, EOS = 1, 2  # of fairseq's dictionaries
+MOST_POSITIONS = 2**20  # whose sines fit into memory
 ACTIVATIONS = {  # ours -> theirs
     "relu": "relu", "gelu": "gelu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new",
     "tanh": "tanh", "linear": "linear", "swish": "swish",
@@ -113,6 +114,9 @@ def common_settings(config: Any, path: str) -> Dict[str, Any]:
     if config.activation_function not in ours:
         refuse(f"{path}: activation_function {ascii(config.activation_function)[:64]}; choose one "
                f"of {', '.join(ours)}")
+    if not 0 < config.max_position_embeddings <= MOST_POSITIONS:
+        refuse(f"{path}: max_position_embeddings {config.max_position_embeddings}; a model has 1 "
+               f"to {MOST_POSITIONS} positions")
     settings = {
         "activation_fn": ours[config.activation_function],
         "no_scale_embedding": not config.scale_embedding,

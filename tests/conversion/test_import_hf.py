@@ -232,6 +232,9 @@ MISTAKES = {
     "other width": (lambda f: change_config(f, encoder_ffn_dim=25), "encoder.layers.0.fc1"),
     "fewer rows": (lambda f: change_config(f, vocab_size=100), "tokenizer does not fit"),
     "more rows": (lambda f: change_config(f, vocab_size=900), "rows of the configuration"),
+    "endless rows": (lambda f: change_config(f, vocab_size=10**12), "rows of the configuration"),
+    "endless layers": (lambda f: change_config(f, encoder_layers=10**9), "1000000000 layers"),
+    "endless positions": (lambda f: change_config(f, max_position_embeddings=10**9), "positions"),
     "activation": (lambda f: change_config(f, activation_function="quick_gelu"), "quick_gelu"),
     "no pieces": (truncate("sentencepiece.bpe.model", 100), "m"),
 }
@@ -338,6 +341,17 @@ def test_a_model_of_marian_gives_equal_logits_and_greedy_translations(
             logits = model(**one, decoder_input_ids=torch.tensor([row[:-1]])).logits
         log_probs = logits.log_softmax(-1)[0, range(len(row) - 1), row[1:]]
         assert scores[i] == pytest.approx(float(log_probs.sum()), abs=1e-4 * len(row))
+
+
+@pytest.mark.parametrize("name, value, message", [
+    ("d_model", 10**8, "embed_tokens.weight is .* 16.*, and its settings"),
+    ("decoder_start_token_id", 600, "decoder_start_token_id 600 is no word"),
+])
+def test_marians_settings_that_do_not_fit_are_refused(write_marian, tmp_path, name, value, message):
+    _, folder = write_marian()
+    change_config(folder, **{name: value})
+    with pytest.raises(Refusal, match=message):
+        import_hf(str(folder), ["en-de"], str(tmp_path / "out"))
 
 
 def test_two_vocabularies_of_marian_are_refused(write_marian, tmp_path):
