@@ -56,6 +56,9 @@ def check_start(settings: RunSettings, own: Names) -> Start:
             _refuse_unused(own.cfg, "no checkpoint to start from")
         return Start()
     trained = read_model(path, shard_too=True)
+    averaged = "ema" in (trained.checkpoint.get("extra_state") or {})
+    if settings.ema.get("store_ema") and not averaged:  # fairseq ends with a KeyError
+        refuse(f"--store-ema: {path} has no averaged weights, from which fairseq would go on")
     routed = has_moe_layer(trained.cfg) and has_moe_layer(own.cfg)
     compared = (*ROUTERS, "moe_expert_count") if routed else ()
     problem = (

@@ -181,6 +181,14 @@ def test_a_start_that_cannot_be_is_refused(flags, told, tmp_path):
         start(side(), own, "finetune", tmp_path)
 
 
+def test_averages_that_a_checkpoint_lacks_are_refused(tmp_path):
+    own = side()
+    saving = {"save_dir": str(tmp_path), "restore_file": "checkpoint_last.pt",
+              "finetune_from_model": save(own, tmp_path / "base.pt")}
+    with pytest.raises(Refusal, match="--store-ema: .*base.pt has no averaged weights"):
+        check_start(RunSettings({}, {}, {}, saving, {"store_ema": True}, None, None), own.names)
+
+
 def test_start_flags_without_a_checkpoint_are_refused(tmp_path):
     own = side(init_tag="gu=hi")
     settings = RunSettings({}, {}, {}, {"save_dir": str(tmp_path)}, {}, None, None)
