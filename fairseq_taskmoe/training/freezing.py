@@ -74,6 +74,8 @@ def find_frozen_tasks(text: Optional[str], own: Names, start: Start) -> Optional
         return None
     symbols, new = make_dictionary(own.words, own.tags).symbols, set(start.new_symbols)
     numbers = [i for i, symbol in enumerate(symbols) if symbol in new]
+    if not numbers and set(pairs) >= set(own.table.trained):
+        refuse(f"--freeze-tasks {','.join(pairs)}: no task is left to train")
     return FrozenTasks([own.table.task_id(pair) for pair in pairs], numbers)
 
 

@@ -112,6 +112,13 @@ def test_tasks_of_no_checkpoint_cannot_be_frozen():
         find_frozen_tasks("en-de", side().names, Start())
 
 
+def test_some_task_or_word_must_be_left_to_train():
+    every = ",".join(PAIRS)
+    with pytest.raises(Refusal, match="--freeze-tasks de-en,en-de,en-fr: no task is left to train"):
+        find_frozen_tasks(every, side().names, Start("a.pt", PAIRS))
+    assert find_frozen_tasks(every, side().names, Start("a.pt", PAIRS, None, ["w1"])) is not None
+
+
 def test_a_run_resumes_with_the_parameters_that_it_trained():
     own = side()
     names = [name for name, _ in own.model.named_parameters()]
