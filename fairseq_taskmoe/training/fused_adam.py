@@ -42,8 +42,11 @@ def fused_step(adam: Adam, closure: Optional[Callable[[], Any]] = None) -> Any:
             for name in ("exp_avg", "exp_avg_sq"):  # of a checkpoint in half precision
                 state[name] = state[name].to(parameter)
             state["step"] += 1
+            gradient = parameter.grad
+            if gradient.stride() != parameter.stride():  # the kernel goes through memory in order
+                gradient = torch.empty_like(parameter).copy_(gradient)
             by_step[state["step"]].append(
-                (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+                (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
             )
         for step, tensors in by_step.items():
             beta1, beta2 = group["betas"]

@@ -125,7 +125,7 @@ def test_an_expert_that_is_nan_stops_all_ranks_together(corpus, tmp_path, sharde
 @pytest.mark.parametrize("mode", ["error", "kill"])
 def test_torchrun_ends_all_ranks_and_reports_the_one_that_failed(corpus, tmp_path, mode):
     program = tmp_path / "train.py"
-    program.write_text("import os\n" + (
+    program.write_text("import os\nimport fairseq_taskmoe.register\n" + (
         ERROR.format(moment=TRAINING, error="ValueError('no such thing')") if mode == "error"
         else KILL
     ) + "from fairseq_cli.train import cli_main\ncli_main()\n")

@@ -29,6 +29,7 @@ def set_gradients(own, step):
             drawn[1] = 0  # an expert without rows
             if step > 2:
                 drawn[0] = 0  # one that had rows before
+            drawn = drawn.transpose(0, 1).contiguous().transpose(0, 1)  # other strides
         parameter.grad = drawn
     own[2].grad = None if step % 2 else own[2].grad  # updated every second time
 
