@@ -73,12 +73,12 @@ def check_rows(runs, rows):
         for file, pairs in zip(files, expected, strict=True):
             directions = json.loads(file.read_text())["directions"]
             assert sorted(directions) == sorted(pairs)
-            assert all(score["sentences"] == 250 for score in directions.values())
+            assert all(score["sentences"] == 200 for score in directions.values())
 
 
 def check_extraction(runs, row):
     facts = json.loads((runs / row / "subnets" / "checks.json").read_text())
-    assert facts["hypotheses"] == 250 * len(DIRECTIONS)
+    assert facts["hypotheses"] == 200 * len(DIRECTIONS)
     assert facts["different"] == facts["of_which_ties"]
     assert facts["max_abs_logprob_diff"] < 1e-4
     assert facts["bleu_subnet"].keys() == facts["bleu_full"].keys() == set(DIRECTIONS)
