@@ -117,7 +117,7 @@ def test_every_row_and_figure(tmp_path):
     assert tables >= {f"figure{n}.png" for n in (2, 3, 4)}
     for row in set(ROWS) - DENSE:
         figures = {path.name for path in (runs / row / "routing").glob("*.png")}
-        assert figures >= {"routing.png", "last_layers.png", "dendrogram.png"}, row
+        assert figures >= {"routing.png", "last_layers.png"}, row
     results = (runs / "results.md").read_text(encoding="utf-8")
     for section in ("## Extraction", "## Routing", "## Figures"):
         assert "not run" not in results.split(section)[1].split("\n## ")[0]
