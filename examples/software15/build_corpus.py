@@ -26,6 +26,7 @@ from examples.software15 import (  # noqa: E402
 )
 from examples.software15.languages import LANGUAGES, Language  # noqa: E402
 from fairseq_taskmoe.errors import command, refuse  # noqa: E402
+from preprocess import catalogs  # noqa: E402
 from preprocess.corpus import SPLITS  # noqa: E402
 from preprocess.pool import worker_pool  # noqa: E402
 from preprocess.stages import code_of, only_run, run_stage, stage_result  # noqa: E402
@@ -51,7 +52,7 @@ def build(out: Path, chosen: Sequence[Language], workers: int) -> None:
         lambda: write_corpus(out, chosen, deb_files),
         settings={"packages": [path.name for path in deb_files.values()]},
         inputs=[*(table_of(out, language) for language in chosen)]
-        + [Path(__file__), *code_of(hold_out, interface_text, word_overlap)],
+        + [Path(__file__), *code_of(catalogs, hold_out, interface_text, word_overlap)],
         outputs=[*text_files(out, chosen), out / "languages.yaml", out / "manifest.json"],
     )
 
@@ -72,7 +73,7 @@ def extract_stage(out: Path, deb_files: Dict[str, Path], language: Language) -> 
         stamp_of(out, language),
         lambda: extract([out / "unpacked" / path.stem for path in own], language, table),
         settings={"language": language},
-        inputs=own + code_of(interface_text, sources, pairs),
+        inputs=own + code_of(catalogs, interface_text, sources, pairs),
         outputs=[table],
     )
 

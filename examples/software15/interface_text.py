@@ -1,12 +1,11 @@
-"""Strings of user interfaces: reading, plain text, and filters of sentence pairs."""
+"""Strings of user interfaces: plain text, and filters of sentence pairs."""
 
-import gettext
-import html
 import re
 import unicodedata
 from collections import Counter
-from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Optional
+
+from preprocess import catalogs
 
 MAX_WORDS = 80
 MIN_SCRIPT_SHARE = 0.4
@@ -24,34 +23,10 @@ LENGTH_RATIOS = {"zh": (0.12, 2.5)}
 DEFAULT_LENGTH_RATIO = (0.4, 2.5)
 RATIO_MIN_CHARS = 20
 
-BRACKETED_ACCELERATOR = re.compile(r"\s*\([_~&]\w\)")  # as in Chinese: 打印(_P)
-ACCELERATOR = re.compile(r"[~_&](?=\w)")
-TAG = re.compile(r"</?[A-Za-z][^<>]*>")
-
-
-def read_catalog(path: Path) -> Iterator[Tuple[str, str]]:
-    """Yield (English, translation) of a gettext .mo file, with the first of plural forms.
-
-    Raises OSError, UnicodeDecodeError or struct.error for another file.
-    """
-    with path.open("rb") as stream:
-        # gettext has no public way to list a catalog
-        catalog = gettext.GNUTranslations(stream)._catalog  # type: ignore[attr-defined]
-    for key, translation in catalog.items():
-        if isinstance(key, tuple):
-            key, plural_form = key
-            if plural_form != 0:
-                continue
-        if key:  # the empty key has the catalog's header
-            yield key.rsplit("\x04", 1)[-1], translation
-
 
 def plain_text(text: str) -> str:
     """Remove markup and keyboard accelerators."""
-    text = text.replace("%PRODUCTNAME", "LibreOffice")
-    text = html.unescape(TAG.sub("", BRACKETED_ACCELERATOR.sub("", text)))
-    if len(ACCELERATOR.findall(text)) == 1:  # several occur in identifiers: use_default_size
-        text = ACCELERATOR.sub("", text)
+    text = catalogs.plain_text(text.replace("%PRODUCTNAME", "LibreOffice"))
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 

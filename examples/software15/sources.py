@@ -2,16 +2,16 @@
 
 import html
 import re
-import struct
 import xml.etree.ElementTree as ElementTree
 from itertools import chain
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
-from examples.software15.interface_text import TAG, plain_text, read_catalog
+from examples.software15.interface_text import plain_text
 from examples.software15.languages import Language
 from examples.software15.pairs import Pair
 from fairseq_taskmoe.errors import refuse
+from preprocess.catalogs import TAG, read_catalog
 
 CATALOGS = {
     "programs": "usr/share/locale/{}/LC_MESSAGES/*.mo",
@@ -53,11 +53,7 @@ def pairs_of_catalogs(packages: Sequence[Path], source: str, language: Language)
         for path in sorted(package.glob(CATALOGS[source].format(language.catalog))):
             if path.name.startswith(SKIPPED_CATALOGS):
                 continue
-            try:
-                entries = list(read_catalog(path))
-            except (OSError, LookupError, ValueError, struct.error) as error:
-                refuse(f"{path}: not a gettext catalog ({error})")
-            for english, translation in entries:
+            for english, translation in read_catalog(path):
                 yield Pair(f"{source}/{path.stem}", plain_text(english), plain_text(translation))
 
 
