@@ -5,9 +5,11 @@ import json
 import lzma
 import re
 import socket
+import subprocess
+from itertools import pairwise
 
 import pytest
-from document_commands import run_page
+from document_commands import command_blocks, run_page
 from forked_processes import ROOT
 
 CORPUS = ROOT / "tests" / "corpora" / "interface-15.tsv.xz"
@@ -35,6 +37,24 @@ def clone(tmp_path):
 def write(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def test_held_out_lines_are_random_and_stay_parallel(tmp_path):
+    block = command_blocks("docs/your-data.md")[0]
+    for lang in ("de", "fr", "zh_CN"):
+        for side in ("en", lang):
+            write(tmp_path / "text" / f"en-{lang}.{side}", [f"{n}\n" for n in range(30_000)])
+    subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, check=True)
+    sides = [
+        [(tmp_path / "raw" / name.format(side)).read_text().split() for side in ("en", "zh_CN")]
+        for name in ("valid/en-zh_CN.{}", "test/en-zh_CN.{}", "train/en-zh_CN/mine.{}")
+    ]
+    assert all(first == second for first, second in sides)
+    assert [len(first) for first, _ in sides] == [500, 500, 29_000]
+    assert {int(n) for first, _ in sides for n in first} == set(range(30_000))
+    for held_out, _ in sides[:2]:  # not neighbours, which are often almost equal
+        numbers = sorted(map(int, held_out))
+        assert sum(after - before < 3 for before, after in pairwise(numbers)) < 50
 
 
 @pytest.mark.slow
