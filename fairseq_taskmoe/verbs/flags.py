@@ -18,7 +18,9 @@ INTRODUCTION = """\
 These are the flags of this plugin's task, architectures and criteria, which `taskmoe flags` prints.
 `fairseq-train --help` does not show them, because fairseq answers `--help` before it adds the flags
 of the chosen task, architecture and criterion. In YAML the names have underscores: `--moe-top-k` is
-`model.moe_top_k`. A criterion also has the flags of the criterion above it.
+`model.moe_top_k`. On the command line of `fairseq-hydra-train` write `++model.moe_top_k=1`; without
+`++` only settings that a YAML file contains can be changed. A criterion also has the flags of the
+criterion above it.
 
 `taskmoe VERB --help` explains the flags of each `taskmoe` command. [Translate and
 deploy](deploy.md#flags-at-inference) says which flags inference needs.

@@ -1,5 +1,6 @@
 """The YAML files: every one builds its model, the same that flags build, and trains the same."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,14 @@ def test_sizes_for_data_of_ones_own_build_their_models(size, row):
     assert set(has_experts) == {row != "dense_base"}
     assert cfg.lr_scheduler.warmup_updates <= cfg.optimization.max_update / 10
     assert cfg.checkpoint.save_dir == "checkpoints"
+
+
+def test_settings_in_the_text_of_your_data_are_accepted():
+    page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
+    parts = "task|model|criterion|common|optimization"
+    settings = re.findall(rf"`((?:\+\+)?(?:{parts})\.\w+=[\w.]+)`", page)
+    assert {"model.dropout=0.3", "++criterion.moe_z_loss_wt=0.001"} <= set(settings)
+    from_yaml("target_target", "20k", *settings)
 
 
 @pytest.mark.parametrize("size", [
