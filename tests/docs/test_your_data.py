@@ -66,7 +66,8 @@ def test_raw_text_becomes_a_served_model(clone, text):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     said = run_page("docs/your-data.md", clone, {
-        **SMALLER, "optimization.max_update=20000": "", "8000": port,
+        **SMALLER, "vocab_size: 8000": "vocab_size: 1100",  # 256 bytes, and Chinese characters
+        "optimization.max_update=20000": "", "8000": port,
         "500": "20", "501": "21", "1000": "40", "1001": "41",
     })
     results = json.loads((clone / "results" / "results.json").read_text())
