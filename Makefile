@@ -46,6 +46,10 @@ fits() {  # is this a Python that we support?
   "$$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
 }
 
+unlink_venv() {  # --clear would empty the folder that a link leads to
+  [ ! -L .venv ] || rm .venv
+}
+
 new_venv() {
   if [ -n "$${PYTHON:-}" ]; then set -- "$$PYTHON"; else set -- python3 python3.12 python3.11; fi
   fitting=
@@ -54,11 +58,13 @@ new_venv() {
     fitting=$$python
     "$$python" -c 'import ensurepip, venv' 2>/dev/null || continue
     echo "set-up 1/4: .venv, with $$("$$python" --version)"
+    unlink_venv
     "$$python" -m venv --clear .venv
     return
   done
   if [ -z "$${PYTHON:-}$$fitting" ] && command -v uv > /dev/null; then
     echo "set-up 1/4: .venv, with Python 3.12 of uv"
+    unlink_venv
     uv venv --quiet --clear --seed --python 3.12 .venv
     return
   fi

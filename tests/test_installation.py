@@ -97,14 +97,18 @@ def test_uv_brings_a_python_where_none_fits(with_uv, tmp_path):
     script(tmp_path / "python", 'echo "$@" >> python.log')
     for name in ("Makefile", "setup.py", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "other" / "kept").mkdir(parents=True)
+    (tmp_path / ".venv").symlink_to("other")
     ended = subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, text=True,
                            env={"PATH": f"{tools}:/usr/bin:/bin"})
     if with_uv:
         assert ended.returncode == 0 and "with Python 3.12 of uv" in ended.stdout, ended.stderr
         assert "--seed --python 3.12 .venv" in (tmp_path / "uv.log").read_text()
         assert "-m pip install" in (tmp_path / "python.log").read_text()
+        assert not (tmp_path / ".venv").is_symlink()
     else:
         assert ended.returncode != 0 and "no Python 3.11 or 3.12" in ended.stderr
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["kept"]
 
 
 def test_bash_completes_verbs_and_flags(tmp_path):
