@@ -17,10 +17,11 @@ from ..piece_model import NoPieceModel, load_pieces
 from ..read_files import read_json
 
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spm.model", "source.spm")
-TOKENIZER = (
+# its files, of which a class needs some
+TOKENIZER = ", ".join((
     "tokenizer_config.json", "tokenizer.json", "vocab.json", "special_tokens_map.json",
     "added_tokens.json", *SENTENCEPIECE, "target.spm",
-)
+))
 FORMATS = ("model.safetensors", "pytorch_model.bin")  # and NAME.index.json, if there are several
 
 
@@ -46,7 +47,7 @@ def read_folder(path: str, model_types: List[str]) -> Folder:
     safe = {"local_files_only": True, "trust_remote_code": False}
     config = _try(path, "config.json",
                   lambda: transformers.AutoConfig.from_pretrained(path, **safe))
-    tokenizer = _try(path, f"tokenizer ({', '.join(TOKENIZER)}, as it needs them)",
+    tokenizer = _try(path, f"tokenizer ({TOKENIZER})",
                      lambda: transformers.AutoTokenizer.from_pretrained(path, **safe))
     found = [Path(path, name) for name in SENTENCEPIECE if Path(path, name).is_file()]
     for file in found[:1]:

@@ -14,7 +14,7 @@ from ..errors import refuse
 from ..metrics.lang_pairs import languages_of, split_pair
 from ..names import OUTPUT_BIAS, STACKS
 from .dense import EMBEDDINGS, DenseModel, StateDict, model_config
-from .hf_folder import Folder
+from .hf_folder import TOKENIZER, Folder
 from .hf_words import NO_ROW, ImportedWords, read_words
 from .hugging_face import M2M100, PAD, common_settings
 
@@ -103,7 +103,8 @@ def _dense(
 def _check_languages(used: List[str], langs: List[str], path: str) -> None:
     for lang in used:
         if lang not in langs:
-            refuse(f"--lang-pairs: {path} has no language {lang}; it has {', '.join(langs)}")
+            refuse(f"--lang-pairs: {path} has no language {lang}; it has {', '.join(langs)} (in "
+                   f"the files of its tokenizer: {TOKENIZER})")
 
 
 def _renamed(weights: StateDict) -> StateDict:

@@ -7,7 +7,7 @@ import re
 from typing import Dict, List, NamedTuple, Sequence
 
 from ..errors import refuse
-from .hf_folder import Folder
+from .hf_folder import TOKENIZER, Folder
 
 # tokenizer -> how its tags are written
 TAGS = {
@@ -46,19 +46,19 @@ def read_words(folder: Folder, num_rows: int) -> ImportedWords:
     for word, row in vocabulary.items():
         if not 0 <= row < num_rows:
             refuse(f"{path}: the tokenizer does not fit: {word!r} has number {row}, and the model "
-                   f"{num_rows} rows")
+                   f"{num_rows} rows; see {TOKENIZER}")
         names[row] = word
     is_marian = kind == "MarianTokenizer"
     special = [getattr(tokenizer, name) for name in SPECIAL]
     known = {*names, None} if is_marian else set(names)
     if len(set(special)) != len(special) or not set(special) <= known:
-        refuse(f"{path}: the tokenizer lacks one of <s>, <pad>, </s> and <unk>")
+        refuse(f"{path}: the tokenizer lacks one of <s>, <pad>, </s> and <unk>; see {TOKENIZER}")
     tags = {
         row: match[1] for row, word in sorted(names.items())
         if (match := TAGS[kind].fullmatch(word)) and row not in special
     }
     if not (tags or is_marian):
-        refuse(f"{path}: the tokenizer has no language tags")
+        refuse(f"{path}: the tokenizer has no language tags; see {TOKENIZER}")
     others = [row for row in range(num_rows) if row not in tags and row not in special]
     words = ["<s>", "<pad>", "</s>", "<unk>", *_named(others, names)]
     first = [NO_ROW if row is None else row for row in special]
