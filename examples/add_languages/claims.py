@@ -71,7 +71,7 @@ CLAIMS = (
     Claim("with the others frozen and new words, every translation of the old directions stays "
           "the same", _unchanged("frozen_words")),
     Claim("with the others frozen, the new directions reach 70 % of the chrF of training from the "
-          "start, with 27 % of its updates", _reaches("frozen", 70)),
+          "start, with 25 % of its updates", _reaches("frozen", 70)),
     Claim("with the others frozen and new words, they reach 80 %", _reaches("frozen_words", 80)),
     Claim("fine-tuned on all directions, they reach 90 %", _reaches("tuned", 90)),
     Claim("fine-tuned on the new directions, they reach 95 %", _reaches("tuned_new", 95)),

@@ -40,17 +40,17 @@ class Model(NamedTuple):
 
 
 MODELS = (
-    Model("base", "13 languages", OLD, OLD, 1300, EXPERTS),
-    Model("scratch", "15 languages from the start", DIRECTIONS, DIRECTIONS, 1500),
-    Model("frozen", "others frozen", NEW, DIRECTIONS, 400, start="base",
+    Model("base", "13 languages", OLD, OLD, 900, EXPERTS),
+    Model("scratch", "15 languages from the start", DIRECTIONS, DIRECTIONS, 1000),
+    Model("frozen", "others frozen", NEW, DIRECTIONS, 250, start="base",
           flags=(*FREEZE, *NEW_EXPERTS)),
     # one update with a learning rate of 0 writes the model with a smaller dictionary
     Model("base_words", "13 languages, without words of the two", OLD, (), 1, EXPERTS, "base",
           ("--lr", "0"), "data-bin-old"),
-    Model("frozen_words", "others frozen, with new words", NEW, DIRECTIONS, 400,
+    Model("frozen_words", "others frozen, with new words", NEW, DIRECTIONS, 250,
           start="base_words", flags=(*FREEZE, *NEW_EXPERTS)),
-    Model("tuned", "fine-tuned on all 30 directions", DIRECTIONS, DIRECTIONS, 400, start="base",
+    Model("tuned", "fine-tuned on all 30 directions", DIRECTIONS, DIRECTIONS, 250, start="base",
           flags=NEW_EXPERTS),
-    Model("tuned_new", "fine-tuned on the 4 new directions", NEW, NEW, 400, start="base",
+    Model("tuned_new", "fine-tuned on the 4 new directions", NEW, NEW, 250, start="base",
           flags=NEW_EXPERTS),
 )
