@@ -47,7 +47,7 @@ def _reaches(name: str, percent: float) -> Callable[[Results], Tuple[bool, str]]
         found, whole = (results.mean(one, NEW, "chrf") for one in (name, "scratch"))
         shares = [100 * a / b for a, b in zip(found, whole, strict=True)]
         figures = "; ".join(
-            f"{a:.1f} against {b:.1f}, {share:.0f} %"
+            f"{a:.1f} against {b:.1f}, {share:.1f} %"
             for a, b, share in zip(found, whole, shares, strict=True)
         )
         return min(shares) >= percent, f"chrF {figures}"
