@@ -1,6 +1,6 @@
 """The interface of all engines: they translate pieces of one direction at a time."""
 
-from typing import Dict, Iterator, List, NamedTuple, Protocol, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Protocol, Sequence, Tuple
 
 MAX_BATCH_TOKENS = 4000
 Sentence = Sequence[str]  # pieces, without tags and end of sentence
@@ -56,7 +56,20 @@ class Engine(Protocol):
         """Return the log-probability of each target and its end, given its source."""
 
 
-def batches_by_length(
+def translate_in_batches(
+    sources: Sequence[Sentence], max_batch_tokens: int,
+    translate: Callable[[List[Sentence]], List[List[Hypothesis]]],
+) -> List[List[Hypothesis]]:
+    """Return the hypotheses of each source; translate gets sources of similar length."""
+    hypotheses: List[List[Hypothesis]] = [[] for _ in sources]
+    for batch in _batches_by_length(sources, max_batch_tokens):
+        found = translate([sources[i] for i in batch])
+        for i, ranked in zip(batch, found, strict=True):
+            hypotheses[i] = ranked
+    return hypotheses
+
+
+def _batches_by_length(
     sources: Sequence[Sentence], max_batch_tokens: int
 ) -> Iterator[List[int]]:
     """Yield batches of sources of similar length, as indices (see Engine.translate)."""

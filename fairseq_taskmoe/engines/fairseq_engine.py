@@ -20,7 +20,7 @@ from .engine import (
     SearchOptions,
     Sentence,
     Tags,
-    batches_by_length,
+    translate_in_batches,
 )
 
 
@@ -41,12 +41,9 @@ class FairseqEngine:
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> List[List[Hypothesis]]:
-        hypotheses: List[List[Hypothesis]] = [[] for _ in sources]
-        for batch in batches_by_length(sources, max_batch_tokens):
-            found = self._translate(lang_pair, [sources[i] for i in batch], options)
-            for i, ranked in zip(batch, found, strict=True):
-                hypotheses[i] = ranked
-        return hypotheses
+        return translate_in_batches(
+            sources, max_batch_tokens, lambda batch: self._translate(lang_pair, batch, options)
+        )
 
     def _translate(
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions

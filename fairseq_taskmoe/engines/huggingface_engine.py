@@ -14,7 +14,7 @@ from .engine import (
     SearchOptions,
     Sentence,
     Tags,
-    batches_by_length,
+    translate_in_batches,
 )
 from .huggingface_files import load_huggingface
 
@@ -40,19 +40,24 @@ class HuggingFaceEngine:
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> List[List[Hypothesis]]:
-        hypotheses: List[List[Hypothesis]] = [[] for _ in sources]
-        for batch in batches_by_length(sources, max_batch_tokens):
-            chosen = [sources[i] for i in batch]
-            found = self._translate(lang_pair, chosen, options)
-            repeated = [source for source in chosen for _ in range(options.n_best)]
-            scores = iter(self.score(lang_pair, repeated, found))
-            for number, i in enumerate(batch):
-                ranked = [
-                    Hypothesis(pieces, next(scores) / (len(pieces) + 1) ** options.length_penalty)
-                    for pieces in found[number * options.n_best :][: options.n_best]
-                ]
-                hypotheses[i] = sorted(ranked, key=lambda each: -each.score)
-        return hypotheses
+        return translate_in_batches(
+            sources, max_batch_tokens, lambda batch: self._ranked(lang_pair, batch, options)
+        )
+
+    def _ranked(
+        self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions
+    ) -> List[List[Hypothesis]]:
+        found = self._translate(lang_pair, sources, options)
+        repeated = [source for source in sources for _ in range(options.n_best)]
+        scores = self.score(lang_pair, repeated, found)
+        scored = [
+            Hypothesis(pieces, score / (len(pieces) + 1) ** options.length_penalty)
+            for pieces, score in zip(found, scores, strict=True)
+        ]
+        return [
+            sorted(scored[first : first + options.n_best], key=lambda each: -each.score)
+            for first in range(0, len(scored), options.n_best)
+        ]
 
     def _translate(
         self, lang_pair: str, sources: Sequence[Sentence], options: SearchOptions

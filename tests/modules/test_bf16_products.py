@@ -12,7 +12,6 @@ from fairseq_taskmoe.modules.bf16_products import (
     onednn_rounds_float32,
     padded_bf16,
     padded_number,
-    set_matmul_precision,
 )
 from fairseq_taskmoe.modules.expert_assignments import sort_by_expert
 from fairseq_taskmoe.modules.experts import Experts
@@ -20,15 +19,7 @@ from fairseq_taskmoe.modules.linear import Linear
 
 EPS = torch.finfo(torch.bfloat16).eps
 
-
-@pytest.fixture(autouse=True)
-def medium(monkeypatch):
-    """Medium precision for matrices of any size, as on a CPU that has instructions for it."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(bf16_products, "LEAST_ELEMENTS", 1)
-    set_matmul_precision("medium")
-    yield
-    set_matmul_precision("highest")
+pytestmark = pytest.mark.usefixtures("medium")
 
 
 def assert_rounded_alike(found, expected, terms):

@@ -5,23 +5,12 @@ import torch
 import torch.nn as nn
 from helpers import make_model, make_task, ragged_batch
 
-from fairseq_taskmoe.modules import bf16_products
 from fairseq_taskmoe.modules.bf16_products import set_matmul_precision, use_bf16_matmul
 from fairseq_taskmoe.modules.expert_assignments import sort_by_expert
 from fairseq_taskmoe.modules.experts import Experts
 from fairseq_taskmoe.modules.linear import Linear, narrow_weights
 
 CLOSE = {"rtol": 0.02, "atol": 0.02}  # of numbers around 1; bfloat16 has 8 bits
-
-
-@pytest.fixture
-def medium(monkeypatch):
-    """Medium precision, on a CPU that has instructions for bfloat16: others compute it slowly."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(bf16_products, "LEAST_ELEMENTS", 1)
-    set_matmul_precision("medium")
-    yield
-    set_matmul_precision("highest")
 
 
 def with_gradients(module, *inputs):
