@@ -28,9 +28,9 @@ class TranslationTaskMoeConfig(FairseqDataclass):
     )
     freeze_tasks: Optional[str] = option(
         None,
-        "comma-separated language pairs, or a file, of the checkpoint to start from: what they are "
-        "translated with gets no updates, which are shared weights, routers, their experts, and "
-        "all words and tags that the checkpoint has; pairs that are not in --lang-pairs too stay "
+        "comma-separated language pairs, or a file of them, of the checkpoint to start from: the "
+        "weights that they use get no updates (shared weights, routers, their experts, and the "
+        "words and tags of the checkpoint); those that are not also in --lang-pairs stay "
         "in the model and need no data",
     )
     langs: Optional[str] = option(
